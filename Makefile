@@ -1,0 +1,48 @@
+# One command each; everything runs in .venv, which is made when it is missing or its lock has changed.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.DEFAULT_GOAL := help
+.PHONY: help run omniglot test lint ui bench clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): metashot needs Python 3.11 to 3.13; make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
+	metashot run
+
+omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder
+	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
+
+test: lint ## lint, then the unit and functional tests
+	pytest
+
+lint: .venv/installed ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-logo
+
+ui: .venv/installed ## the MLflow UI on loopback
+	metashot ui
+
+bench: .venv/installed ## speed, as ratios against named alternatives
+	python -m benchmarks.speed
+
+clean: ## remove what the pipeline made; the DVC cache, MLflow's records and .venv stay
+	rm -rf data/raw data/processed data/episodes data/params.ok models results records reports

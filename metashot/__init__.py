@@ -1,0 +1,1 @@
+"""metashot: audited, compared, registered few-shot models."""

@@ -1,0 +1,86 @@
+"""Omniglot (Lake et al. 2015): 1,623 characters of 50 alphabets, each drawn by 20 people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from metashot.data import Split
+from metashot.data.fetch import fetch, mirror
+
+ABOUT: Mapping[str, object] = {
+    "source": "https://github.com/brendenlake/omniglot",
+    "licence": "MIT, copyright 2015 Brenden Lake",
+    "citation": "Lake, Salakhutdinov and Tenenbaum (2015). Human-level concept learning through "
+    "probabilistic program induction. Science 350(6266), 1332-1338.",
+    "synthetic": False,
+}
+_URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
+# md5 of the published zip, and of a deterministic zip that holds the same pictures byte for byte.
+_DIGESTS = {
+    "images_background.zip": ("68d2efa1b9178cc56df9314c21c6e718", "f22f7219faa097ef40d7d405c0539313"),
+    "images_evaluation.zip": ("6b91aef0f799c5bb55b94e3f2daec811", "ef301fd1e34f3b482f18f3f9811dd1f4"),
+}
+ARCHIVES = tuple(_DIGESTS)
+
+_VAL = frozenset({"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"})
+_VINYALS_TEST = frozenset(
+    {
+        *("Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)"),
+        *("Oriya", "Sylheti", "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG"),
+        *(f"Gurmukhi/character{number}" for number in range(42, 46)),
+    }
+)
+_EVALUATION = frozenset(
+    {
+        *("Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic"),
+        *("Gurmukhi", "Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian"),
+        *(
+            "Old_Church_Slavonic_(Cyrillic)",
+            "Oriya",
+            "Sylheti",
+            "Syriac_(Serto)",
+            "Tengwar",
+            "Tibetan",
+            "ULOG",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `data.omniglot` of params.yaml.
+
+    `split`: "vinyals" (Vinyals et al. 2016, as used by Snell et al. 2017: 1,028 / 172 / 423 characters) or
+    "background" (Lake et al. 2015: the background alphabets, five of them for validation, against the
+    evaluation alphabets: 792 / 172 / 659). `rotations`: turned characters are classes of their own.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    split: Literal["vinyals", "background"] = "vinyals"
+    image_size: int = 28
+    rotations: bool = True
+
+    def __post_init__(self) -> None:
+        if self.split not in ("vinyals", "background"):
+            raise ValueError(f"split: {self.split!r} is neither 'vinyals' nor 'background'")
+        if not 8 <= self.image_size <= 105:
+            raise ValueError(
+                f"image_size: {self.image_size} is not between 8 and 105, the size of the drawings"
+            )
+
+
+def download(params: Params, directory: Path) -> None:
+    """Fetch the two archives, from METASHOT_MIRROR when that is set."""
+    for name, digests in _DIGESTS.items():
+        fetch(_URL + name, directory / name, digests, mirror())
+
+
+def split_of(params: Params, superclass: str, name: str) -> Split:
+    """Split of the character `<superclass>/<name>`. All alphabets but Gurmukhi stay whole."""
+    test = _VINYALS_TEST if params.split == "vinyals" else _EVALUATION
+    if superclass in test or f"{superclass}/{name}" in test:
+        return "test"
+    return "val" if superclass in _VAL else "train"

@@ -1,0 +1,203 @@
+"""Episodes: drawn once, frozen in manifests, gathered as tensors.
+
+An episode is fully determined by its manifest row: the classes and the row numbers of its support and query
+images in one split of one data set. Whoever reads the same manifest sees the same episodes, which is what
+makes methods comparable.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from metashot.data.store import ImageSet
+from metashot.errors import MetashotError
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A batch of B episodes; labels count 0..N-1 within each episode.
+
+    Attributes:
+        support: ``[B, N*K, C, H, W]`` float in [0, 1].
+        support_labels: ``[B, N*K]`` int64.
+        query: ``[B, N*Q, C, H, W]``.
+        query_labels: ``[B, N*Q]`` int64.
+        classes: ``[B, N]`` int64, the class of the data set behind each label.
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    classes: Tensor
+
+    @property
+    def n_way(self) -> int:
+        """Classes in each episode."""
+        return self.classes.shape[1]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """E frozen episodes over one split of one data set; every row is ordered by class.
+
+    Attributes:
+        classes: ``[E, N]`` int32 class numbers.
+        support: ``[E, N, K]`` int32 image numbers.
+        query: ``[E, N, Q]`` int32 image numbers.
+        data_md5: md5 of the Parquet file whose images are numbered.
+        split: Which split of it.
+    """
+
+    classes: np.ndarray
+    support: np.ndarray
+    query: np.ndarray
+    data_md5: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def n_way(self) -> int:
+        """Classes in each episode."""
+        return int(self.classes.shape[1])
+
+    @property
+    def k_shot(self) -> int:
+        """Support images of each class."""
+        return int(self.support.shape[2])
+
+    @property
+    def n_query(self) -> int:
+        """Query images of each class."""
+        return int(self.query.shape[2])
+
+    def narrow(self, n_way: int) -> "Manifest":
+        """Cut every episode into ``N // n_way`` smaller ones with classes of their own.
+
+        Raises:
+            MetashotError: ``n_way`` is more than the episodes have.
+        """
+        if n_way > self.n_way:
+            raise MetashotError(
+                f"{n_way}-way episodes cannot be cut from a manifest of {self.n_way}-way ones: "
+                f"raise train_way in the setting to at least {n_way}"
+            )
+        parts = self.n_way // n_way
+
+        def cut(rows: np.ndarray) -> np.ndarray:
+            return rows[:, : parts * n_way].reshape(len(rows) * parts, n_way, *rows.shape[2:])
+
+        return Manifest(cut(self.classes), cut(self.support), cut(self.query), self.data_md5, self.split)
+
+    def gather(self, images: Tensor, rows: np.ndarray | slice) -> Episodes:
+        """The episodes ``rows`` as tensors on the device of ``images``.
+
+        Args:
+            images: uint8 images ``[M, C, H, W]`` of the split, or anything else with one row for each of
+                them, such as their features ``[M, D]``; uint8 becomes float in [0, 1].
+            rows: Which episodes, B of them.
+        """
+        device = images.device
+        classes, support, query = (
+            torch.from_numpy(a[rows]) for a in (self.classes, self.support, self.query)
+        )
+
+        def take(index: Tensor) -> tuple[Tensor, Tensor]:
+            batch, n_way, per_class = index.shape
+            labels = torch.arange(n_way, device=device).repeat_interleave(per_class).expand(batch, -1)
+            picked = images.index_select(0, index.flatten().to(device))
+            if picked.dtype == torch.uint8:
+                picked = picked.float().div_(255)
+            return picked.reshape(batch, n_way * per_class, *picked.shape[1:]), labels
+
+        return Episodes(*take(support), *take(query), classes.long().to(device))
+
+    def stream(self, batch: int, seed: int) -> Iterator[np.ndarray]:
+        """Batches of row numbers for ever, each pass over the episodes in a new order drawn from ``seed``."""
+        rng = np.random.default_rng(seed)
+        order = np.empty(0, dtype=np.int64)
+        while True:
+            while len(order) < batch:
+                order = np.concatenate([order, rng.permutation(len(self))])
+            yield order[:batch]
+            order = order[batch:]
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file: one row for each episode, flat int32 lists."""
+
+        def column(rows: np.ndarray) -> pa.Array:
+            flat = rows.reshape(len(rows), -1).astype(np.int32)
+            return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+        about = {"data_md5": self.data_md5, "split": self.split}
+        table = pa.table(
+            {name: column(getattr(self, name)) for name in ("classes", "support", "query")},
+            metadata={f"metashot.{key}": value for key, value in about.items()},
+        )
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+
+
+def load_manifest(path: Path, images: ImageSet) -> Manifest:
+    """Read a manifest written by `Manifest.save` for use with ``images``.
+
+    Raises:
+        MetashotError: There is no such file, or it numbers the images of other data.
+    """
+    if not path.exists():
+        raise MetashotError(f"{path}: no such episode manifest: make it with `dvc repro`")
+    table = pq.read_table(path)
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    data_md5, split = about.get("metashot.data_md5", ""), about.get("metashot.split", "")
+    if data_md5 != images.md5:
+        raise MetashotError(
+            f"{path}: made for other data (md5 {data_md5}, not {images.md5}): make it again with `dvc repro`"
+        )
+
+    def rows(name: str) -> np.ndarray:
+        flat = np.array(table[name].combine_chunks().flatten())  # a copy: torch wants writable memory
+        return flat.reshape(len(table), -1)
+
+    classes = rows("classes")
+    shape = (*classes.shape, -1)
+    return Manifest(classes, rows("support").reshape(shape), rows("query").reshape(shape), data_md5, split)
+
+
+def sample(
+    images: ImageSet, split: str, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int
+) -> Manifest:
+    """Draw episodes: N classes, and of each K support and Q query images, all without replacement.
+
+    Raises:
+        MetashotError: The split has fewer than N classes, or a class fewer than K + Q images.
+    """
+    counts = np.bincount(images.labels.numpy(), minlength=len(images.class_names))
+    need = k_shot + n_query
+    if len(counts) < n_way:
+        raise MetashotError(f"split {split!r} has {len(counts)} classes: too few for {n_way}-way episodes")
+    if counts.min() < need:
+        poorest = int(counts.argmin())
+        raise MetashotError(
+            f"class {images.class_names[poorest]!r} of split {split!r} has {counts[poorest]} images: too few "
+            f"for {k_shot} support + {n_query} query images; lower k_shot or n_query, or leave the class out"
+        )
+    starts = np.concatenate([[0], counts.cumsum()[:-1]])
+    absent = np.arange(counts.max()) >= counts[:, None]  # [C, most images of a class]
+    rng = np.random.default_rng(seed)
+    classes = np.empty((episodes, n_way), dtype=np.int32)
+    picked = np.empty((episodes, n_way, need), dtype=np.int32)
+    for row in range(episodes):
+        chosen = rng.choice(len(counts), n_way, replace=False)
+        order = np.where(absent[chosen], np.inf, rng.random((n_way, absent.shape[1]))).argsort(axis=1)
+        classes[row] = chosen
+        picked[row] = starts[chosen, None] + order[:, :need]
+    return Manifest(classes, picked[..., :k_shot], picked[..., k_shot:], images.md5, split)

@@ -1,0 +1,249 @@
+"""What was made from what, read from dvc.lock: entries, their digests, and the cells of the method matrix.
+
+Everything here can be recomputed by anybody who holds the repository: a *key* is the digest of what went into
+a stage (command, dependencies, parameters), a *result* the digest of that and of what came out. MLflow runs
+and model versions are found by these digests, so a tracking store can be lost and rebuilt.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from metashot import params
+from metashot.errors import MetashotError
+
+RECORDS = "records/"  # outputs with clock times in them: no part of a result
+
+
+def canonical(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a value's canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def md5(path: Path) -> str:
+    """Return DVC's digest of a file, or of a directory (``<md5 of its sorted listing>.dir``)."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    listing = json.dumps([{"md5": md5(file), "relpath": name} for name, file in files])
+    return hashlib.md5(listing.encode()).hexdigest() + ".dir"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage of dvc.lock. ``deps`` and ``outs`` are DVC's own items: path, md5, size."""
+
+    stage: str
+    cmd: str
+    deps: Sequence[Mapping[str, Any]]
+    params: Mapping[str, Any]
+    outs: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What the stage was made from, in canonical order."""
+        deps = sorted((dict(dep) for dep in self.deps), key=lambda dep: str(dep["path"]))
+        return {"cmd": self.cmd, "deps": deps, "params": dict(self.params)}
+
+    @property
+    def key(self) -> str:
+        """Digest of command, dependencies and parameters."""
+        return digest(self.inputs)
+
+    @property
+    def result(self) -> str:
+        """Digest of the inputs and the outputs, the records with their clock times left out."""
+        outs = [dict(out) for out in self.outs if not str(out["path"]).startswith(RECORDS)]
+        return digest({**self.inputs, "outs": sorted(outs, key=lambda out: str(out["path"]))})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method trained and evaluated on one data set and setting; paths are relative to the repository."""
+
+    dataset: str
+    setting: str
+    method: str
+    train: Entry
+    evaluate: Entry
+
+    @property
+    def group(self) -> str:
+        """The name shared by the cells that are compared: experiment, registered model and report."""
+        return f"{self.dataset}-{self.setting}"
+
+    @property
+    def key(self) -> str:
+        """Digest of both stages' inputs."""
+        return digest([self.train.key, self.evaluate.key])
+
+    @property
+    def result(self) -> str:
+        """Digest of both stages' inputs and outputs: the identity of the run and of the model version."""
+        return digest([self.train.result, self.evaluate.result])
+
+    @property
+    def model(self) -> str:
+        """Folder of model.safetensors and model.json."""
+        return f"models/{self.group}/{self.method}"
+
+    @property
+    def metrics(self) -> str:
+        """The evaluation's metrics.json."""
+        return f"results/{self.group}/{self.method}/metrics.json"
+
+    @property
+    def journal(self) -> str:
+        """The training's metric points, one JSON object per line."""
+        return f"{RECORDS}train/{self.group}/{self.method}/journal.jsonl"
+
+    @property
+    def train_record(self) -> str:
+        """How, where and when it was trained."""
+        return f"{RECORDS}train/{self.group}/{self.method}/record.json"
+
+    @property
+    def evaluate_record(self) -> str:
+        """How, where and when it was evaluated."""
+        return f"{RECORDS}evaluate/{self.group}/{self.method}/record.json"
+
+
+class Lock:
+    """The dvc.lock of a repository, and the files it names.
+
+    Args:
+        root: the repository's folder.
+
+    Raises:
+        MetashotError: there is no dvc.lock, or it cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        stages = _stages(root / "dvc.lock")
+        self.entries = {
+            name: Entry(name, str(e["cmd"]), e.get("deps", []), e.get("params", {}), e.get("outs", []))
+            for name, e in stages.items()
+        }
+
+    def cell(self, dataset: str, setting: str, method: str) -> Cell:
+        """Return one finished cell.
+
+        Raises:
+            MetashotError: it was never trained or evaluated, or its evaluation is of an earlier model.
+        """
+        name = f"{dataset}-{setting}-{method}"
+        for stage in (f"train@{name}", f"evaluate@{name}"):
+            if stage not in self.entries:
+                raise MetashotError(f"dvc.lock has no {stage}: run `dvc repro evaluate@{name}`")
+        cell = Cell(dataset, setting, method, self.entries[f"train@{name}"], self.entries[f"evaluate@{name}"])
+        trained = {out["path"]: out["md5"] for out in cell.train.outs}
+        if any(trained.get(dep["path"], dep.get("md5")) != dep.get("md5") for dep in cell.evaluate.deps):
+            raise MetashotError(
+                f"evaluate@{name} in dvc.lock is of an earlier model: run `dvc repro evaluate@{name}`"
+            )
+        return cell
+
+    def cells(self, dataset: str, setting: str, methods: Sequence[str]) -> list[Cell]:
+        """Return the cells of a data set and setting: those of the methods that were evaluated, in order.
+
+        Raises:
+            MetashotError: there is none.
+        """
+        evaluated = [m for m in methods if f"evaluate@{dataset}-{setting}-{m}" in self.entries]
+        if not evaluated:
+            group = f"{dataset}-{setting}"
+            raise MetashotError(f"no method was evaluated on {group} yet: run `dvc repro register@{group}`")
+        return [self.cell(dataset, setting, method) for method in evaluated]
+
+    def ancestry(self, cell: Cell) -> list[Entry]:
+        """Return every entry the cell stands on, and its own two, sorted by stage."""
+        makers = {out["path"]: entry for entry in self.entries.values() for out in entry.outs}
+        found: dict[str, Entry] = {}
+        todo = [cell.train, cell.evaluate]
+        while todo:
+            entry = todo.pop()
+            if entry.stage not in found:
+                found[entry.stage] = entry
+                todo += [
+                    makers[path] for dep in entry.deps for path in _self_and_parents(dep["path"], makers)
+                ]
+        return [found[stage] for stage in sorted(found)]
+
+    def file(self, entry: Entry, path: str) -> Path:
+        """Return where an output of an entry lies, once its bytes are those the entry names.
+
+        Args:
+            entry: the stage that made it.
+            path: an output, or a file inside an output that is a folder.
+
+        Raises:
+            MetashotError: the entry names no such output, or the workspace does not hold it, or other bytes.
+        """
+        outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
+        named = next(_self_and_parents(path, outs), None)
+        if named is None:
+            raise MetashotError(f"{entry.stage} in dvc.lock names no {path}: run `dvc repro {entry.stage}`")
+        if not (self.root / path).exists():
+            raise MetashotError(f"{path} is in dvc.lock but not in the workspace: run `dvc checkout {named}`")
+        if md5(self.root / named) != outs[named]:
+            raise MetashotError(f"{named} is not what dvc.lock names: run `dvc checkout --force {named}`")
+        return self.root / path
+
+
+def listed(root: Path, key: Literal["datasets", "settings", "methods"]) -> list[str]:
+    """Return the data sets, settings or methods that params.yaml asks for."""
+    return params.read(root / "params.yaml", key, list[str])
+
+
+def finished(lock: Lock) -> list[tuple[str, str]]:
+    """Return the listed pairs of data set and setting on which a listed method was evaluated."""
+    datasets, settings, methods = (listed(lock.root, key) for key in ("datasets", "settings", "methods"))
+    return [
+        (dataset, setting)
+        for dataset in datasets
+        for setting in settings
+        if any(f"evaluate@{dataset}-{setting}-{method}" in lock.entries for method in methods)
+    ]
+
+
+def find_root(start: Path) -> Path:
+    """Return the nearest folder at or above ``start`` that holds a dvc.yaml."""
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise MetashotError(f"no dvc.yaml in {start} or above it: run metashot inside its repository")
+
+
+def _self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
+    """Yield those of ``path`` and the folders above it that are named."""
+    for candidate in (PurePosixPath(path), *PurePosixPath(path).parents):
+        if str(candidate) in named:
+            yield str(candidate)
+
+
+def _stages(path: Path) -> dict[str, Any]:
+    try:
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # as DVC reads it: 1e-05 is a number
+    except FileNotFoundError:
+        raise MetashotError(f"no {path}: nothing has been made yet, run `dvc repro`") from None
+    except YAMLError as error:
+        raise MetashotError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or data.get("schema") != "2.0":
+        raise MetashotError(
+            f"{path} is not a dvc.lock of schema 2.0: restore it with git, or run `dvc repro`"
+        )
+    return data.get("stages") or {}

@@ -1,0 +1,146 @@
+"""The inner loop of the methods that adapt a whole network to each support set by gradient steps.
+
+It is written once, for one task, as a function of the weights. Over a batch of tasks it is mapped by ``vmap``
+on a GPU, where launches cost most. On a CPU the grouped convolutions that ``vmap`` makes are slow, and so is
+sharing one small task between cores: each core works on tasks of its own.
+"""
+
+import copy
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from metashot.backbones import Conv4
+from metashot.errors import MetashotError
+from metashot.methods import base
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Params(base.Params):
+    """Hyper-parameters.
+
+    Attributes:
+        inner_lr: Step size of the inner gradient descent.
+        inner_steps: Steps on a training episode.
+        test_steps: Steps on a support set at prediction.
+        query_norm: Whose batch statistics normalise the queries: those of the ``support`` set, or of all
+            the ``query`` images of the episode together, which makes predictions transductive.
+    """
+
+    inner_lr: float
+    inner_steps: int
+    test_steps: int
+    query_norm: Literal["support", "query"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        base.require(self.inner_lr > 0, "inner_lr", "must be positive")
+        base.require(self.inner_steps > 0, "inner_steps", "must be positive")
+        base.require(self.test_steps > 0, "test_steps", "must be positive")
+
+
+class Network(nn.Module):
+    """A backbone under a linear classifier of N classes."""
+
+    def __init__(self, params: Params, problem: base.Problem) -> None:
+        super().__init__()
+        self.backbone = Conv4(problem.image, params.width, params.downsample)
+        self.head = nn.Linear(self.backbone.features, problem.n_way)
+
+    def forward(self, images: Tensor, stats_rows: int) -> Tensor:
+        """Logits ``[M, N]`` of ``[M, C, H, W]``; ``stats_rows`` as in `BatchNorm`."""
+        logits: Tensor = self.head(self.backbone(images, stats_rows))
+        return logits
+
+
+@functools.cache
+def _cores() -> ThreadPoolExecutor:
+    """A thread for each core, its tensor operations confined to it."""
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+
+class Adaptation(base.Method):
+    """A network that takes a few steps of gradient descent on each support set, and then answers."""
+
+    def __init__(self, params: Params, problem: base.Problem) -> None:
+        super().__init__()
+        self.params = params
+        self.network = Network(params, problem)
+        self.train_way = problem.n_way
+        self.transductive = params.query_norm == "query"
+        self._of_thread = threading.local()
+
+    def weights(self) -> Weights:
+        """The weights that adaptation starts from, cut off from autograd's graph."""
+        return {name: value.detach() for name, value in self.network.named_parameters()}
+
+    def logits(self, weights: Weights, images: Tensor, stats_rows: int) -> Tensor:
+        """Logits ``[M, N]`` of the network with these weights; see `Network.forward`."""
+        # functional_call puts the weights into the module while it runs, so each thread needs its own module.
+        if not hasattr(self._of_thread, "network"):
+            self._of_thread.network = copy.deepcopy(self.network)
+        logits: Tensor = functional_call(self._of_thread.network, weights, (images, stats_rows))
+        return logits
+
+    def fit_loss(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
+        """The inner objective: cross-entropy (scalar) of ``[M, C, H, W]`` and labels ``[M]``."""
+        return F.cross_entropy(self.logits(weights, images, len(images)), labels)
+
+    def adapt(
+        self, weights: Weights, images: Tensor, labels: Tensor, differentiable: bool = False
+    ) -> Weights:
+        """Weights after S steps of gradient descent on one task.
+
+        Args:
+            weights: To start from.
+            images: ``[S, M, C, H, W]``, a batch for each step.
+            labels: ``[S, M]``.
+            differentiable: Whether the result may be differentiated through the steps (second order).
+        """
+        for step_images, step_labels in zip(images, labels, strict=True):
+            gradient = grad(self.fit_loss)(weights, step_images, step_labels)
+            if not differentiable:
+                gradient = {name: value.detach() for name, value in gradient.items()}
+            weights = {name: value - self.params.inner_lr * gradient[name] for name, value in weights.items()}
+        return weights
+
+    def answer(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
+        """Logits ``[M, N]`` of the queries ``[M, C, H, W]`` of one task."""
+        if self.transductive:
+            return self.logits(weights, query, len(query))
+        return self.logits(weights, torch.cat([support, query]), len(support))[len(support) :]
+
+    def over_tasks(self, function: Callable[..., Weights], *batches: Tensor) -> Weights:
+        """``function`` of each task of a batch; each of the tensors it names, stacked to ``[B, ...]``."""
+        if batches[0].is_cuda:
+            return vmap(function)(*batches)
+        results = list(_cores().map(function, *batches))
+        return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+    def check_setting(self, n_way: int) -> None:
+        """See `Method.check_setting`: the classifier has a fixed number of classes."""
+        if n_way != self.train_way:
+            raise MetashotError(
+                f"a network with a {self.train_way}-way head cannot answer {n_way}-way episodes"
+            )
+
+    def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """See `Method.predict`."""
+        self.check_setting(n_way)
+        weights, steps = self.weights(), self.params.test_steps
+
+        def task(images: Tensor, labels: Tensor, queries: Tensor) -> Weights:
+            repeated = images.expand(steps, *images.shape), labels.expand(steps, *labels.shape)
+            return {"logits": self.answer(self.adapt(weights, *repeated), images, queries)}
+
+        return self.over_tasks(task, support, support_labels, query)["logits"].softmax(-1)

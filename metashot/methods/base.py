@@ -1,0 +1,174 @@
+"""What every few-shot method is to the training loop and the evaluation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metashot.backbones import Conv4, Downsample
+from metashot.episodes import Episodes
+from metashot.errors import MetashotError
+
+
+def require(condition: bool, key: str, rule: str) -> None:
+    """Raise a ValueError naming ``key`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{key}: {rule}")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Hyper-parameters every method has; each method adds its own.
+
+    Attributes:
+        width: Filters of the Conv-4 backbone.
+        downsample: How the backbone halves its feature maps.
+        lr: Learning rate of the outer optimiser (Adam) at the start.
+        meta_batch: Episodes in one outer step.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    width: int
+    downsample: Downsample
+    lr: float
+    meta_batch: int
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, "width", "must be positive")
+        require(self.lr > 0, "lr", "must be positive")
+        require(self.meta_batch > 0, "meta_batch", "must be positive")
+
+
+@dataclass(frozen=True)
+class MetricParams(Params):
+    """Hyper-parameters of methods whose training episodes may have more classes than the test's.
+
+    Attributes:
+        train_way: Classes in a training episode.
+    """
+
+    train_way: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.train_way >= 2, "train_way", "must be at least 2")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is built for.
+
+    Attributes:
+        image: Channels, height and width.
+        n_way: Classes to tell apart.
+        train_classes: Classes of the meta-training split; None for a model that only predicts.
+    """
+
+    image: tuple[int, int, int]
+    n_way: int
+    train_classes: int | None = None
+
+
+class Method(nn.Module):
+    """A few-shot classifier that learns from batches of episodes.
+
+    Module ``metashot.methods.<name>`` holds the class ``<Name>``, built from its ``Params`` and a `Problem`.
+
+    Attributes:
+        params_type: The class of its hyper-parameters.
+        train_way: Classes in a training episode.
+        transductive: Whether a prediction looks at the other queries of its episode.
+    """
+
+    params_type: ClassVar[type[Params]]
+    train_way: int
+    transductive: bool = False
+    outer_optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """Add the meta-gradient of a batch of episodes to ``.grad``; returns the loss (scalar, detached)."""
+        loss = self.loss(episodes)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def loss(self, episodes: Episodes) -> Tensor:
+        """The training objective (scalar)."""
+        raise NotImplementedError
+
+    def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Class probabilities of the queries.
+
+        Args:
+            support: ``[B, N*K, C, H, W]`` in [0, 1], in any order, any number for each class.
+            support_labels: ``[B, N*K]`` int64, 0..N-1.
+            query: ``[B, M, C, H, W]``.
+            n_way: N.
+
+        Returns:
+            ``[B, M, N]``.
+        """
+        raise NotImplementedError
+
+    def check_setting(self, n_way: int) -> None:
+        """Raise a MetashotError if the method cannot tell ``n_way`` classes apart."""
+        if n_way < 2:
+            raise MetashotError(f"{n_way} class: a few-shot classifier needs at least 2 to choose from")
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """The tensors that prediction needs."""
+        return self.state_dict()
+
+    def parameter_count(self) -> int:
+        """Learned numbers that prediction needs."""
+        needed = self.inference_state()
+        return sum(value.numel() for name, value in self.named_parameters() if name in needed)
+
+
+class EmbeddingMethod(Method):
+    """A method that embeds images one by one and classifies the embeddings.
+
+    Queries are normalised with running statistics, so an image's embedding depends on nothing else, and
+    evaluation embeds every image once however many episodes it is in.
+    """
+
+    def __init__(self, params: Params, problem: Problem) -> None:
+        super().__init__()
+        self.backbone = Conv4(problem.image, params.width, params.downsample)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images ``[..., C, H, W]`` to embeddings ``[..., D]``."""
+        flat = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.backbone(flat)
+        return features.reshape(*images.shape[:-3], -1)
+
+    def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Logits of embedded queries.
+
+        Args:
+            support: Embeddings ``[B, N*K, D]``.
+            support_labels: ``[B, N*K]`` int64.
+            query: Embeddings ``[B, M, D]``.
+            n_way: N.
+
+        Returns:
+            ``[B, M, N]``, log-probabilities up to a constant.
+        """
+        raise NotImplementedError
+
+    def embed_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Support ``[B, N*K, D]`` and query ``[B, N*Q, D]`` embeddings from one pass over all the images."""
+        together = self.embed(torch.cat([episodes.support, episodes.query], dim=1))
+        shots = episodes.support.shape[1]
+        return together[:, :shots], together[:, shots:]
+
+    def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """See `Method.predict`."""
+        return self.classify(self.embed(support), support_labels, self.embed(query), n_way).softmax(-1)
+
+
+def class_means(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Mean of ``values`` ``[B, M, D]`` over each class of ``labels`` ``[B, M]``: ``[B, N, D]``."""
+    member = nn.functional.one_hot(labels, n_way).to(values.dtype)  # [B, M, N]
+    return member.mT @ values / member.sum(1).unsqueeze(-1)

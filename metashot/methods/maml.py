@@ -1,0 +1,59 @@
+"""Model-agnostic meta-learning: Finn, Abbeel and Levine 2017, arXiv:1703.03400."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.func import grad_and_value
+from torch.nn import functional as F
+
+from metashot.episodes import Episodes
+from metashot.methods import adaptation
+
+
+@dataclass(frozen=True)
+class Params(adaptation.Params):
+    """Hyper-parameters.
+
+    Attributes:
+        second_order: Whether the meta-gradient goes through the inner gradients (MAML) or takes them as
+            constants (first-order MAML, section 5.2).
+    """
+
+    second_order: bool
+
+
+class Maml(adaptation.Adaptation):
+    """Weights from which a few gradient steps on a support set do best on its queries."""
+
+    params_type: ClassVar = Params
+    params: Params
+
+    def query_loss(
+        self,
+        weights: adaptation.Weights,
+        support: Tensor,
+        support_labels: Tensor,
+        query: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Loss (scalar) on the queries of one task after adaptation to its support set (equation 1)."""
+        steps = self.params.inner_steps
+        images, targets = support.expand(steps, *support.shape), support_labels.expand(steps, -1)
+        adapted = self.adapt(weights, images, targets, differentiable=self.params.second_order)
+        return F.cross_entropy(self.answer(adapted, support, query), labels)
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """See `Method.backward`: the mean over tasks of the gradient of `query_loss`."""
+        weights = self.weights()
+
+        def task(*tensors: Tensor) -> adaptation.Weights:
+            gradient, loss = grad_and_value(self.query_loss)(weights, *tensors)
+            return {**gradient, "loss": loss}
+
+        tasks = self.over_tasks(
+            task, episodes.support, episodes.support_labels, episodes.query, episodes.query_labels
+        )
+        for name, parameter in self.network.named_parameters():
+            parameter.grad = tasks[name].mean(0)
+        return tasks["loss"].mean()

@@ -1,0 +1,31 @@
+"""Prototypical networks: Snell, Swersky and Zemel 2017, arXiv:1703.05175."""
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from metashot.episodes import Episodes
+from metashot.methods import base
+
+
+class Prototypical(base.EmbeddingMethod):
+    """Softmax over negative squared Euclidean distances to the class means (equation 2)."""
+
+    params_type: ClassVar = base.MetricParams
+
+    def __init__(self, params: base.MetricParams, problem: base.Problem) -> None:
+        super().__init__(params, problem)
+        self.train_way = params.train_way
+
+    def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """See `EmbeddingMethod.classify`."""
+        prototypes = base.class_means(support, support_labels, n_way)
+        # -|q - p|^2 without |q|^2, which is the same for every class.
+        return 2 * query @ prototypes.mT - prototypes.square().sum(-1).unsqueeze(1)
+
+    def loss(self, episodes: Episodes) -> Tensor:
+        """Cross-entropy of the queries."""
+        support, query = self.embed_episodes(episodes)
+        logits = self.classify(support, episodes.support_labels, query, episodes.n_way)
+        return F.cross_entropy(logits.flatten(0, 1), episodes.query_labels.flatten())

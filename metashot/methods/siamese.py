@@ -1,0 +1,73 @@
+"""Siamese networks: Koch, Zemel and Salakhutdinov 2015, with the contrastive loss of Hadsell et al. 2006."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metashot.episodes import Episodes
+from metashot.methods import base
+
+
+@dataclass(frozen=True)
+class Params(base.MetricParams):
+    """Hyper-parameters.
+
+    Attributes:
+        margin: Distance beyond which two images of different classes no longer repel each other.
+    """
+
+    margin: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        base.require(self.margin > 0, "margin", "must be positive")
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances ``[B, M, P]`` between the rows of ``[B, M, D]`` and of ``[B, P, D]``."""
+    squared = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.mT
+    # The root's slope is infinite at zero, where an image meets itself.
+    return squared.clamp_min(1e-12).sqrt()
+
+
+def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
+    """Hadsell, Chopra and LeCun 2006, equation 4, with ``same`` = 1 for a pair of one class.
+
+    Pairs of one class cost ``D^2``, others ``max(0, margin - D)^2``. Each kind is averaged by itself, so that
+    it weighs the same however many pairs there are of it.
+
+    Args:
+        distance: ``[P]``.
+        same: ``[P]`` bool, both kinds present.
+        margin: Same unit as ``distance``.
+
+    Returns:
+        Scalar.
+    """
+    attract = distance[same].square().mean()
+    repel = (margin - distance[~same]).clamp_min(0).square().mean()
+    return (attract + repel) / 2
+
+
+class Siamese(base.EmbeddingMethod):
+    """Twin networks trained on pairs; a query belongs to the class nearest to it on average."""
+
+    params_type: ClassVar = Params
+
+    def __init__(self, params: Params, problem: base.Problem) -> None:
+        super().__init__(params, problem)
+        self.train_way = params.train_way
+        self.margin = params.margin
+
+    def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """See `EmbeddingMethod.classify`: minus the mean distance to the support images of each class."""
+        return -base.class_means(distances(support, query), support_labels, n_way).mT
+
+    def loss(self, episodes: Episodes) -> Tensor:
+        """Contrastive loss over all pairs of images in each episode."""
+        images = torch.cat(self.embed_episodes(episodes), dim=1)
+        labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
+        i, j = torch.triu_indices(labels.shape[1], labels.shape[1], offset=1, device=labels.device)
+        return contrastive_loss(distances(images, images)[:, i, j], labels[:, i] == labels[:, j], self.margin)

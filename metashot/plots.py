@@ -1,0 +1,111 @@
+"""Pictures, as PNG bytes that are the same for the same numbers."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from metashot.compare import TRANSDUCTIVE, Comparison, accuracy
+
+# Okabe and Ito's colours: told apart with every common colour blindness, and in print
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+
+
+def comparison_plot(comparison: Comparison) -> bytes:
+    """Draw every method's test accuracy with its 95 % interval, its untrained backbone, and chance."""
+    rows = comparison.rows[::-1]  # the best on top
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 1.9 + 0.5 * len(rows)), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            axes.plot([100 * row.untrained_accuracy, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
+        places = range(len(rows))
+        axes.errorbar(
+            [100 * row.untrained_accuracy for row in rows],
+            places,
+            xerr=[100 * row.untrained_ci95 for row in rows],
+            fmt="o",
+            color=GREY,
+            markerfacecolor="white",
+            markersize=5,
+            capsize=5,
+            label="untrained backbone",
+        )
+        axes.errorbar(
+            [100 * row.accuracy for row in rows],
+            places,
+            xerr=[100 * row.ci95 for row in rows],
+            fmt="o",
+            color=BLUE,
+            markersize=5,
+            capsize=8,
+            capthick=1.5,
+            label="trained",
+        )
+        axes.axvline(100 * comparison.chance, color=ORANGE, linestyle="--", label="chance", zorder=1)
+        axes.set_xlim(0, 100.5)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_yticks(places, [row.label for row in rows], fontsize=13)
+        values = axes.twinx()  # the numbers stand in a column of their own, whatever the dots do
+        values.set_ylim(axes.get_ylim())
+        values.set_yticks(places, [accuracy(row.accuracy, row.ci95) for row in rows], fontsize=13)
+        values.tick_params(length=0)
+        champion = comparison.decision.champion
+        for row, label, value in zip(rows, axes.get_yticklabels(), values.get_yticklabels(), strict=True):
+            if row.method == champion:
+                label.set_fontweight("bold")
+                value.set_fontweight("bold")
+        for side in (axes, values):
+            side.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=12)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.set_axisbelow(True)
+        note = f"\n{TRANSDUCTIVE}" if any(row.transductive for row in rows) else ""
+        axes.set_xlabel(f"test accuracy, mean and 95 % interval{note}", fontsize=12)
+        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        axes.set_title(
+            f"the same {comparison.episodes:,} test episodes for all, {comparison.n_query} queries per class",
+            fontsize=11,
+            color=GREY,
+        )
+        figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+        return _png(figure)
+
+
+def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw training loss and validation accuracy against the outer step.
+
+    Args:
+        title: what was trained.
+        points: one mapping for each journal line, with ``step``, maybe ``train_loss`` and ``val_accuracy``.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+        left = figure.subplots()
+        right = left.twinx()
+        curves = (
+            (left, "train_loss", "training loss", ORANGE, 1.0, "-"),
+            (right, "val_accuracy", "validation accuracy (%)", BLUE, 100.0, "o-"),
+        )
+        for axes, key, label, colour, scale, style in curves:
+            drawn = [(point["step"], scale * point[key]) for point in points if key in point]
+            axes.plot([x for x, _ in drawn], [y for _, y in drawn], style, color=colour, markersize=4)
+            axes.set_ylabel(label, color=colour)
+            axes.tick_params(axis="y", labelcolor=colour)
+        left.set_xlabel("outer step")
+        left.set_title(title)
+        left.grid(color="#EEEEEE")
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version or date in the bytes
+    return buffer.getvalue()

@@ -1,0 +1,23 @@
+"""Compare the methods of one data set and setting, and show and register them in MLflow."""
+
+from pathlib import Path
+
+from metashot.compare import compare, write_report
+from metashot.lineage import Lock
+from stages import read_params, run
+
+
+def main(dataset: str, setting: str) -> None:
+    """Write reports/<data set>-<setting>.json and .png, and publish."""
+    root = Path.cwd()
+    comparison = compare(Lock(root), dataset, setting, read_params("methods", list[str]))
+    write_report(comparison, root / "reports")
+
+    from metashot import tracking  # slow to import
+
+    for published in tracking.publish(root, dataset, setting):
+        print(published)  # noqa: T201
+
+
+if __name__ == "__main__":
+    run(main)

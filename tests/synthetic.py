@@ -1,0 +1,158 @@
+"""A repository as DVC leaves it after `dvc repro`, written by hand: results of trainings that never ran."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ruamel.yaml import YAML
+
+ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
+STARTED = 1_790_000_000.0
+
+
+def make(
+    root: Path,
+    accuracy: dict[str, float] | None = None,
+    save: Callable[[str, Path], None] | None = None,
+    ds: str = "glyphs",
+    s: str = "5w1s",
+) -> Path:
+    """Write params.yaml, all outputs and the dvc.lock that names them; `save` writes a real model."""
+    accuracy = accuracy or ACCURACY
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    params = {
+        "datasets": [ds],
+        "settings": [s],
+        "methods": list(accuracy),
+        "data": {ds: {"seed": 1}},
+        "seed": 1,
+    }
+    _dump(root / "params.yaml", params)
+    (root / "raw.txt").write_text("raw")
+    about = json.dumps({"synthetic": ds == "glyphs", "source": "made up"})
+    data, episodes = f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
+    for path in (data, *(f"{episodes}/{part}.parquet" for part in ("train", "val", "test", "test-5w5s"))):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        table = pa.table({"path": [path]})
+        pq.write_table(table.replace_schema_metadata({"metashot.about": about}), root / path)
+    stages = {
+        f"preprocess@{ds}": _stage(root, f"python -m stages.preprocess {ds}", ["raw.txt"], [data]),
+        f"episodes@{ds}-{s}": _stage(root, f"python -m stages.episodes {ds} {s}", [data], [episodes]),
+    }
+    for index, method in enumerate(accuracy):
+        stages |= cell(root, ds, s, method, accuracy[method], started=STARTED + 100 * index, save=save)
+    _dump(root / "dvc.lock", {"schema": "2.0", "stages": stages})
+    return root
+
+
+def cell(
+    root: Path,
+    ds: str,
+    s: str,
+    method: str,
+    accuracy: float,
+    started: float,
+    manifest: str = "",
+    save: Callable[[str, Path], None] | None = None,
+) -> dict:
+    """Write what training and evaluating one method leaves; returns its two stages of dvc.lock."""
+    group, data, episodes = f"{ds}-{s}", f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
+    tests = [f"{episodes}/test.parquet", f"{episodes}/test-5w5s.parquet"]
+    manifests = [f"{episodes}/train.parquet", f"{episodes}/val.parquet"]
+    model, result = f"models/{group}/{method}", f"results/{group}/{method}"
+    trained, evaluated = f"records/train/{group}/{method}", f"records/evaluate/{group}/{method}"
+    journal = [
+        {
+            "step": step,
+            "time": started + step / 10,
+            "metrics": {
+                "train_loss": 2 / step,
+                "lr": 1e-3,
+                **({"val_accuracy": accuracy} if step % 2 == 0 else {}),
+            },
+        }
+        for step in range(1, 21)
+    ]
+    record = {
+        "stage": "train",
+        "dataset": ds,
+        "setting": s,
+        "method": method,
+        "params": {"seed": 1, "method": {"name": method, "lr": 1e-3}, "setting": {"n_way": 5, "k_shot": 1}},
+        "inputs": _inputs(root, [data, *manifests]),
+        "device": {"type": "cpu", "name": "a processor", "threads": 2},
+        "git": {"commit": "c" * 40, "dirty": False},
+        "started": started,
+        "seconds": 41.5,
+        "peak_memory_mb": 512.0,
+        "best_step": 18,
+    }
+    metrics = {
+        "accuracy": accuracy,
+        "ci95": 0.004,
+        "episodes": 1000,
+        "n_way": 5,
+        "k_shot": 1,
+        "n_query": 15,
+        "transductive": False,
+        "parameters": 111936,
+        "untrained": {"accuracy": 0.45, "ci95": 0.006},
+        "extra": {"5w5s": {"accuracy": accuracy + 0.02, "ci95": 0.003, "episodes": 1000}},
+        "manifest": manifest or _md5(root / tests[0]),
+    }
+    files = {
+        f"{model}/model.json": json.dumps({"format": 1, "method": method, "n_way": 5, "image": [1, 28, 28]}),
+        f"{model}/model.safetensors": f"weights of {method}, {accuracy}, {started}",
+        f"{trained}/record.json": json.dumps(record),
+        f"{trained}/journal.jsonl": "".join(json.dumps(line) + "\n" for line in journal),
+        f"{result}/metrics.json": json.dumps(metrics),
+        f"{evaluated}/record.json": json.dumps(
+            {**record, "stage": "evaluate", "started": started + 50, "inputs": _inputs(root, [data, *tests])}
+        ),
+    }
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    if save:
+        save(method, root / model)
+    name, params = f"{group}-{method}", {"params.yaml": {"seed": 1}}
+    return {
+        f"train@{name}": _stage(
+            root, f"python -m stages.train {ds} {s} {method}", [data, *manifests], [model, trained], params
+        ),
+        f"evaluate@{name}": _stage(
+            root,
+            f"python -m stages.evaluate {ds} {s} {method}",
+            [data, episodes, model],
+            [f"{result}/metrics.json", evaluated],
+        ),
+    }
+
+
+def _stage(root: Path, cmd: str, deps: list[str], outs: list[str], params: dict | None = None) -> dict:
+    stage = {"cmd": cmd, "deps": [_item(root, path) for path in deps]}
+    return stage | ({"params": params} if params else {}) | {"outs": [_item(root, path) for path in outs]}
+
+
+def _inputs(root: Path, paths: list[str]) -> dict:
+    return {path: {"md5": _md5(root / path), "size": (root / path).stat().st_size} for path in paths}
+
+
+def _item(root: Path, path: str) -> dict:
+    return {"path": path, "hash": "md5", "md5": _md5(root / path), "size": 1}
+
+
+def _md5(path: Path) -> str:
+    if path.is_dir():
+        listing = [{"md5": _md5(file), "relpath": file.name} for file in sorted(path.iterdir())]
+        return hashlib.md5(json.dumps(listing).encode()).hexdigest() + ".dir"
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def _dump(path: Path, data: dict) -> None:
+    with path.open("w") as file:
+        YAML(typ="safe").dump(data, file)

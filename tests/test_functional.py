@@ -1,0 +1,255 @@
+"""The whole pipeline for real: git, DVC and MLflow in a folder of its own, on a small data set."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+METHODS = ["prototypical", "maml"]
+CODE = (
+    "metashot",
+    "stages",
+    "dvc.yaml",
+    "params.yaml",
+    "pyproject.toml",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+)
+
+
+class Project:
+    """A copy of the repository with small parameters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in CODE:
+            source, target = ROOT / name, root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        with self.params() as params:
+            params["methods"] = METHODS
+            params["data"]["glyphs"]["writers"] = 20
+            params["setting"]["5w1s"] |= {
+                "val_episodes": 5,
+                "test_episodes": 30,
+                "train_episodes": 20,
+                "extra": {"5w2s": {"n_way": 5, "k_shot": 2}, "7w1s": {"n_way": 7, "k_shot": 1}},
+            }
+            params["budget"]["glyphs"] = {"prototypical": 12, "maml": 6}
+            params["method"]["prototypical"] |= {"train_way": 20, "width": 16}
+            params["method"]["maml"] |= {"meta_batch": 2, "width": 16}
+        for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
+            subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
+
+    def params(self) -> "Edit":
+        return Edit(self.root / "params.yaml")
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": str(self.root),
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",  # threads of parallel test runs that wait for each other cost most
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        assert (done.returncode == 0) == ok, done.stdout + done.stderr
+        return done
+
+    def repro(self, *targets: str) -> list[str]:
+        """The stages that were run, in order."""
+        output = self.run("dvc", "repro", *targets).stdout
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+
+class Edit:
+    """Edit a YAML file in a with-block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> dict:
+        self.values = yaml.safe_load(self.path.read_text())
+        return self.values
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_text(yaml.safe_dump(self.values, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    ran = project.repro()
+    assert ran[0] == "check"
+    assert ran[-1] == "register@glyphs-5w1s"
+    assert len(ran) == 4 + 2 * len(METHODS) + 1
+    return project
+
+
+def test_a_second_repro_does_nothing(project: Project) -> None:
+    assert project.repro() == []
+
+
+def test_everything_is_cached(project: Project) -> None:
+    tree = "data/processed/glyphs.parquet", "models/glyphs-5w1s", "results/glyphs-5w1s", "reports", "records"
+    for name in tree:
+        path = project.root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert project.repro() == []
+    assert all((project.root / name).exists() for name in tree)
+
+
+def test_results_are_as_the_manifests_and_parameters_say(project: Project) -> None:
+    results = project.root / "results/glyphs-5w1s"
+    for method in METHODS:
+        metrics = json.loads((results / method / "metrics.json").read_text())
+        table = pq.read_table(results / method / "episodes.parquet").to_pylist()
+        main = [row for row in table if row["setting"] == "5w1s"]
+        assert len(main) == metrics["episodes"] == 30
+        mean = sum(row["correct"] / row["queries"] for row in main) / 30
+        assert metrics["accuracy"] == pytest.approx(mean)
+        assert 0 < metrics["untrained"]["accuracy"] < 1
+    prototypical, maml = (json.loads((results / method / "metrics.json").read_text()) for method in METHODS)
+    assert prototypical["manifest"] == maml["manifest"]
+    assert set(prototypical["extra"]) == {"5w2s", "7w1s"}
+    assert set(maml["extra"]) == {"5w2s"}  # its head has five classes
+    assert (prototypical["transductive"], maml["transductive"]) == (False, True)
+
+
+def test_dvc_shows_metrics_and_plots(project: Project) -> None:
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
+    files = shown[""]["data"]
+    for method in METHODS:
+        path = project.root / f"results/glyphs-5w1s/{method}/metrics.json"
+        shown_accuracy = files[f"results/glyphs-5w1s/{method}/metrics.json"]["data"]["accuracy"]
+        assert shown_accuracy == json.loads(path.read_text())["accuracy"]
+    project.run("dvc", "plots", "show", "-o", "plots")
+    page = (project.root / "plots/index.html").read_text()
+    assert "Validation accuracy" in page
+    assert "Test episodes by accuracy" in page
+
+
+def test_a_changed_hyper_parameter_reruns_that_method_only(project: Project) -> None:
+    with project.params() as params:
+        params["method"]["maml"]["inner_lr"] = 0.3
+    assert project.repro() == [
+        "check",
+        "train@glyphs-5w1s-maml",
+        "evaluate@glyphs-5w1s-maml",
+        "register@glyphs-5w1s",
+    ]
+    with project.params() as params:
+        params["method"]["maml"]["inner_lr"] = 0.4
+    assert project.repro() == []  # from the run cache
+
+
+def test_a_changed_module_reruns_its_method_only(project: Project) -> None:
+    module = project.root / "metashot/methods/maml.py"
+    before = module.read_text()
+    module.write_text(before + "\n# changed\n")
+    status = json.loads(project.run("dvc", "status", "--json").stdout)
+    module.write_text(before)
+    assert {name for name in status if name.startswith(("train", "evaluate"))} == {
+        "train@glyphs-5w1s-maml",
+        "evaluate@glyphs-5w1s-maml",
+    }
+
+
+def test_training_again_gives_the_same_bits(project: Project) -> None:
+    model = project.root / "models/glyphs-5w1s/maml/model.safetensors"
+    before = model.read_bytes()
+    project.run("python", "-m", "stages.train", "glyphs", "5w1s", "maml")
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda p: p["method"]["maml"].update(iner_lr=1), "params.yaml: method.maml.iner_lr: unknown key"),
+        (lambda p: p["method"]["siamese"].update(margin="far"), "params.yaml: method.siamese.margin: "),
+        (lambda p: p["method"]["reptile"].pop("lr"), "params.yaml: method.reptile.lr: missing"),
+        (
+            lambda p: p["setting"]["5w1s"].update(n_way=1),
+            "params.yaml: setting.5w1s: n_way: must be",
+        ),
+        (lambda p: p["data"]["omniglot"].update(split="mine"), "params.yaml: data.omniglot.split: "),
+        (lambda p: p["data"]["glyphs"].update(size=3), "params.yaml: data.glyphs.size: unknown key"),
+        (lambda p: p.update(sead=1), "params.yaml: sead: unknown key"),
+        (lambda p: p["budget"]["glyphs"].pop("maml"), "params.yaml: budget.glyphs.maml: missing"),
+        (lambda p: p["budget"]["glyphs"].update(maml=0), "params.yaml: budget.glyphs.maml: "),
+    ],
+)
+def test_a_wrong_parameter_is_named_before_anything_runs(project: Project, change, line: str) -> None:
+    good = (project.root / "params.yaml").read_text()
+    try:
+        with project.params() as params:
+            change(params)
+        done = project.run("python", "-m", "stages.check", ok=False)
+    finally:
+        (project.root / "params.yaml").write_text(good)
+    assert done.stderr.startswith(f"error: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_too_few_images_fail_in_one_line_and_leave_the_manifests(project: Project) -> None:
+    manifests = project.root / "data/episodes/glyphs-5w1s"
+    before = {path.name: path.read_bytes() for path in manifests.iterdir()}
+    good = (project.root / "params.yaml").read_text()
+    try:
+        with project.params() as params:
+            params["setting"]["5w1s"]["n_query"] = 20
+        done = project.run("python", "-m", "stages.episodes", "glyphs", "5w1s", ok=False)
+    finally:
+        (project.root / "params.yaml").write_text(good)
+    assert done.stderr.startswith("error: class ")
+    assert "has 20 images: too few for 1 support + 20 query images" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in manifests.iterdir()} == before
+
+
+def test_a_diverging_training_leaves_no_output(project: Project) -> None:
+    model = project.root / "models/glyphs-5w1s/maml/model.safetensors"
+    before = model.read_bytes()
+    good = (project.root / "params.yaml").read_text()
+    try:
+        with project.params() as params:
+            params["method"]["maml"]["lr"] = 1e30
+        done = project.run("python", "-m", "stages.train", "glyphs", "5w1s", "maml", ok=False)
+    finally:
+        (project.root / "params.yaml").write_text(good)
+    assert "error: training diverged" in done.stderr.splitlines()[-1]
+    assert model.read_bytes() == before
+    assert not list(project.root.rglob("*.partial"))
+
+
+def test_a_killed_training_is_made_again_whole(project: Project) -> None:
+    with project.params() as params:
+        params["budget"]["glyphs"]["prototypical"] = 2000
+    command = ["python", "-m", "stages.train", "glyphs", "5w1s", "prototypical"]
+    model = project.root / "models/glyphs-5w1s/prototypical"
+    before = (model / "model.safetensors").read_bytes()
+    child = subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE)
+    time.sleep(6)
+    assert child.poll() is None
+    child.kill()
+    child.communicate()
+    assert (model / "model.safetensors").read_bytes() == before
+    with project.params() as params:
+        params["budget"]["glyphs"]["prototypical"] = 12
+    assert project.repro() == []

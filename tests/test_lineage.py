@@ -1,0 +1,149 @@
+"""dvc.lock read: digests against hand-written JSON and real DVC, cells, files, mistakes."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import synthetic
+
+from metashot import lineage
+from metashot.errors import MetashotError
+from metashot.lineage import Lock
+
+LOCK = """
+schema: '2.0'
+stages:
+  train@glyphs-5w1s-maml:
+    cmd: python -m stages.train glyphs 5w1s maml
+    deps:
+    - path: metashot/methods/maml.py
+      hash: md5
+      md5: bbb
+      size: 2
+    - path: data/glyphs.parquet
+      hash: md5
+      md5: aaa
+      size: 1
+    params:
+      params.yaml:
+        method.maml.lr: 1e-05
+        method.maml.first_order: false
+    outs:
+    - path: records/train/glyphs-5w1s/maml
+      hash: md5
+      md5: ddd.dir
+      size: 4
+      nfiles: 2
+    - path: models/glyphs-5w1s/maml
+      hash: md5
+      md5: ccc.dir
+      size: 3
+      nfiles: 2
+"""
+INPUTS = (
+    '"cmd":"python -m stages.train glyphs 5w1s maml",'
+    '"deps":[{"hash":"md5","md5":"aaa","path":"data/glyphs.parquet","size":1},'
+    '{"hash":"md5","md5":"bbb","path":"metashot/methods/maml.py","size":2}],'
+)
+OUTS = '"outs":[{"hash":"md5","md5":"ccc.dir","nfiles":2,"path":"models/glyphs-5w1s/maml","size":3}],'
+PARAMS = '"params":{"params.yaml":{"method.maml.first_order":false,"method.maml.lr":1e-05}}'
+
+
+def test_key_and_result_are_the_sha256_of_the_canonical_entry_without_records(tmp_path):
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    entry = Lock(tmp_path).entries["train@glyphs-5w1s-maml"]
+    assert entry.key == hashlib.sha256(f"{{{INPUTS}{PARAMS}}}".encode()).hexdigest()
+    assert entry.result == hashlib.sha256(f"{{{INPUTS}{OUTS}{PARAMS}}}".encode()).hexdigest()
+
+
+def test_times_in_records_change_no_result_and_weights_do(tmp_path):
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    before = Lock(tmp_path).entries["train@glyphs-5w1s-maml"]
+    (tmp_path / "dvc.lock").write_text(LOCK.replace("ddd", "eee"))
+    assert Lock(tmp_path).entries["train@glyphs-5w1s-maml"].result == before.result
+    (tmp_path / "dvc.lock").write_text(LOCK.replace("ccc", "eee"))
+    after = Lock(tmp_path).entries["train@glyphs-5w1s-maml"]
+    assert (after.key, after.result != before.result) == (before.key, True)
+
+
+def test_digests_and_entries_are_those_of_dvc(tmp_path):
+    """Real DVC makes a file and a folder; its lock is read, and its digests recomputed from the files."""
+    (tmp_path / "in.txt").write_text("in")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  make:\n    cmd: mkdir -p out/sub && echo a > out/b.txt && echo ü > out/sub/a.txt"
+        " && cp in.txt f\n"
+        "    deps: [in.txt]\n    outs: [out, f]\n"
+    )
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for arguments in (["init", "--no-scm", "-q"], ["repro", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, env=environment, check=True)
+    lock = Lock(tmp_path)
+    entry = lock.entries["make"]
+    assert {out["path"]: out["md5"] for out in entry.outs} == {
+        path: lineage.md5(tmp_path / path) for path in ("out", "f")
+    }
+    assert lock.file(entry, "out/sub/a.txt") == tmp_path / "out/sub/a.txt"
+    (tmp_path / "out/sub/a.txt").write_text("changed")
+    with pytest.raises(MetashotError, match=re.escape("out is not what dvc.lock names: run `dvc checkout")):
+        lock.file(entry, "out/b.txt")
+
+
+def test_cells_are_those_listed_and_evaluated(tmp_path):
+    lock = Lock(synthetic.make(tmp_path))
+    assert [cell.method for cell in lock.cells("glyphs", "5w1s", ["transfer", "maml", "matching"])] == [
+        "transfer",
+        "matching",
+    ]
+    assert lineage.finished(lock) == [("glyphs", "5w1s")]
+
+
+def test_ancestry_goes_back_to_the_raw_data(tmp_path):
+    lock = Lock(synthetic.make(tmp_path))
+    names = [entry.stage for entry in lock.ancestry(lock.cell("glyphs", "5w1s", "matching"))]
+    cell = "glyphs-5w1s-matching"
+    assert names == ["episodes@glyphs-5w1s", f"evaluate@{cell}", "preprocess@glyphs", f"train@{cell}"]
+
+
+def test_an_evaluation_of_an_earlier_model_is_no_cell(tmp_path):
+    root = synthetic.make(tmp_path)
+    lock = (root / "dvc.lock").read_text()
+    weights = lineage.md5(root / "models/glyphs-5w1s/matching")
+    (root / "dvc.lock").write_text(lock.replace(weights, "0" * 32 + ".dir", 1))
+    with pytest.raises(
+        MetashotError, match=re.escape("evaluate@glyphs-5w1s-matching in dvc.lock is of an earlier model")
+    ):
+        Lock(root).cell("glyphs", "5w1s", "matching")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "nothing has been made yet, run `dvc repro`"),
+        ("a: [", "dvc.lock is not YAML"),
+        ("[]", "not a dvc.lock of schema 2.0"),
+        ("schema: '2.0'", "no method was evaluated on glyphs-5w1s yet: run `dvc repro register@glyphs-5w1s`"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, text, message):
+    if text:
+        (tmp_path / "dvc.lock").write_text(text)
+    with pytest.raises(MetashotError) as caught:
+        Lock(tmp_path).cells("glyphs", "5w1s", ["maml"])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_in_the_workspace_says_how_to_get_it(tmp_path):
+    lock = Lock(synthetic.make(tmp_path))
+    cell = lock.cell("glyphs", "5w1s", "matching")
+    (tmp_path / cell.metrics).unlink()
+    with pytest.raises(
+        MetashotError,
+        match=re.escape("metrics.json is in dvc.lock but not in the workspace: run `dvc checkout"),
+    ):
+        lock.file(cell.evaluate, cell.metrics)
+    with pytest.raises(MetashotError, match=r"names no elsewhere\.txt"):
+        lock.file(cell.train, "elsewhere.txt")

@@ -1,0 +1,448 @@
+"""Each method against independent truth: closed forms, brute force, finite differences, plain autograd."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metashot import methods, runtime
+from metashot.backbones import BatchNorm, Conv4
+from metashot.episodes import Episodes
+from metashot.errors import MetashotError
+from metashot.methods import adaptation, base, maml, siamese
+
+IMAGE = (1, 16, 16)
+METRIC = {"width": 4, "downsample": "pool", "lr": 1e-3, "meta_batch": 2, "train_way": 3}
+GRADIENT = {
+    "width": 4,
+    "downsample": "stride",
+    "lr": 1e-3,
+    "meta_batch": 2,
+    "inner_lr": 0.3,
+    "inner_steps": 2,
+    "test_steps": 2,
+}
+PARAMS = {
+    "prototypical": METRIC,
+    "matching": METRIC | {"temperature": 0.1},
+    "siamese": METRIC | {"margin": 2.0},
+    "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
+    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
+    "reptile": GRADIENT | {"inner_batch": 4, "query_norm": "support"},
+}
+
+
+def build(name: str, n_way: int = 3, **changes: object) -> base.Method:
+    cls = methods.method_class(name)
+    params = cls.params_type(**PARAMS[name] | changes)
+    with runtime.reproducible(0):
+        return cls(params, base.Problem(IMAGE, n_way, train_classes=20))
+
+
+def episodes(batch: int = 2, n_way: int = 3, k_shot: int = 1, n_query: int = 4, seed: int = 0) -> Episodes:
+    g = torch.Generator().manual_seed(seed)
+
+    def part(per_class: int) -> tuple[Tensor, Tensor]:
+        images = torch.rand(batch, n_way * per_class, *IMAGE, generator=g)
+        return images, torch.arange(n_way).repeat_interleave(per_class).expand(batch, -1)
+
+    classes = torch.stack([torch.randperm(20, generator=g)[:n_way] for _ in range(batch)])
+    return Episodes(*part(k_shot), *part(n_query), classes)
+
+
+def double(e: Episodes) -> Episodes:
+    return dataclasses.replace(e, support=e.support.double(), query=e.query.double())
+
+
+def embeddings(seed: int = 0, k_shot: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(4).repeat_interleave(k_shot).expand(2, -1)
+    return torch.randn(2, 4 * k_shot, 5, generator=g), labels, torch.randn(2, 7, 5, generator=g)
+
+
+# --- all methods
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_training_step_fills_every_gradient_and_prediction_is_a_distribution(name: str) -> None:
+    method, e = build(name), episodes()
+    with runtime.reproducible(0):
+        loss = method.backward(e)
+    assert loss.isfinite()
+    assert not loss.requires_grad
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+    method.eval()
+    answer = method.predict(e.support, e.support_labels, e.query, 3)
+    assert answer.shape == (2, 12, 3)
+    torch.testing.assert_close(answer.sum(-1), torch.ones(2, 12))
+
+
+@pytest.mark.parametrize("k_shot", [1, 3])
+@pytest.mark.parametrize("name", PARAMS)
+def test_order_of_queries_support_and_classes_changes_nothing_but_order(name: str, k_shot: int) -> None:
+    method, e = build(name).eval().double(), double(episodes(k_shot=k_shot))
+    expected = method.predict(e.support, e.support_labels, e.query, 3)
+
+    queries = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    found = method.predict(e.support, e.support_labels, e.query[:, queries], 3)
+    torch.testing.assert_close(found, expected[:, queries])
+
+    order = torch.randperm(3 * k_shot, generator=torch.Generator().manual_seed(2))
+    found = method.predict(e.support[:, order], e.support_labels[:, order], e.query, 3)
+    torch.testing.assert_close(found, expected)
+
+    renamed = torch.tensor([2, 0, 1])  # class c is now called renamed[c]
+    if "network.head.weight" in method.state_dict():  # the classifier starts from one row for each class
+        back = renamed.argsort()
+        state = method.state_dict()
+        for key in ("network.head.weight", "network.head.bias"):
+            state[key] = state[key][back]
+        method.load_state_dict(state)
+    found = method.predict(e.support, renamed[e.support_labels], e.query, 3)
+    torch.testing.assert_close(found[..., renamed], expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(PARAMS) - {"maml"}))
+def test_without_transduction_a_query_is_answered_as_if_alone(name: str) -> None:
+    method, e = build(name).eval().double(), double(episodes())
+    assert not method.transductive
+    together = method.predict(e.support, e.support_labels, e.query, 3)
+    alone = method.predict(e.support, e.support_labels, e.query[:, 5:6], 3)
+    torch.testing.assert_close(together[:, 5:6], alone)
+
+
+def test_maml_with_query_statistics_is_transductive_and_says_so() -> None:
+    method, e = build("maml").eval(), episodes()
+    assert method.transductive
+    together = method.predict(e.support, e.support_labels, e.query, 3)
+    some = method.predict(e.support, e.support_labels, e.query[:, :6], 3)
+    assert (together[:, :6] - some).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_saved_model_predicts_the_same_and_needs_no_pickle(name: str, tmp_path) -> None:
+    method, e = build(name).eval(), episodes()
+    params = method.params_type(**PARAMS[name])
+    methods.save(method, name, params, base.Problem(IMAGE, 3, 20), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
+    loaded = methods.load(tmp_path)
+    expected = method.predict(e.support, e.support_labels, e.query, 3)
+    assert torch.equal(loaded.predict(e.support, e.support_labels, e.query, 3), expected)
+    assert loaded.parameter_count() == method.parameter_count()
+
+
+def test_loading_what_is_no_model_is_one_clear_line(tmp_path) -> None:
+    with pytest.raises(MetashotError, match=r"model\.json: no such file"):
+        methods.load(tmp_path)
+    (tmp_path / "model.json").write_text('{"format": 99}')
+    with pytest.raises(MetashotError, match="format 99"):
+        methods.load(tmp_path)
+
+
+# --- backbone
+
+
+def test_conv4_equals_the_network_of_the_papers() -> None:
+    ours = Conv4((1, 28, 28), 8, "pool").eval()
+    layers: list[nn.Module] = []
+    for block in ours.blocks:
+        norm = nn.BatchNorm2d(8)
+        norm.load_state_dict(block.norm.state_dict())
+        layers += [block.conv, norm, nn.ReLU(), nn.MaxPool2d(2)]
+    reference = nn.Sequential(*layers, nn.Flatten()).eval()
+    images = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(ours(images), reference(images))
+    assert ours(images).shape == (3, ours.features)
+
+
+def test_parameters_of_conv4_64_are_those_published() -> None:
+    # Four 3x3 convolutions of 64 filters with bias and batch normalisation on one channel.
+    assert sum(p.numel() for p in Conv4((1, 28, 28), 64).parameters()) == (9 + 3) * 64 + 3 * (9 * 64 + 3) * 64
+
+
+@pytest.mark.parametrize("rows", [3, 8])
+def test_statistics_of_the_first_rows(rows: int) -> None:
+    norm = BatchNorm(4).double()
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    x = torch.randn(8, 4, 5, 5, dtype=torch.double)
+    mean = x[:rows].mean((0, 2, 3), keepdim=True)
+    var = ((x[:rows] - mean) ** 2).mean((0, 2, 3), keepdim=True)
+    expected = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x, rows), expected)
+
+
+# --- prototypical
+
+
+def test_prototypes_and_distances_by_brute_force() -> None:
+    support, labels, query = embeddings()
+    logits = build("prototypical").classify(support, labels, query, 4)
+    for b in range(2):
+        for q in range(7):
+            squared = []
+            for c in range(4):
+                members = [support[b, i] for i in range(12) if labels[b, i] == c]
+                prototype = sum(members) / len(members)
+                squared.append(sum((float(query[b, q, d]) - float(prototype[d])) ** 2 for d in range(5)))
+            expected = torch.tensor([-s for s in squared]).softmax(0)
+            torch.testing.assert_close(logits[b, q].softmax(0), expected)
+
+
+def test_prototypical_with_one_shot_is_the_nearest_neighbour() -> None:
+    support, labels, query = embeddings(k_shot=1)
+    nearest = torch.cdist(query, support).argmin(-1)
+    assert torch.equal(build("prototypical").classify(support, labels, query, 4).argmax(-1), nearest)
+
+
+def test_prototypical_takes_unequal_shots() -> None:
+    support, _, query = embeddings(k_shot=1)
+    labels = torch.tensor([[0, 0, 0, 1]] * 2)
+    found = build("prototypical").classify(support, labels, query, 2)
+    means = torch.stack([support[:, :3].mean(1), support[:, 3]], dim=1)
+    torch.testing.assert_close(found.softmax(-1), (-(torch.cdist(query, means) ** 2)).softmax(-1))
+
+
+# --- matching
+
+
+def test_attention_sums_to_one_and_classes_get_their_members_weights() -> None:
+    support, labels, query = embeddings()
+    method = build("matching")
+    weights = method.attention(support, query)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 7))
+    cosine = F.cosine_similarity(query.unsqueeze(2), support.unsqueeze(1), dim=-1)
+    torch.testing.assert_close(weights, (cosine / 0.1).softmax(-1))
+    expected = torch.stack([weights[..., labels[0] == c].sum(-1) for c in range(4)], dim=-1)
+    torch.testing.assert_close(method.classify(support, labels, query, 4).exp(), expected)
+
+
+# --- siamese
+
+
+@pytest.mark.parametrize(
+    ("distance", "same", "expected"),
+    [
+        ([0.5, 9.0], [True, False], (0.25 + 0) / 2),  # same: D^2; different beyond the margin: nothing
+        ([0.0, 0.5], [True, False], (0 + 2.25) / 2),  # different within the margin: (2 - 0.5)^2
+        ([1.0, 3.0, 1.0, 2.0], [True, True, False, False], ((1 + 9) / 2 + (1 + 0) / 2) / 2),
+    ],
+)
+def test_contrastive_loss_values(distance: list[float], same: list[bool], expected: float) -> None:
+    found = siamese.contrastive_loss(torch.tensor(distance), torch.tensor(same), margin=2.0)
+    assert math.isclose(float(found), expected, rel_tol=1e-6)
+
+
+def test_contrastive_loss_pulls_the_same_together_and_pushes_others_apart() -> None:
+    distance = torch.tensor([1.0, 1.0, 3.0], requires_grad=True)
+    siamese.contrastive_loss(distance, torch.tensor([True, False, False]), margin=2.0).backward()
+    same, near, far = distance.grad.tolist()
+    assert same > 0  # descending shortens this distance
+    assert near < 0  # and lengthens this one
+    assert far == 0
+
+
+def test_siamese_loss_counts_each_pair_once() -> None:
+    method, e = build("siamese").double(), double(episodes(batch=1))
+    images = torch.cat(method.embed_episodes(e), dim=1)[0]
+    labels = torch.cat([e.support_labels, e.query_labels], dim=1)[0]
+    same, different = [], []
+    for i in range(len(images)):
+        for j in range(i):
+            distance = (images[i] - images[j]).norm()
+            if labels[i] == labels[j]:
+                same.append(distance**2)
+            else:
+                different.append(torch.clamp(2.0 - distance, min=0) ** 2)
+    expected = (sum(same) / len(same) + sum(different) / len(different)) / 2
+    torch.testing.assert_close(method.loss(e), expected)
+
+
+def test_siamese_prefers_the_class_nearest_on_average() -> None:
+    support, labels, query = embeddings()
+    distance = torch.cdist(query, support)
+    expected = torch.stack([distance[..., labels[0] == c].mean(-1) for c in range(4)], dim=-1).argmin(-1)
+    assert torch.equal(build("siamese").classify(support, labels, query, 4).argmax(-1), expected)
+
+
+# --- transfer
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_each_head_is_fitted_as_by_plain_autograd(head: str) -> None:
+    support, labels, query = embeddings()
+    method = build("transfer", head=head)
+    found = method.classify(support, labels, query, 4)
+    for b in range(2):
+        weight = torch.stack([support[b, labels[b] == c].mean(0) for c in range(4)]).requires_grad_()
+        for _ in range(5):
+            loss = F.cross_entropy(method.head(support[b], weight), labels[b])
+            (gradient,) = torch.autograd.grad(loss, weight)
+            weight = (weight - 0.1 * gradient).detach().requires_grad_()
+        torch.testing.assert_close(found[b], method.head(query[b], weight))
+
+
+def test_transfer_learns_the_classes_of_the_data_set() -> None:
+    method, e = build("transfer").double(), double(episodes())
+    images = torch.cat([e.support, e.query], dim=1)
+    wanted = [
+        e.classes[b, label]
+        for b in range(2)
+        for label in torch.cat([e.support_labels, e.query_labels], dim=1)[b]
+    ]
+    features = F.normalize(method.embed(images).flatten(0, 1), dim=-1)
+    logits = 10.0 * features @ F.normalize(method.classifier, dim=-1).T
+    torch.testing.assert_close(method.loss(e), F.cross_entropy(logits, torch.stack(wanted)))
+    assert "classifier" not in method.inference_state()
+
+
+# --- MAML
+
+
+def plain_maml_loss(method: maml.Maml, e: Episodes, weights: dict[str, Tensor], second_order: bool) -> Tensor:
+    """The meta-objective written again, with torch.autograd and no torch.func."""
+
+    def forward(weights: dict[str, Tensor], images: Tensor, stats_rows: int) -> Tensor:
+        x = images
+        for i in range(4):
+            w = {
+                k.removeprefix(f"backbone.blocks.{i}."): v for k, v in weights.items() if f"blocks.{i}." in k
+            }
+            x = F.conv2d(x, w["conv.weight"], w["conv.bias"], stride=2, padding=1)
+            mean = x[:stats_rows].mean((0, 2, 3), keepdim=True)
+            var = ((x[:stats_rows] - mean) ** 2).mean((0, 2, 3), keepdim=True)
+            x = (x - mean) / (var + 1e-5).sqrt()
+            x = F.relu(x * w["norm.weight"][:, None, None] + w["norm.bias"][:, None, None])
+        return x.mean((2, 3)) @ weights["head.weight"].T + weights["head.bias"]
+
+    losses = []
+    for b in range(len(e.support)):
+        adapted = weights
+        for _ in range(method.params.inner_steps):
+            loss = F.cross_entropy(forward(adapted, e.support[b], len(e.support[b])), e.support_labels[b])
+            gradient = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
+            adapted = {
+                k: v - method.params.inner_lr * g for (k, v), g in zip(adapted.items(), gradient, strict=True)
+            }
+        if method.transductive:
+            logits = forward(adapted, e.query[b], len(e.query[b]))
+        else:
+            both = torch.cat([e.support[b], e.query[b]])
+            logits = forward(adapted, both, len(e.support[b]))[len(e.support[b]) :]
+        losses.append(F.cross_entropy(logits, e.query_labels[b]))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("query_norm", ["query", "support"])
+@pytest.mark.parametrize("second_order", [True, False])
+def test_maml_gradient_equals_a_plain_autograd_loop(second_order: bool, query_norm: str) -> None:
+    method = build("maml", second_order=second_order, query_norm=query_norm).double()
+    e = double(episodes(k_shot=2))
+    loss = method.backward(e)
+    weights = {k: v.detach().requires_grad_() for k, v in method.network.named_parameters()}
+    expected = plain_maml_loss(method, e, weights, second_order)
+    gradient = torch.autograd.grad(expected, list(weights.values()))
+    torch.testing.assert_close(loss, expected.detach())
+    for (key, parameter), wanted in zip(method.network.named_parameters(), gradient, strict=True):
+        torch.testing.assert_close(parameter.grad, wanted, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_maml_second_order_gradient_equals_finite_differences() -> None:
+    method, e = build("maml").double(), double(episodes(k_shot=2))
+    method.backward(e)
+    g = torch.Generator().manual_seed(3)
+    start = method.weights()
+    for key in ("head.weight", "backbone.blocks.3.conv.weight", "backbone.blocks.0.norm.bias"):
+        direction = torch.randn(start[key].shape, generator=g, dtype=torch.double)
+        step = 1e-6
+
+        def loss_at(shift: float, key: str = key, direction: Tensor = direction) -> Tensor:
+            moved = {**start, key: start[key] + shift * direction}
+            tensors = (e.support, e.support_labels, e.query, e.query_labels)
+            per_task = [method.query_loss(moved, *(t[b] for t in tensors)) for b in range(2)]
+            return torch.stack(per_task).mean()
+
+        numeric = (loss_at(step) - loss_at(-step)) / (2 * step)
+        analytic = (dict(method.network.named_parameters())[key].grad * direction).sum()
+        torch.testing.assert_close(analytic, numeric, rtol=1e-5, atol=1e-8)
+
+
+def test_first_order_differs_from_second_order() -> None:
+    found = []
+    for second_order in (True, False):
+        method = build("maml", second_order=second_order).double()
+        method.backward(double(episodes()))
+        found.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
+    assert (found[0] - found[1]).abs().max() > 1e-3 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile"])
+def test_vmap_and_the_loop_over_tasks_give_the_same_gradients(name: str, monkeypatch) -> None:
+    gradients = []
+    for use_vmap in (False, True):
+        method = build(name).double()
+        if use_vmap:
+            mapped = lambda self, function, *batches: torch.func.vmap(function)(*batches)  # noqa: E731
+            monkeypatch.setattr(type(method), "over_tasks", mapped)
+        with runtime.reproducible(5):
+            method.backward(double(episodes(batch=3)))
+        gradients.append([p.grad for p in method.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_fixed_head_refuses_other_ways() -> None:
+    method, e = build("maml"), episodes(n_way=4)
+    with pytest.raises(MetashotError, match="3-way head cannot answer 4-way"):
+        method.predict(e.support, e.support_labels, e.query, 4)
+
+
+# --- Reptile
+
+
+def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
+    # With every image in every inner batch the order is immaterial, so SGD by hand must agree.
+    method, e = build("reptile", inner_batch=15, lr=0.25).double(), double(episodes())
+    old = {k: v.clone() for k, v in method.weights().items()}
+    adapted = []
+    for b in range(2):
+        copy = adaptation.Network(method.params, base.Problem(IMAGE, 3)).double()
+        copy.load_state_dict(method.network.state_dict())
+        sgd = torch.optim.SGD(copy.parameters(), lr=0.3)
+        images = torch.cat([e.support[b], e.query[b]])
+        labels = torch.cat([e.support_labels[b], e.query_labels[b]])
+        for _ in range(2):
+            sgd.zero_grad()
+            F.cross_entropy(copy(images, len(images)), labels).backward()
+            sgd.step()
+        adapted.append({k: v.detach() for k, v in copy.named_parameters()})
+    outer = method.outer_optimizer(method.parameters(), lr=0.25)
+    method.backward(e)
+    outer.step()
+    for key, value in method.weights().items():
+        mean = (adapted[0][key] + adapted[1][key]) / 2
+        torch.testing.assert_close(value, old[key] + 0.25 * (mean - old[key]))
+
+
+# --- hyper-parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("prototypical", "lr", 0.0),
+        ("prototypical", "train_way", 1),
+        ("matching", "temperature", -1.0),
+        ("siamese", "margin", 0.0),
+        ("transfer", "head_steps", 0),
+        ("maml", "inner_lr", 0.0),
+        ("reptile", "inner_batch", 0),
+    ],
+)
+def test_impossible_values_are_refused_by_name(name: str, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{key}: "):
+        build(name, **{key: value})
