@@ -39,10 +39,10 @@ HYPER = {
         "downsample": "stride",
         "lr": 1.0,
         "meta_batch": 2,
-        "inner_lr": 0.3,
-        "inner_steps": 2,
-        "test_steps": 2,
-        "inner_batch": 5,
+        "inner_lr": 0.1,
+        "inner_steps": 5,
+        "test_steps": 5,
+        "inner_batch": 10,
         "query_norm": "support",
     },
 }
@@ -253,7 +253,7 @@ def test_training_learns(name: str) -> None:
     manifest = draw(images, episodes=200, seed=7)
     method, _ = build(name)
     untrained = correct_queries(method, images.images, manifest).mean() / 15
-    method.load_state_dict(run(name, steps=150)[0])
+    method.load_state_dict(run(name, steps=300)[0])
     assert correct_queries(method, images.images, manifest).mean() / 15 > untrained + 0.1
 
 
