@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
 from metashot.backbones import Conv4
@@ -98,21 +98,26 @@ class Adaptation(base.Method):
 
     def adapt(
         self, weights: Weights, images: Tensor, labels: Tensor, differentiable: bool = False
-    ) -> Weights:
-        """Weights after S steps of gradient descent on one task.
+    ) -> tuple[Weights, Tensor]:
+        """S steps of gradient descent on one task.
 
         Args:
             weights: To start from.
             images: ``[S, M, C, H, W]``, a batch for each step.
             labels: ``[S, M]``.
             differentiable: Whether the result may be differentiated through the steps (second order).
+
+        Returns:
+            The weights after the last step, and the losses before each, ``[S]``.
         """
+        losses = []
         for step_images, step_labels in zip(images, labels, strict=True):
-            gradient = grad(self.fit_loss)(weights, step_images, step_labels)
+            gradient, loss = grad_and_value(self.fit_loss)(weights, step_images, step_labels)
+            losses.append(loss.detach())
             if not differentiable:
                 gradient = {name: value.detach() for name, value in gradient.items()}
             weights = {name: value - self.params.inner_lr * gradient[name] for name, value in weights.items()}
-        return weights
+        return weights, torch.stack(losses)
 
     def answer(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
         """Logits ``[M, N]`` of the queries ``[M, C, H, W]`` of one task."""
@@ -141,6 +146,7 @@ class Adaptation(base.Method):
 
         def task(images: Tensor, labels: Tensor, queries: Tensor) -> Weights:
             repeated = images.expand(steps, *images.shape), labels.expand(steps, *labels.shape)
-            return {"logits": self.answer(self.adapt(weights, *repeated), images, queries)}
+            adapted, _ = self.adapt(weights, *repeated)
+            return {"logits": self.answer(adapted, images, queries)}
 
         return self.over_tasks(task, support, support_labels, query)["logits"].softmax(-1)

@@ -37,7 +37,7 @@ class Reptile(adaptation.Adaptation):
         """See `Method.backward`.
 
         The gradient is ``weights - mean over tasks of adapted weights``, so a step of SGD with rate epsilon
-        moves the weights by epsilon of the way. The loss is that of the images under the old weights.
+        moves the weights by epsilon of the way. The loss is that of the first inner batches.
         """
         weights = self.weights()
         steps, size = self.params.inner_steps, self.params.inner_batch
@@ -53,8 +53,8 @@ class Reptile(adaptation.Adaptation):
         order = torch.stack(orders).to(images.device).view(batch, steps, size)
 
         def task(images: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
-            adapted = self.adapt(weights, images[order], labels[order])
-            return {**adapted, "loss": self.fit_loss(weights, images, labels)}
+            adapted, losses = self.adapt(weights, images[order], labels[order])
+            return {**adapted, "loss": losses[0]}
 
         tasks = self.over_tasks(task, images, labels, order)
         for name, parameter in self.network.named_parameters():
