@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metashot.errors import MetashotError
+
 Downsample = Literal["pool", "stride"]
 
 
@@ -57,7 +59,11 @@ class Conv4(nn.Module):
 
     def __init__(self, image: tuple[int, int, int], width: int = 64, downsample: Downsample = "pool") -> None:
         super().__init__()
-        channels, height, _ = image
+        channels, height, width_ = image
+        if height != width_ or (downsample == "pool" and height < 16):
+            raise MetashotError(
+                f"Conv-4 takes square images, with pooling of 16x16 pixels or more; not {height}x{width_}"
+            )
         self.blocks = nn.ModuleList(Block(channels if i == 0 else width, width, downsample) for i in range(4))
         self.mean = downsample == "stride"
         self.features = width if self.mean else width * (height // 16) ** 2

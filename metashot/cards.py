@@ -32,9 +32,9 @@ def result(comparison: Comparison, row: Row, record: Mapping[str, Any]) -> str:
     """One method's result, and how it came about.
 
     Args:
-        comparison: what it was measured with.
-        row: the method.
-        record: the training's record.
+        comparison: What it was measured with.
+        row: The method.
+        record: The training's record.
     """
     untrained = accuracy(row.untrained_accuracy, row.untrained_ci95)
     return (

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich import box
 from rich.table import Table
 
 from metashot.errors import MetashotError
+from metashot.files import replacing
 from metashot.lineage import Cell, Lock, digest
 
 TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its episode"
@@ -96,9 +96,11 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     """Read the results of the evaluated methods of a data set and setting.
 
     Raises:
-        MetashotError: nothing was evaluated, a result is not in the workspace, or the methods were not tested
+        MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
             on the same episodes.
     """
+    from metashot.data import store  # torch is slow to import
+
     cells = lock.cells(dataset, setting, methods)
     metrics = {cell.method: json.loads(lock.file(cell.evaluate, cell.metrics).read_text()) for cell in cells}
     first, *others = metrics
@@ -113,7 +115,7 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
         (_row(cell, metrics[cell.method]) for cell in cells), key=lambda row: (-row.accuracy, row.method)
     )
     shape = {key: metrics[first][key] for key in ("n_way", "k_shot", "n_query", "episodes", "manifest")}
-    synthetic = bool(about(lock.root, dataset).get("synthetic", False))
+    synthetic = bool(store.about(lock.root / f"data/processed/{dataset}.parquet")["synthetic"])
     return Comparison(dataset, setting, synthetic, **shape, rows=rows, decision=decide(rows, shape["n_way"]))
 
 
@@ -121,8 +123,8 @@ def decide(rows: Sequence[Row], n_way: int) -> Decision:
     """Name the champion: the highest mean accuracy whose 95 % interval lies above chance.
 
     Args:
-        rows: the methods, best first.
-        n_way: classes per episode, so chance is 1/n_way.
+        rows: The methods, best first.
+        n_way: Classes per episode, so chance is 1/n_way.
     """
     chance, reasons = 1 / n_way, []
     for row in rows:
@@ -134,39 +136,25 @@ def decide(rows: Sequence[Row], n_way: int) -> Decision:
     return Decision(None, reasons)
 
 
-def about(root: Path, dataset: str) -> dict[str, Any]:
-    """Return what the processed data set says of itself: source, licence, citation, synthetic.
-
-    Raises:
-        MetashotError: the file is not in the workspace.
-    """
-    path = f"data/processed/{dataset}.parquet"
-    try:
-        metadata = pq.read_schema(root / path).metadata or {}
-    except FileNotFoundError:
-        raise MetashotError(f"no {path}: run `dvc checkout {path}` or `dvc repro`") from None
-    said: dict[str, Any] = json.loads(metadata.get(b"metashot.about", b"{}"))
-    return said
-
-
 def accuracy(mean: float, ci95: float) -> str:
     """Return an accuracy and its 95 % interval as people read it: ``97.12 ± 0.31 %``."""
     return f"{100 * mean:.2f} ± {100 * ci95:.2f} %"
 
 
-def train_seconds(lock: Lock, cell: Cell) -> float:
-    """Return how long the training took, as its record says."""
-    record = json.loads(lock.file(cell.train, cell.train_record).read_text())
-    return float(record["seconds"])
+def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
+    """Return how long each method's training took, as its record says."""
+    cells = lock.cells(comparison.dataset, comparison.setting, [row.method for row in comparison.rows])
+    records = {c.method: json.loads(lock.file(c.train, c.train_record).read_text()) for c in cells}
+    return {method: float(record["seconds"]) for method, record in records.items()}
 
 
 def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mapping[str, int]) -> Table:
     """Return the comparison for a terminal.
 
     Args:
-        comparison: the methods.
-        seconds: training time of each method.
-        versions: the registered model version of each method that has one.
+        comparison: The methods.
+        seconds: Training time of each method.
+        versions: The registered model version of each method that has one.
     """
     title = f"{comparison.data}: {comparison.protocol}"
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
@@ -201,14 +189,9 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """Write ``<data set>-<setting>.json`` and ``.png`` into a folder, each whole or not at all."""
     from metashot.plots import comparison_plot  # matplotlib is slow to import
 
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"json": comparison.json.encode(), "png": comparison_plot(comparison)}
-    for suffix, data in parts.items():
-        partial = folder / f".{comparison.group}.{suffix}.partial"
-        partial.write_bytes(data)
-    for suffix in parts:
-        partial = folder / f".{comparison.group}.{suffix}.partial"
-        partial.replace(folder / f"{comparison.group}.{suffix}")
+    for suffix, data in {"json": comparison.json.encode(), "png": comparison_plot(comparison)}.items():
+        with replacing(folder / f"{comparison.group}.{suffix}") as partial:
+            partial.write_bytes(data)
 
 
 def _row(cell: Cell, metrics: Mapping[str, Any]) -> Row:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metashot.data.store import ImageSet
 from metashot.errors import MetashotError
+from metashot.files import replacing
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Manifest:
     def n_query(self) -> int:
         """Query images of each class."""
         return int(self.query.shape[2])
+
+    @property
+    def queries(self) -> int:
+        """Query images of an episode."""
+        return self.n_way * self.n_query
 
     def narrow(self, n_way: int) -> "Manifest":
         """Cut every episode into ``N // n_way`` smaller ones with classes of their own.
@@ -142,9 +148,8 @@ class Manifest:
             {name: column(getattr(self, name)) for name in ("classes", "support", "query")},
             metadata={f"metashot.{key}": value for key, value in about.items()},
         )
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial, compression="zstd")
 
 
 def load_manifest(path: Path, images: ImageSet) -> Manifest:
@@ -155,12 +160,17 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
     """
     if not path.exists():
         raise MetashotError(f"{path}: no such episode manifest: make it with `dvc repro`")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise MetashotError(f"{path}: damaged ({reason}): bring it back with `dvc checkout`") from None
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     data_md5, split = about.get("metashot.data_md5", ""), about.get("metashot.split", "")
-    if data_md5 != images.md5:
+    if (data_md5, split) != (images.md5, images.split):
         raise MetashotError(
-            f"{path}: made for other data (md5 {data_md5}, not {images.md5}): make it again with `dvc repro`"
+            f"{path}: made for other data (md5 {data_md5}, {split}; not {images.md5}, {images.split}): "
+            "make it again with `dvc repro`"
         )
 
     def rows(name: str) -> np.ndarray:
@@ -172,9 +182,7 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
     return Manifest(classes, rows("support").reshape(shape), rows("query").reshape(shape), data_md5, split)
 
 
-def sample(
-    images: ImageSet, split: str, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int
-) -> Manifest:
+def sample(images: ImageSet, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int) -> Manifest:
     """Draw episodes: N classes, and of each K support and Q query images, all without replacement.
 
     Raises:
@@ -183,12 +191,15 @@ def sample(
     counts = np.bincount(images.labels.numpy(), minlength=len(images.class_names))
     need = k_shot + n_query
     if len(counts) < n_way:
-        raise MetashotError(f"split {split!r} has {len(counts)} classes: too few for {n_way}-way episodes")
+        raise MetashotError(
+            f"split {images.split!r} has {len(counts)} classes: too few for {n_way}-way episodes"
+        )
     if counts.min() < need:
         poorest = int(counts.argmin())
         raise MetashotError(
-            f"class {images.class_names[poorest]!r} of split {split!r} has {counts[poorest]} images: too few "
-            f"for {k_shot} support + {n_query} query images; lower k_shot or n_query, or leave the class out"
+            f"class {images.class_names[poorest]!r} of split {images.split!r} has {counts[poorest]} images: "
+            f"too few for {k_shot} support + {n_query} query images; lower k_shot or n_query, or leave the "
+            "class out"
         )
     starts = np.concatenate([[0], counts.cumsum()[:-1]])
     absent = np.arange(counts.max()) >= counts[:, None]  # [C, most images of a class]
@@ -200,4 +211,4 @@ def sample(
         order = np.where(absent[chosen], np.inf, rng.random((n_way, absent.shape[1]))).argsort(axis=1)
         classes[row] = chosen
         picked[row] = starts[chosen, None] + order[:, :need]
-    return Manifest(classes, picked[..., :k_shot], picked[..., k_shot:], images.md5, split)
+    return Manifest(classes, picked[..., :k_shot], picked[..., k_shot:], images.md5, images.split)

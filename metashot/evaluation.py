@@ -13,7 +13,7 @@ EPISODE_CHUNK = 100  # episodes classified at once
 
 @torch.no_grad()
 def correct_queries(method: Method, images: Tensor, manifest: Manifest) -> np.ndarray:
-    """Correctly answered queries of each episode: ``[E]`` int64, of ``manifest.n_way * manifest.n_query``.
+    """Correctly answered queries of each episode: ``[E]`` int64, of ``manifest.queries``.
 
     Args:
         method: Put into evaluation mode and back.

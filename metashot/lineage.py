@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from metashot import params
+from metashot import files, params
 from metashot.errors import MetashotError
 
 RECORDS = "records/"  # outputs with clock times in them: no part of a result
@@ -35,10 +35,9 @@ def digest(value: object) -> str:
 def md5(path: Path) -> str:
     """Return DVC's digest of a file, or of a directory (``<md5 of its sorted listing>.dir``)."""
     if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listing = json.dumps([{"md5": md5(file), "relpath": name} for name, file in files])
+        return files.md5(path)
+    inside = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    listing = json.dumps([{"md5": files.md5(file), "relpath": name} for name, file in inside])
     return hashlib.md5(listing.encode()).hexdigest() + ".dir"
 
 
@@ -125,10 +124,10 @@ class Lock:
     """The dvc.lock of a repository, and the files it names.
 
     Args:
-        root: the repository's folder.
+        root: The repository's folder.
 
     Raises:
-        MetashotError: there is no dvc.lock, or it cannot be read.
+        MetashotError: There is no dvc.lock, or it cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -143,7 +142,7 @@ class Lock:
         """Return one finished cell.
 
         Raises:
-            MetashotError: it was never trained or evaluated, or its evaluation is of an earlier model.
+            MetashotError: It was never trained or evaluated, or its evaluation is of an earlier model.
         """
         name = f"{dataset}-{setting}-{method}"
         for stage in (f"train@{name}", f"evaluate@{name}"):
@@ -161,7 +160,7 @@ class Lock:
         """Return the cells of a data set and setting: those of the methods that were evaluated, in order.
 
         Raises:
-            MetashotError: there is none.
+            MetashotError: There is none.
         """
         evaluated = [m for m in methods if f"evaluate@{dataset}-{setting}-{m}" in self.entries]
         if not evaluated:
@@ -187,11 +186,11 @@ class Lock:
         """Return where an output of an entry lies, once its bytes are those the entry names.
 
         Args:
-            entry: the stage that made it.
-            path: an output, or a file inside an output that is a folder.
+            entry: The stage that made it.
+            path: An output, or a file inside an output that is a folder.
 
         Raises:
-            MetashotError: the entry names no such output, or the workspace does not hold it, or other bytes.
+            MetashotError: The entry names no such output, or the workspace does not hold it, or other bytes.
         """
         outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
         named = next(_self_and_parents(path, outs), None)
@@ -206,22 +205,34 @@ class Lock:
 
 def listed(root: Path, key: Literal["datasets", "settings", "methods"]) -> list[str]:
     """Return the data sets, settings or methods that params.yaml asks for."""
-    return params.read(root / "params.yaml", key, list[str])
+    names: list[str] = params.read(root / "params.yaml", key, list[str])
+    return names
 
 
 def finished(lock: Lock) -> list[tuple[str, str]]:
-    """Return the listed pairs of data set and setting on which a listed method was evaluated."""
+    """Return the listed pairs of data set and setting on which a listed method was evaluated.
+
+    Raises:
+        MetashotError: There is none.
+    """
     datasets, settings, methods = (listed(lock.root, key) for key in ("datasets", "settings", "methods"))
-    return [
+    found = [
         (dataset, setting)
         for dataset in datasets
         for setting in settings
         if any(f"evaluate@{dataset}-{setting}-{method}" in lock.entries for method in methods)
     ]
+    if not found:
+        raise MetashotError("no method was evaluated yet: run `dvc repro`")
+    return found
 
 
 def find_root(start: Path) -> Path:
-    """Return the nearest folder at or above ``start`` that holds a dvc.yaml."""
+    """Return the nearest folder at or above ``start`` that holds a dvc.yaml.
+
+    Raises:
+        MetashotError: There is none.
+    """
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
@@ -229,7 +240,7 @@ def find_root(start: Path) -> Path:
 
 
 def _self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
-    """Yield those of ``path`` and the folders above it that are named."""
+    """Those of ``path`` and the folders above it that are named."""
     for candidate in (PurePosixPath(path), *PurePosixPath(path).parents):
         if str(candidate) in named:
             yield str(candidate)

@@ -81,8 +81,8 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
     """Draw training loss and validation accuracy against the outer step.
 
     Args:
-        title: what was trained.
-        points: one mapping for each journal line, with ``step``, maybe ``train_loss`` and ``val_accuracy``.
+        title: What was trained.
+        points: One mapping for each journal line, with ``step``, maybe ``train_loss`` and ``val_accuracy``.
     """
     with mpl.rc_context():
         mpl.rcdefaults()

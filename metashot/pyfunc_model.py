@@ -5,6 +5,7 @@ answered, in their order, with the most probable class, its probability and the 
 """
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def pixels(encoded: bytes, channels: int, height: int, width: int) -> NDArray[np
     Transparent parts are paper, white.
 
     Raises:
-        ValueError: the bytes are not a picture.
+        ValueError: The bytes are not a picture.
     """
     try:
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
@@ -49,30 +50,26 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Load model.safetensors and model.json."""
         # Imported here: MLflow also runs this file when it saves a model, where torch is not needed.
-        import json
-
-        import torch
-
-        from metashot import methods
+        from metashot import methods, runtime
 
         described = Path(context.artifacts["model.json"])
         self.image: list[int] = json.loads(described.read_text())["image"]
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = runtime.best_device()
         self.method = methods.load(described.parent, self.device)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Answer the unlabelled rows.
 
         Args:
-            context: not used.
+            context: Not used.
             model_input: ``image`` (bytes of a PNG or JPEG file) and ``label`` (class name, or null).
-            params: not used.
+            params: Not used.
 
         Returns:
             A row for each unlabelled row, in order: ``label``, ``probability``, ``probabilities`` (by class).
 
         Raises:
-            ValueError: what is wrong with the table, in one line.
+            ValueError: What is wrong with the table, in one line.
         """
         import torch
 

@@ -3,7 +3,6 @@
 Both hold clock times, so nothing that is hashed into a later stage may depend on them.
 """
 
-import hashlib
 import json
 import platform
 import resource
@@ -17,24 +16,24 @@ from typing import Any
 import torch
 
 from metashot import runtime
+from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
 
 
-def file_md5(path: Path) -> str:
-    """The md5 of a file, which is also how DVC names it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
 def git_state(root: Path) -> dict[str, Any]:
-    """``commit`` (None outside a git repository) and ``dirty``: tracked files other than dvc.lock changed."""
+    """The commit of HEAD, and whether the tree differs from it.
+
+    Returns:
+        ``commit``, None outside a git repository, and ``dirty``: a file that git does not ignore, other than
+        dvc.lock, is new or changed.
+    """
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)dvc.lock")
+    changed = git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
     return {"commit": git("rev-parse", "--verify", "--quiet", "HEAD"), "dirty": bool(changed)}
 
 
@@ -49,7 +48,7 @@ class Record:
         self.facts: dict[str, Any] = {
             "stage": stage,
             "params": params,
-            "inputs": {str(path): {"md5": file_md5(path), "size": path.stat().st_size} for path in inputs},
+            "inputs": {str(path): {"md5": md5(path), "size": path.stat().st_size} for path in inputs},
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "device": {
                 "type": device.type,

@@ -1,13 +1,17 @@
 """MLflow made to agree with dvc.lock. The only module that talks to a tracking store.
 
-`publish` is a reconciler. Everything it makes carries the digest of the result it shows, is looked for before
-it is made, and is finished where an earlier publish was killed half-way: it may be called at any time, any
-number of times, and rebuilds an emptied store from the journals and records that DVC keeps.
+``publish`` is a reconciler. Everything it makes carries the digest of the result it shows, is looked for
+before it is made, and is finished where an earlier publish was killed half-way: it may be called at any time,
+any number of times, and rebuilds an emptied store from the journals and records that DVC keeps.
+
+A run is one result. A logged model and its version are one result and the code they carry to predict with, so
+a change of that code is a new version of the same run.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -23,7 +27,8 @@ from filelock import FileLock
 from metashot import cards, compare, plots
 from metashot.compare import Comparison, Row, accuracy
 from metashot.errors import MetashotError
-from metashot.lineage import Cell, Lock, digest, finished, listed
+from metashot.files import md5
+from metashot.lineage import Cell, Lock, digest
 
 # Set before the import, which reads some of them. A server that is down is reported in seconds, not minutes.
 for _name, _value in {
@@ -55,10 +60,11 @@ from mlflow.entities.model_registry import ModelVersion  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import Model, ModelSignature  # noqa: E402
 from mlflow.types.schema import ColSpec, DataType, Map, Schema  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlruns/mlflow.db"
-RESULT = "metashot.result"
+RESULT, CODE = "metashot.result", "metashot.code"
 PUBLISHED = "metashot.published"
 NOTE = "mlflow.note.content"
 REQUIRED = (
@@ -70,6 +76,19 @@ REQUIRED = (
     "safetensors",
     "torch",
 )  # to load and run a model
+PACKAGE = Path(__file__).parent
+BUILDER = "pyfunc_model.py"  # the file that MLflow runs to build a model
+CARRIED = (  # the code that a model takes along, as patterns in the package
+    "__init__.py",
+    "backbones.py",
+    "data/__init__.py",
+    "data/store.py",
+    "episodes.py",
+    "errors.py",
+    "files.py",
+    "methods/*.py",
+    "runtime.py",
+)
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 BEST_FIRST = {  # the UI's table of runs with the columns that matter, as its "share view" button stores it
     "orderByKey": "metrics.`test_accuracy`",
@@ -105,10 +124,10 @@ class Published:
 
     Attributes:
         group: Name of the experiment and of the registered model.
-        uri: The tracking URI.
+        uri: The tracking URI, without credentials.
         versions: The model version of each method.
         added: How many of them are new.
-        champion: The method under the alias `champion`, None if no method passed the gate.
+        champion: The method under the alias ``champion``, None if no method passed the gate.
     """
 
     group: str
@@ -130,34 +149,52 @@ def tracking_uri(root: Path) -> str:
     return f"{SQLITE}{(root / path).resolve()}" if found and not scheme else uri
 
 
-def publish(root: Path, dataset: str | None = None, setting: str | None = None) -> list[Published]:
+def without_credentials(text: str) -> str:
+    """Return the text with ``user:password@`` taken out of the addresses in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
+def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[Published]:
     """Make MLflow agree with dvc.lock and the files it names.
 
     Args:
-        root: the repository.
-        dataset: only this data set.
-        setting: only this setting.
+        root: The repository.
+        groups: Pairs of data set and setting.
+        methods: Their methods, as far as they were evaluated.
+
+    Returns:
+        What MLflow holds now, a group each.
 
     Raises:
-        MetashotError: nothing to publish, files missing from the workspace, or MLflow not reachable.
+        MetashotError: Nothing to publish, files missing from the workspace, or MLflow not reachable.
     """
     lock = Lock(root)
-    methods = listed(root, "methods")
-    groups = [(d, s) for d, s in finished(lock) if dataset in (None, d) and setting in (None, s)]
-    if not groups:
-        raise MetashotError("no method was evaluated yet: run `dvc repro`")
     with _client(root) as (client, uri):
         return [_publish(client, uri, lock, *group, methods) for group in groups]
 
 
 def versions(root: Path, comparison: Comparison) -> dict[str, int]:
-    """Return the registered version of each method's result; nothing where MLflow has never been used."""
+    """Return the version of each method that is registered as it is now; none where MLflow was never used.
+
+    Raises:
+        MetashotError: MLflow is not reachable.
+    """
     uri = tracking_uri(root)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return {}
     with _client(root) as (client, _):
-        found = _versions(client, comparison.group)
+        found = _versions(client, comparison.group, code_digest())
     return {row.method: int(found[row.result].version) for row in comparison.rows if row.result in found}
+
+
+def code_digest() -> str:
+    """Return the digest of the code that a model registered now would carry."""
+    carried = [PACKAGE / BUILDER, *_carried()]
+    return digest({path.relative_to(PACKAGE).as_posix(): md5(path) for path in carried})
+
+
+def _carried() -> list[Path]:
+    return sorted(path for pattern in CARRIED for path in PACKAGE.glob(pattern))
 
 
 @contextmanager
@@ -165,17 +202,18 @@ def _client(root: Path) -> Iterator[tuple[MlflowClient, str]]:
     """One publisher at a time: two at once would make the database, a run or a version twice."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every migration of a new database
     uri = tracking_uri(root)
-    if uri.startswith(SQLITE):
-        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    (root / "mlruns").mkdir(exist_ok=True)
-    with FileLock(root / "mlruns" / ".publish.lock"):
-        try:
+    try:
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        (root / "mlruns").mkdir(exist_ok=True)
+        with FileLock(root / "mlruns" / ".publish.lock"):
             yield MlflowClient(uri, uri), uri
-        except MlflowException as error:
-            what = " ".join(str(error).split())
-            raise MetashotError(
-                f"MLflow at {uri} failed; run `metashot publish` when it is well: {what}"
-            ) from error
+    # the database or its folder cannot be used, or its driver is not installed
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        what = " ".join(str(error).split())
+        raise MetashotError(
+            without_credentials(f"MLflow at {uri} failed; run `metashot publish` when it is well: {what}")
+        ) from error
 
 
 def _publish(
@@ -184,7 +222,8 @@ def _publish(
     comparison = compare.compare(lock, dataset, setting, methods)
     experiment = _experiment(client, uri, comparison)
     _registered_model(client, comparison)
-    before = _versions(client, comparison.group)
+    code = code_digest()
+    before = _versions(client, comparison.group, code)
     cells = {cell.method: cell for cell in lock.cells(dataset, setting, methods)}
     records = {
         method: json.loads(lock.file(cell.train, cell.train_record).read_text())
@@ -195,16 +234,15 @@ def _publish(
     # In the order of training, so that a rebuilt registry numbers its versions as the first one did
     for method in sorted(cells, key=lambda method: (records[method]["started"], method)):
         publisher = _CellPublisher(
-            client, experiment, lock, cells[method], rows[method], records[method], comparison
+            client, experiment, lock, cells[method], rows[method], records[method], comparison, code
         )
         made[method] = int(publisher.publish(before.get(rows[method].result)).version)
         newest = method
     _alias(client, comparison.group, "challenger", made[newest])
     champion = comparison.decision.champion
-    if champion:
-        _alias(client, comparison.group, "champion", made[champion])
+    _alias(client, comparison.group, "champion", made[champion] if champion else None)
     added = sum(row.result not in before for row in comparison.rows)
-    return Published(comparison.group, uri, made, added, champion)
+    return Published(comparison.group, without_credentials(uri), made, added, champion)
 
 
 @dataclass(frozen=True)
@@ -218,11 +256,12 @@ class _CellPublisher:
     row: Row
     trained: Mapping[str, Any]  # the training's record
     comparison: Comparison
+    code: str  # digest of what the model carries
 
     def publish(self, version: ModelVersion | None) -> ModelVersion:
         """Complete the run, the logged model and the version, and return the version."""
         run = self._run()
-        if version and run.data.tags.get(PUBLISHED) == self.comparison.digest:
+        if version and run.data.tags.get(PUBLISHED) == self._state:
             return version
         run_id = run.info.run_id
         evaluated = json.loads(self.lock.file(self.cell.evaluate, self.cell.evaluate_record).read_text())
@@ -239,8 +278,13 @@ class _CellPublisher:
         linked = json.dumps([{"name": version.name, "version": int(version.version)}])
         self.client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": linked})  # the UI's link
         self.client.set_terminated(run_id, "FINISHED", _ms(self.trained["started"] + self.trained["seconds"]))
-        self.client.set_tag(run_id, PUBLISHED, self.comparison.digest)
+        self.client.set_tag(run_id, PUBLISHED, self._state)
         return version
+
+    @property
+    def _state(self) -> str:
+        """All that a run shows beyond its result: once published, there is nothing left to do."""
+        return digest([self.comparison.digest, self.code])
 
     @property
     def _description(self) -> str:
@@ -250,10 +294,11 @@ class _CellPublisher:
     def _labels(self) -> dict[str, str]:
         """The few tags that models and versions are listed with; the run has all."""
         trained = accuracy(self.row.accuracy, self.row.ci95)
-        return {"method": self.cell.method, "accuracy": trained, RESULT: self.cell.result}
+        return {"method": self.cell.method, "accuracy": trained, RESULT: self.cell.result, CODE: self.code}
 
     def _run(self) -> Run:
-        found = self.client.search_runs([self.experiment], self._is_this, max_results=1)
+        this = f"tags.`{RESULT}` = '{self.cell.result}'"
+        found = self.client.search_runs([self.experiment], this, max_results=1)
         if found:
             return found[0]
         ancestry = [{"stage": entry.stage, **entry.inputs} for entry in self.lock.ancestry(self.cell)]
@@ -267,7 +312,9 @@ class _CellPublisher:
             RESULT: self.cell.result,
             "metashot.git_commit": str(git["commit"]),
             "metashot.git_dirty": str(git["dirty"]).lower(),
-            "metashot.dvc_lock": digest(ancestry),
+            "metashot.lineage": digest(ancestry),
+            # The whole file as it was when the run was made: where it came from, no part of what it is
+            "metashot.dvc_lock": md5(self.lock.root / "dvc.lock"),
             "metashot.synthetic": str(self.comparison.synthetic).lower(),
             "metashot.transductive": str(self.row.transductive).lower(),
             "metashot.device": self.trained["device"]["type"],
@@ -279,10 +326,6 @@ class _CellPublisher:
             tags["mlflow.source.git.commit"] = git["commit"]
         started = _ms(self.trained["started"])
         return self.client.create_run(self.experiment, started, tags, run_name=self.cell.method)
-
-    @property
-    def _is_this(self) -> str:
-        return f"tags.`{RESULT}` = '{self.cell.result}'"
 
     def _log_params(self, run_id: str) -> None:
         params = [Param(key, value) for key, value in _flat(self.trained["params"])]
@@ -300,7 +343,8 @@ class _CellPublisher:
 
     def _model(self, run: Run) -> LoggedModel:
         """The logged model: found or made, its files uploaded, linked to the run."""
-        found = self.client.search_logged_models([self.experiment], self._is_this, max_results=1)
+        this = f"tags.`{RESULT}` = '{self.cell.result}' AND tags.`{CODE}` = '{self.code}'"
+        found = self.client.search_logged_models([self.experiment], this, max_results=1)
         model = found[0] if found else None
         if model is None:
             model = self.client.create_logged_model(
@@ -325,15 +369,17 @@ class _CellPublisher:
 
     def _save(self, folder: Path, model: LoggedModel) -> None:
         """Write an MLflow model: our two files, the code that reads them, and what it needs to run."""
-        package = Path(__file__).parent
-        code = folder.with_name("code") / package.name
-        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
+        code = folder.with_name("code") / PACKAGE.name
+        for path in _carried():
+            copy = code / path.relative_to(PACKAGE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
         paths = {name: f"{self.cell.model}/{name}" for name in ("model.json", "model.safetensors")}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*input example", UserWarning)  # it would be run to check it
             mlflow.pyfunc.save_model(
                 path=folder,
-                python_model=package / "pyfunc_model.py",
+                python_model=PACKAGE / BUILDER,
                 artifacts={name: str(self.lock.file(self.cell.train, path)) for name, path in paths.items()},
                 code_paths=[str(code)],
                 pip_requirements=requirements(),
@@ -343,7 +389,7 @@ class _CellPublisher:
                     run_id=model.source_run_id,
                     model_uuid=model.model_id,
                     model_id=model.model_id,
-                    metadata={RESULT: self.cell.result},
+                    metadata={RESULT: self.cell.result, CODE: self.code},
                 ),
             )
 
@@ -453,20 +499,25 @@ def _registered_model(client: MlflowClient, comparison: Comparison) -> None:
             client.update_registered_model(comparison.group, description)
 
 
-def _versions(client: MlflowClient, group: str) -> dict[str, ModelVersion]:
-    """Every version of a registered model by the result it holds."""
+def _versions(client: MlflowClient, group: str, code: str) -> dict[str, ModelVersion]:
+    """The versions of a registered model that carry the code, by the result they hold."""
     found: dict[str, ModelVersion] = {}
     token = None
     while True:
         page = client.search_model_versions(f"name = '{group}'", page_token=token)
-        found |= {version.tags[RESULT]: version for version in page if RESULT in version.tags}
+        found |= {version.tags[RESULT]: version for version in page if version.tags.get(CODE) == code}
         token = page.token
         if not token:
             return found
 
 
-def _alias(client: MlflowClient, group: str, alias: str, version: int) -> None:
-    if int(client.get_registered_model(group).aliases.get(alias, 0)) != version:
+def _alias(client: MlflowClient, group: str, alias: str, version: int | None) -> None:
+    """Point an alias at a version, or take it away."""
+    now = client.get_registered_model(group).aliases.get(alias)
+    if version is None:
+        if now is not None:
+            client.delete_registered_model_alias(group, alias)
+    elif now is None or int(now) != version:
         client.set_registered_model_alias(group, alias, str(version))
 
 

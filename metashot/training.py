@@ -77,7 +77,6 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     manifest = manifest.narrow(method.train_way)
     batches = manifest.stream(meta_batch, seed)
-    queries = val_manifest.n_way * val_manifest.n_query
 
     best_accuracy, best_step, best_state = -1.0, 0, dict[str, Tensor]()
     curve: list[tuple[int, float, float]] = []
@@ -85,7 +84,7 @@ def train(
     curve_total, curve_since = 0.0, 0
     method.train()
     started = time.perf_counter()
-    with tqdm(total=steps, unit="step", dynamic_ncols=True, mininterval=1) as bar:
+    with tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar:
         for step in range(1, steps + 1):
             optimizer.zero_grad()
             total += method.backward(manifest.gather(train_pixels, next(batches)))
@@ -110,7 +109,9 @@ def train(
             curve_total, curve_since = curve_total + float(total), curve_since + since
             total, since = torch.zeros((), device=device), 0
             if validate:
-                accuracy = float(correct_queries(method, val_pixels, val_manifest).mean()) / queries
+                accuracy = (
+                    float(correct_queries(method, val_pixels, val_manifest).mean()) / val_manifest.queries
+                )
                 point["val_accuracy"] = accuracy
                 curve.append((step, curve_total / curve_since, accuracy))
                 curve_total, curve_since = 0.0, 0

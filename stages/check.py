@@ -6,14 +6,15 @@ The output says the same whenever it is there, so that a changed but valid param
 from pathlib import Path
 
 from metashot import params
+from metashot.files import replacing
 from stages import PARAMS, run
 
 
 def main() -> None:
     """Check params.yaml; leave ``data/params.ok``."""
     params.check(PARAMS)
-    Path("data").mkdir(exist_ok=True)
-    Path("data/params.ok").write_text("params.yaml is valid\n")
+    with replacing(Path("data/params.ok")) as partial:
+        partial.write_text("params.yaml is valid\n")
 
 
 if __name__ == "__main__":

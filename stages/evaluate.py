@@ -13,99 +13,79 @@ from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
 from metashot.evaluation import correct_queries, mean_and_interval
-from metashot.methods.base import Method, Problem
-from metashot.params import Setting
-from metashot.record import Record, file_md5
-from stages import read_params, replacing, replacing_file, run, write_csv
+from metashot.files import md5, replacing
+from metashot.params import ExtraSetting, Name, Seed
+from metashot.record import Record
+from stages import read_params, run, write_csv
 
 
-def main(dataset: str, setting: str, name: str) -> None:
+def main(dataset: str, setting: str, method: str) -> None:
     """Write metrics, per-episode counts, their histogram and a record."""
-    seed = read_params("seed", int)
-    protocol = read_params(f"setting.{setting}", Setting)
-    cell = f"{dataset}-{setting}/{name}"
-    model, data = Path(f"models/{cell}"), Path(f"data/processed/{dataset}.parquet")
+    seed: int = read_params("seed", Seed)
+    extras = read_params(f"setting.{setting}.extra", dict[Name, ExtraSetting])
+    cell = f"{dataset}-{setting}/{method}"
+    folder, data = Path(f"models/{cell}"), Path(f"data/processed/{dataset}.parquet")
     episodes = Path(f"data/episodes/{dataset}-{setting}")
-    manifests = {setting: episodes / "test.parquet"}
-    manifests |= {extra: episodes / f"test-{extra}.parquet" for extra in protocol.extra}
+    paths = {setting: episodes / "test.parquet"}
+    paths |= {extra: episodes / f"test-{extra}.parquet" for extra in extras}
 
     runtime.keep_freed_memory()
     device = runtime.best_device()
-    record = Record(
-        "evaluate",
-        device,
-        {"seed": seed},
-        [model / "model.safetensors", model / "model.json", data, *manifests.values()],
-    )
-    test = store.load(data, "test")
+    model, test = methods.load(folder, device), store.load(data, "test")
+    manifests = {name: load_manifest(path, test) for name, path in paths.items()}
+    read = [folder / "model.safetensors", folder / "model.json", data, *paths.values()]
+    record = Record("evaluate", device, {"seed": seed}, read)
     images = test.images.to(device)
-    method = methods.load(model, device)
+    with runtime.reproducible(seed):  # the weights that training started from
+        untrained = type(model)(model.params, model.problem).to(device)
 
     correct: dict[str, np.ndarray] = {}
-    totals: dict[str, int] = {}
     summary: dict[str, dict[str, float]] = {}
-    for protocol_name, path in manifests.items():
-        manifest = load_manifest(path, test)
+    for name, manifest in manifests.items():
         try:
-            method.check_setting(manifest.n_way)
+            model.check_setting(manifest.n_way)
         except MetashotError:
-            if protocol_name == setting:
+            if name == setting:
                 raise
             continue  # an extra protocol is evaluated where the method allows it
-        totals[protocol_name] = manifest.n_way * manifest.n_query
-        correct[protocol_name] = correct_queries(method, images, manifest)
-        summary[protocol_name] = _summarise(correct[protocol_name] / totals[protocol_name])
-
-    manifest = load_manifest(manifests[setting], test)
-    untrained = correct_queries(_untrained(method, name, model, seed).to(device), images, manifest)
+        correct[name] = correct_queries(model, images, manifest)
+        summary[name] = _summarise(correct[name] / manifest.queries)
+    main_manifest = manifests[setting]
     metrics = {
         **summary.pop(setting),
-        "n_way": manifest.n_way,
-        "k_shot": manifest.k_shot,
-        "n_query": manifest.n_query,
-        "transductive": method.transductive,
-        "parameters": method.parameter_count(),
-        "untrained": _summarise(untrained / totals[setting]),
+        "n_way": main_manifest.n_way,
+        "k_shot": main_manifest.k_shot,
+        "n_query": main_manifest.n_query,
+        "transductive": model.transductive,
+        "parameters": model.parameter_count(),
+        "untrained": _summarise(correct_queries(untrained, images, main_manifest) / main_manifest.queries),
         "extra": summary,
-        "manifest": file_md5(manifests[setting]),
+        "manifest": md5(paths[setting]),
     }
 
     results = Path(f"results/{cell}")
-    with replacing_file(results / "metrics.json") as partial:
+    with replacing(results / "metrics.json") as partial:
         partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    with replacing_file(results / "episodes.parquet") as partial:
-        pq.write_table(_table(correct, totals), partial, compression="zstd")
-    histogram = sorted(Counter((correct[setting] / totals[setting]).round(4).tolist()).items())
-    write_csv(results / "accuracy.csv", ("accuracy", "episodes"), histogram)
-    with replacing(Path(f"records/evaluate/{cell}")) as directory:
-        record.save(directory, dataset=dataset, setting=setting, method=name)
+    columns = {"setting": [], "episode": [], "correct": [], "queries": []}  # type: dict[str, list[object]]
+    for name, counts in correct.items():
+        columns["setting"] += [name] * len(counts)
+        columns["episode"] += range(len(counts))
+        columns["correct"] += counts.tolist()
+        columns["queries"] += [manifests[name].queries] * len(counts)
+    number = pa.int32()
+    schema = pa.schema({"setting": pa.string(), "episode": number, "correct": number, "queries": number})
+    with replacing(results / "episodes.parquet") as partial:
+        pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
+    histogram = Counter((correct[setting] / main_manifest.queries).round(4).tolist())
+    write_csv(results / "accuracy.csv", ("accuracy", "episodes"), sorted(histogram.items()))
+    with replacing(Path(f"records/evaluate/{cell}")) as partial:
+        partial.mkdir()
+        record.save(partial, dataset=dataset, setting=setting, method=method)
 
 
 def _summarise(accuracy: np.ndarray) -> dict[str, float]:
     mean, interval = mean_and_interval(accuracy)
     return {"accuracy": mean, "ci95": interval, "episodes": len(accuracy)}
-
-
-def _untrained(method: Method, name: str, model: Path, seed: int) -> Method:
-    """The same method with the random weights that training started from."""
-    about = json.loads((model / "model.json").read_text())
-    params = method.params_type(**about["hyperparameters"])
-    with runtime.reproducible(seed):
-        return methods.method_class(name)(params, Problem(tuple(about["image"]), about["n_way"]))
-
-
-def _table(correct: dict[str, np.ndarray], totals: dict[str, int]) -> pa.Table:
-    return pa.concat_tables(
-        pa.table(
-            {
-                "setting": pa.array([setting] * len(counts)),
-                "episode": pa.array(np.arange(len(counts)), pa.int32()),
-                "correct": pa.array(counts, pa.int32()),
-                "queries": pa.array([totals[setting]] * len(counts), pa.int32()),
-            }
-        )
-        for setting, counts in correct.items()
-    )
 
 
 if __name__ == "__main__":

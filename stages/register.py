@@ -10,12 +10,12 @@ from stages import read_params, run
 def main(dataset: str, setting: str) -> None:
     """Write reports/<data set>-<setting>.json and .png, and publish."""
     root = Path.cwd()
-    comparison = compare(Lock(root), dataset, setting, read_params("methods", list[str]))
-    write_report(comparison, root / "reports")
+    methods = read_params("methods", list[str])
+    write_report(compare(Lock(root), dataset, setting, methods), root / "reports")
 
     from metashot import tracking  # slow to import
 
-    for published in tracking.publish(root, dataset, setting):
+    for published in tracking.publish(root, [(dataset, setting)], methods):
         print(published)  # noqa: T201
 
 

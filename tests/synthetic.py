@@ -1,7 +1,9 @@
 """A repository as DVC leaves it after `dvc repro`, written by hand: results of trainings that never ran."""
 
+import functools
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
+ROOT = Path(__file__).parent.parent
 ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
 STARTED = 1_790_000_000.0
 
@@ -24,21 +27,16 @@ def make(
     accuracy = accuracy or ACCURACY
     root.mkdir(parents=True, exist_ok=True)
     (root / "dvc.yaml").write_text("stages: {}\n")
-    params = {
-        "datasets": [ds],
-        "settings": [s],
-        "methods": list(accuracy),
-        "data": {ds: {"seed": 1}},
-        "seed": 1,
-    }
-    _dump(root / "params.yaml", params)
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    _dump(root / "params.yaml", params | {"datasets": [ds], "settings": [s], "methods": list(accuracy)})
     (root / "raw.txt").write_text("raw")
     about = json.dumps({"synthetic": ds == "glyphs", "source": "made up"})
+    said = {"metashot.image": "28,28,1", "metashot.about": about}
     data, episodes = f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
     for path in (data, *(f"{episodes}/{part}.parquet" for part in ("train", "val", "test", "test-5w5s"))):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({"path": [path]})
-        pq.write_table(table.replace_schema_metadata({"metashot.about": about}), root / path)
+        pq.write_table(table.replace_schema_metadata(said), root / path)
     stages = {
         f"preprocess@{ds}": _stage(root, f"python -m stages.preprocess {ds}", ["raw.txt"], [data]),
         f"episodes@{ds}-{s}": _stage(root, f"python -m stages.episodes {ds} {s}", [data], [episodes]),
@@ -47,6 +45,21 @@ def make(
         stages |= cell(root, ds, s, method, accuracy[method], started=STARTED + 100 * index, save=save)
     _dump(root / "dvc.lock", {"schema": "2.0", "stages": stages})
     return root
+
+
+def give_database(root: Path) -> None:
+    """Put an empty MLflow database at its place: to make one takes MLflow seconds."""
+    (root / "mlruns").mkdir()
+    (root / "mlruns/mlflow.db").write_bytes(_database())
+
+
+@functools.cache
+def _database() -> bytes:
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
 
 
 def cell(

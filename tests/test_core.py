@@ -55,12 +55,12 @@ def image_set(classes: int = 12, per_class: int = 8, seed: int = 0, size: int = 
     noisy = pictures + 0.25 * torch.randn(classes, per_class, 1, size, size, generator=g)
     images = (noisy.clamp(0, 1) * 255).to(torch.uint8).flatten(0, 1)
     labels = torch.arange(classes).repeat_interleave(per_class)
-    return ImageSet(images, labels, [f"class{i}" for i in range(classes)], f"md5-{seed}")
+    return ImageSet(images, labels, [f"class{i}" for i in range(classes)], f"md5-{seed}", "test")
 
 
 def draw(images: ImageSet, episodes: int = 6, seed: int = 0, **shape: int) -> Manifest:
     protocol = {"n_way": 5, "k_shot": 1, "n_query": 3} | shape
-    return sample(images, "test", episodes=episodes, seed=seed, **protocol)
+    return sample(images, episodes=episodes, seed=seed, **protocol)
 
 
 # --- episodes
@@ -88,7 +88,7 @@ def test_classes_and_images_are_drawn_evenly() -> None:
 def test_classes_of_unequal_size_are_drawn_within_their_bounds() -> None:
     full = image_set(classes=6)
     keep = torch.cat([torch.arange(8 * c, 8 * c + 4 + c % 3) for c in range(6)])
-    images = ImageSet(full.images[keep], full.labels[keep], full.class_names, "x")
+    images = dataclasses.replace(full, images=full.images[keep], labels=full.labels[keep])
     manifest = draw(images, episodes=200, n_way=6)
     used = np.concatenate([manifest.support, manifest.query], axis=2)
     assert (images.labels.numpy()[used] == manifest.classes[..., None]).all()
@@ -121,8 +121,13 @@ def test_a_manifest_survives_its_file_and_refuses_other_data(tmp_path: Path) -> 
     assert path.read_bytes() == first
     with pytest.raises(MetashotError, match="made for other data"):
         load_manifest(path, image_set(seed=1))
+    with pytest.raises(MetashotError, match="made for other data"):
+        load_manifest(path, dataclasses.replace(images, split="train"))
     with pytest.raises(MetashotError, match="no such episode manifest"):
         load_manifest(tmp_path / "none.parquet", images)
+    path.write_bytes(first[: len(first) // 2])
+    with pytest.raises(MetashotError, match="damaged"):
+        load_manifest(path, images)
 
 
 def test_gathered_tensors_are_the_images_of_the_rows_in_the_order_of_the_labels() -> None:
@@ -313,8 +318,7 @@ def test_the_learning_core_imports_without_the_pipeline_packages() -> None:
 
 
 def test_model_json_names_what_to_build(tmp_path: Path) -> None:
-    method, params = build("maml")
-    methods.save(method, "maml", params, Problem((1, 16, 16), 5, 12), tmp_path)
+    methods.save(build("maml")[0], tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
         "format": 1,

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,8 @@ from metashot.data.preprocess import preprocess
 from metashot.data.source import source
 from metashot.errors import MetashotError
 
+GLYPHS = glyphs.Params(raw=glyphs.Raw(seed=0, writers=4), image_size=28, rotations=False)
+OMNIGLOT = omniglot.Params(raw=omniglot.Raw(), split="vinyals", image_size=28, rotations=True)
 ABOUT = {"source": "made up", "licence": "none", "citation": "", "synthetic": True}
 SPLITS: tuple[Any, ...] = ("train", "val", "test")
 
@@ -252,7 +255,7 @@ class TestStages:
 
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:
-        (tmp_path / "params.yaml").write_text("data: {omniglot: {split: vinyals}}\n")
+        (tmp_path / "params.yaml").write_text("data: {omniglot: {raw: {}, split: vinyals, image_size: 28, rotations: true}}\n")
         (tmp_path / "data/raw/omniglot").mkdir(parents=True)
         for name in omniglot.ARCHIVES:
             (tmp_path / "data/raw/omniglot" / name).write_bytes(b"previous")
@@ -299,13 +302,13 @@ def omniglot_raw(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     raw = tmp_path_factory.mktemp("omniglot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METASHOT_MIRROR", str(shared_data / "omniglot"))
-        omniglot.download(omniglot.Params(), raw)
+        omniglot.download(omniglot.Raw(), raw)
     return raw
 
 
 @pytest.fixture(scope="module")
 def omniglot_parquet(omniglot_raw: Path) -> Path:
-    preprocess(omniglot, omniglot.Params(), omniglot_raw, omniglot_raw / "omniglot.parquet")
+    preprocess(omniglot, OMNIGLOT, omniglot_raw, omniglot_raw / "omniglot.parquet")
     return omniglot_raw / "omniglot.parquet"
 
 
@@ -340,7 +343,7 @@ class TestOmniglot:
         assert not torch.equal(got.images[first + 2], got.images[first + 3])
 
     def test_background_split(self, omniglot_raw: Path) -> None:
-        params = omniglot.Params(split="background")
+        params = replace(OMNIGLOT, split="background")
         counts: Counter[tuple[str, str]] = Counter()
         for name in omniglot.ARCHIVES:
             with zipfile.ZipFile(omniglot_raw / name) as file:
@@ -356,13 +359,13 @@ class TestOmniglot:
 @pytest.fixture(scope="module")
 def glyphs_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = tmp_path_factory.mktemp("glyphs")
-    glyphs.download(glyphs.Params(seed=0, writers=4), raw)
+    glyphs.download(glyphs.Raw(seed=0, writers=4), raw)
     return raw
 
 
 @pytest.fixture(scope="module")
 def glyphs_parquet(glyphs_raw: Path) -> Path:
-    preprocess(glyphs, glyphs.Params(seed=0, writers=4), glyphs_raw, glyphs_raw / "glyphs.parquet")
+    preprocess(glyphs, GLYPHS, glyphs_raw, glyphs_raw / "glyphs.parquet")
     return glyphs_raw / "glyphs.parquet"
 
 
@@ -406,7 +409,7 @@ class TestGlyphs:
     def test_seed_decides_every_byte(self, tmp_path: Path) -> None:
         digests = []
         for seed in (0, 0, 1):
-            glyphs.download(glyphs.Params(seed=seed), tmp_path)
+            glyphs.download(glyphs.Raw(seed=seed, writers=20), tmp_path)
             digests.append(hashlib.md5((tmp_path / "glyphs.zip").read_bytes()).hexdigest())
         assert digests[0] == digests[1] != digests[2]
         assert [path.name for path in tmp_path.iterdir()] == ["glyphs.zip"]
@@ -416,17 +419,17 @@ class TestGlyphs:
         with zipfile.ZipFile(tmp_path / "glyphs.zip", "a") as file:
             file.writestr("Klingon/U+F8D0/01.png", png(0))
         with pytest.raises(MetashotError, match="'Klingon' is none of the scripts"):
-            preprocess(glyphs, glyphs.Params(seed=0), tmp_path, tmp_path / "out.parquet")
+            preprocess(glyphs, GLYPHS, tmp_path, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize(
     ("build", "key"),
     [
-        (lambda: omniglot.Params(split="mine"), "split"),  # type: ignore[arg-type]
-        (lambda: omniglot.Params(image_size=500), "image_size"),
-        (lambda: glyphs.Params(seed=0, writers=1), "writers"),
-        (lambda: glyphs.Params(seed=-1), "seed"),
-        (lambda: glyphs.Params(seed=0, image_size=0), "image_size"),
+        (lambda: replace(OMNIGLOT, split="mine"), "split"),  # type: ignore[arg-type]
+        (lambda: replace(OMNIGLOT, image_size=500), "image_size"),
+        (lambda: glyphs.Raw(seed=0, writers=1), "writers"),
+        (lambda: glyphs.Raw(seed=-1, writers=20), "seed"),
+        (lambda: replace(GLYPHS, image_size=0), "image_size"),
     ],
 )
 def test_params_name_the_key_that_is_wrong(build: Callable[[], object], key: str) -> None:
@@ -436,5 +439,5 @@ def test_params_name_the_key_that_is_wrong(build: Callable[[], object], key: str
 
 def test_source() -> None:
     assert source("omniglot").ARCHIVES == ("images_background.zip", "images_evaluation.zip")
-    with pytest.raises(MetashotError, match=r"there is no module metashot\.data\.klingon"):
+    with pytest.raises(MetashotError, match=r"there is no metashot/data/klingon\.py"):
         source("klingon")

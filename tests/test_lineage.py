@@ -98,6 +98,9 @@ def test_cells_are_those_listed_and_evaluated(tmp_path):
         "matching",
     ]
     assert lineage.finished(lock) == [("glyphs", "5w1s")]
+    lock.entries.clear()
+    with pytest.raises(MetashotError, match="no method was evaluated yet: run `dvc repro`"):
+        lineage.finished(lock)
 
 
 def test_ancestry_goes_back_to_the_raw_data(tmp_path):

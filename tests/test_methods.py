@@ -1,6 +1,7 @@
 """Each method against independent truth: closed forms, brute force, finite differences, plain autograd."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -127,8 +128,7 @@ def test_maml_with_query_statistics_is_transductive_and_says_so() -> None:
 @pytest.mark.parametrize("name", PARAMS)
 def test_a_saved_model_predicts_the_same_and_needs_no_pickle(name: str, tmp_path) -> None:
     method, e = build(name).eval(), episodes()
-    params = method.params_type(**PARAMS[name])
-    methods.save(method, name, params, base.Problem(IMAGE, 3, 20), tmp_path)
+    methods.save(method, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
     loaded = methods.load(tmp_path)
     expected = method.predict(e.support, e.support_labels, e.query, 3)
@@ -139,8 +139,29 @@ def test_a_saved_model_predicts_the_same_and_needs_no_pickle(name: str, tmp_path
 def test_loading_what_is_no_model_is_one_clear_line(tmp_path) -> None:
     with pytest.raises(MetashotError, match=r"model\.json: no such file"):
         methods.load(tmp_path)
-    (tmp_path / "model.json").write_text('{"format": 99}')
-    with pytest.raises(MetashotError, match="format 99"):
+    methods.save(build("maml"), tmp_path)
+    good = json.loads((tmp_path / "model.json").read_text())
+    for change, line in [
+        ({"format": 99}, "format 99"),
+        ({"method": "os"}, "unknown method 'os'"),
+        ({"method": "../maml"}, "unknown method"),
+        ({"method": "base"}, "unknown method"),
+        ({"method": 5}, "unknown method"),
+        ({"hyperparameters": {"width": 4}}, "damaged or not a saved model"),
+        ({"hyperparameters": good["hyperparameters"] | {"width": 5}}, "damaged or not a saved model"),
+        ({"hyperparameters": good["hyperparameters"] | {"downsample": "fold"}}, "downsample: must be one of"),
+    ]:
+        (tmp_path / "model.json").write_text(json.dumps(good | change))
+        with pytest.raises(MetashotError, match=line) as error:
+            methods.load(tmp_path)
+        assert "\n" not in str(error.value)
+    for text in ("", "[]", "{}"):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(MetashotError, match="damaged or not a saved model"):
+            methods.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(good))
+    (tmp_path / "model.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(MetashotError, match="damaged or not a saved model"):
         methods.load(tmp_path)
 
 

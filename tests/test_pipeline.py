@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("metashot", "stages")
 # Modules that code picks by name at run time: importer -> what it picks, for a cell of the matrix.
 PICKED = {
+    "metashot.tracking": "metashot.pyfunc_model",  # runs as a file
     "metashot.data.source": "metashot.data.{dataset}",
     "metashot.methods": "metashot.methods.{method}",
 }
@@ -67,6 +68,17 @@ def fill(text: str, cell: dict[str, str]) -> str:
     return text
 
 
+def stage_cells(stage: str, cell: dict[str, str]) -> set[str]:
+    """Files of ours that a cell runs."""
+    used = closure(f"stages.{stage}", cell)
+    if stage == "check":  # validates every section, so it reads every module that has one
+        for name in params["data"]:
+            used |= closure(f"metashot.data.{name}", {})
+        for name in params["method"]:
+            used |= closure(f"metashot.methods.{name}", {})
+    return used
+
+
 def declared_code(stage: str, cell: dict[str, str]) -> set[str]:
     return {path for dep in stages[stage]["deps"] if (path := fill(dep, cell)).endswith(".py")}
 
@@ -75,21 +87,11 @@ def all_cells() -> list:
     return [pytest.param(s, c, id="-".join([s, *c.values()])) for s in stages for c in cells(s)]
 
 
-def code(stage: str, cell: dict[str, str]) -> set[str]:
-    expected = closure(f"stages.{stage}", cell)
-    if stage == "check":  # validates every section, so it reads every module that has one
-        for name in params["data"]:
-            expected |= closure(f"metashot.data.{name}", {})
-        for name in params["method"]:
-            expected |= closure(f"metashot.methods.{name}", {})
-    return expected
-
-
 @pytest.mark.parametrize(("stage", "cell"), all_cells())
 def test_every_module_a_cell_runs_is_declared_and_no_other_method_or_source(
     stage: str, cell: dict[str, str]
 ) -> None:
-    declared, used = declared_code(stage, cell), code(stage, cell)
+    declared, used = declared_code(stage, cell), stage_cells(stage, cell)
     assert used <= declared
     # DVC cannot give some cells of a matrix a dependency of their own, so a module that a few methods share
     # counts for all of them; those that cells are named after never do.
@@ -104,7 +106,7 @@ def test_every_module_a_cell_runs_is_declared_and_no_other_method_or_source(
 @pytest.mark.parametrize("stage", stages)
 def test_every_declared_module_is_run_by_some_cell(stage: str) -> None:
     declared = set().union(*(declared_code(stage, cell) for cell in cells(stage)))
-    assert declared == set().union(*(code(stage, cell) for cell in cells(stage)))
+    assert declared == set().union(*(stage_cells(stage, cell) for cell in cells(stage)))
 
 
 def outputs(stage: str, cell: dict[str, str]) -> list[str]:
@@ -120,6 +122,56 @@ def test_every_output_is_cached_and_belongs_to_one_cell() -> None:
     assert len(paths) == len(set(paths))
     nested = [(a, b) for a in paths for b in paths if a != b and Path(a).is_relative_to(b)]
     assert not nested
+
+
+def test_modules_that_code_picks_by_name_are_all_accounted_for() -> None:
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "import_module(" in path.read_text() or "python_model=" in path.read_text()
+    }
+    assert found == {*PICKED, "metashot.params"}  # params picks all of them, for the check stage
+
+
+def declared_params(stage: str, file: str) -> set[str]:
+    """Keys of one parameter file that a stage of dvc.yaml depends on."""
+    found: set[str] = set()
+    for entry in stages[stage].get("params", []):
+        if isinstance(entry, str):
+            found |= {entry} if file == "params.yaml" else set()
+        else:
+            found |= set(entry.get(file) or [])
+    return found
+
+
+@pytest.mark.parametrize("stage", sorted(set(stages) - {"check"}))
+def test_declared_parameters_are_those_the_stage_reads(stage: str) -> None:
+    """The keys of read_params, with a stage's arguments as the dimensions of its matrix."""
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    read: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "read_params":
+            key = node.args[0]
+            parts = key.values if isinstance(key, ast.JoinedStr) else [key]
+            read.add(
+                "".join(p.value if isinstance(p, ast.Constant) else f"${{item.{p.value.id}}}" for p in parts)
+            )
+    assert declared_params(stage, "params.yaml") == read
+
+
+@pytest.mark.parametrize("stage", sorted(set(stages) - {"check"}))
+def test_declared_pins_are_the_packages_the_stage_imports(stage: str) -> None:
+    pins = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["metashot"]["pins"])
+    packages = {"PIL": "pillow"}
+    used = set()
+    for path in set().union(*(stage_cells(stage, cell) for cell in cells(stage))):
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            used |= {packages.get(name.split(".")[0], name.split(".")[0]) for name in names}
+    declared = {key.rpartition(".")[2] for key in declared_params(stage, "pyproject.toml")}
+    assert declared == used & pins
 
 
 def test_nothing_depends_on_records() -> None:

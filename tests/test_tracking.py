@@ -1,5 +1,6 @@
 """MLflow as publish leaves it: real SQLite stores in temporary folders, real models in fresh processes."""
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -31,20 +32,24 @@ def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory):
-    """A database that MLflow has made, which takes seconds, with nothing in it."""
-    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def repository(tmp_path, blank):
+def repository(tmp_path):
     root = synthetic.make(tmp_path / "repository")
-    (root / "mlruns").mkdir()
-    shutil.copy(blank, root / "mlruns/mlflow.db")
+    synthetic.give_database(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A repository published once, for those tests that add nothing to it."""
+    root = synthetic.make(tmp_path_factory.mktemp("published") / "repository")
+    synthetic.give_database(root)
+    return root, publish(root)
+
+
+def publish(root: Path) -> tracking.Published:
+    (group,) = tracking.publish(root, [("glyphs", "5w1s")], list(synthetic.ACCURACY))
+    return group
 
 
 def client_of(root: Path) -> MlflowClient:
@@ -101,8 +106,8 @@ def snapshot(root: Path) -> dict:
     }
 
 
-def test_a_run_shows_what_dvc_keeps(repository):
-    tracking.publish(repository)
+def test_a_run_shows_what_dvc_keeps(published):
+    repository, _ = published
     seen = snapshot(repository)
     lock = Lock(repository)
     cell = lock.cell("glyphs", "5w1s", "matching")
@@ -128,6 +133,7 @@ def test_a_run_shows_what_dvc_keeps(repository):
     ]  # fmt: skip
     tags = seen["tags"]["matching"]
     assert (tags["metashot.key"], tags["metashot.result"]) == (cell.key, cell.result)
+    assert tags["metashot.dvc_lock"] == hashlib.md5((repository / "dvc.lock").read_bytes()).hexdigest()
     assert (tags["metashot.git_commit"], tags["metashot.git_dirty"]) == ("c" * 40, "false")
     assert (tags["metashot.synthetic"], tags["metashot.device"]) == ("true", "cpu")
     assert seen["files"]["matching"] == [
@@ -135,47 +141,81 @@ def test_a_run_shows_what_dvc_keeps(repository):
     ]  # fmt: skip
 
 
-def test_models_are_linked_to_run_test_data_and_version(repository):
-    published = tracking.publish(repository)[0]
+def test_models_are_linked_to_run_test_data_and_version(published):
+    repository, group = published
     seen = snapshot(repository)
     name, status, run, metrics = seen["models"][0]
     assert (name, status, run) == ("matching", "READY", "matching")
     assert ("test_accuracy", 0.91, f"data/episodes/{GROUP}/test.parquet") in metrics
     assert ("test_accuracy_5w5s", 0.93, f"data/episodes/{GROUP}/test-5w5s.parquet") in metrics
     assert seen["outputs"] == {"matching": 1, "prototypical": 1, "transfer": 1}
-    assert published.versions == {"matching": 1, "prototypical": 2, "transfer": 3}  # in the order of training
+    assert group.versions == {"matching": 1, "prototypical": 2, "transfer": 3}  # in the order of training
     version = seen["versions"][1]
     assert version[:2] == (2, "prototypical")
     assert version[2].startswith("prototypical: 95.00 ± 0.40 % on glyphs (synthetic data), 5-way 1-shot")
     assert seen["aliases"] == {"challenger": 3, "champion": 2}
 
 
-def test_publishing_twice_adds_nothing(repository):
-    first = tracking.publish(repository)[0]
+def test_publishing_twice_adds_nothing(published):
+    repository, first = published
     before = snapshot(repository)
-    second = tracking.publish(repository)[0]
+    second = publish(repository)
     assert snapshot(repository) == before
     assert (first.added, second.added) == (3, 0)
+    assert str(second).startswith("glyphs-5w1s: 3 models, 0 new; champion prototypical v2 (MLflow at sqlite:")
+
+
+def test_an_emptied_store_is_rebuilt(published, tmp_path):
+    repository, _ = published
+    # elsewhere, as this process holds the first database open
+    emptied = tmp_path / "emptied"
+    shutil.copytree(repository, emptied, ignore=shutil.ignore_patterns("mlruns"))
+    synthetic.give_database(emptied)
+    publish(emptied)
+    assert snapshot(emptied) == snapshot(repository)
 
 
 def test_a_retrained_method_is_a_new_run_and_version_and_may_be_champion(repository):
-    tracking.publish(repository)
+    publish(repository)
     replace_cell(repository, "transfer", 0.97)
-    assert tracking.publish(repository)[0].versions == {"matching": 1, "prototypical": 2, "transfer": 4}
+    assert publish(repository).versions == {"matching": 1, "prototypical": 2, "transfer": 4}
     seen = snapshot(repository)
     assert [name for name, *_ in seen["runs"]] == ["matching", "prototypical", "transfer", "transfer"]
     assert seen["aliases"] == {"challenger": 4, "champion": 4}
     (_, tags), *_ = seen["experiments"]
     assert tags["mlflow.note.content"].startswith("Champion: transfer, 97.00 ± 0.40 %.")
 
+    for method in synthetic.ACCURACY:  # now all are as good as a guess
+        replace_cell(repository, method, 0.2)
+    assert "; champion none " in str(publish(repository))
+    assert snapshot(repository)["aliases"] == {"challenger": 7}
 
-def test_an_emptied_store_is_rebuilt(repository, tmp_path):
-    tracking.publish(repository)
-    # elsewhere, as this process holds the first database open
-    emptied = tmp_path / "emptied"
-    shutil.copytree(repository, emptied, ignore=shutil.ignore_patterns("mlruns"))
-    tracking.publish(emptied)
-    assert snapshot(emptied) == snapshot(repository)
+
+def test_other_code_in_the_model_is_a_new_version_of_the_same_run(tmp_path, monkeypatch):
+    root = synthetic.make(tmp_path / "repository", {"matching": 0.9})
+    synthetic.give_database(root)
+    assert publish(root).versions == {"matching": 1}
+    before = snapshot(root)
+    package = tmp_path / "metashot"
+    shutil.copytree(tracking.PACKAGE, package)
+    monkeypatch.setattr(tracking, "PACKAGE", package)
+    (package / "cli.py").write_text("# a model does not carry this\n")
+    assert publish(root).added == 0
+    for path in ("pyfunc_model.py", "methods/base.py"):
+        (package / path).write_text((package / path).read_text() + "\n# changed\n")
+        assert publish(root).added == 1
+        assert publish(root).added == 0
+    seen = snapshot(root)
+    for same in ("runs", "points", "params", "inputs", "files"):
+        assert seen[same] == before[same]
+    assert [number for number, *_ in seen["versions"]] == [1, 2, 3]
+    assert len({json.dumps(model) for model in seen["models"]}) == 1  # each with all test metrics
+    assert len(seen["models"]) == 3
+    assert seen["aliases"] == {"challenger": 3, "champion": 3}
+    version = client_of(root).get_model_version_by_alias(GROUP, "champion")
+    newest = Path(version.source.removeprefix("file://"))
+    assert (newest / "pyfunc_model.py").read_text().endswith("# changed\n")
+    assert (newest / "code/metashot/methods/base.py").read_text().endswith("# changed\n")
 
 
 class Killed(BaseException):
@@ -203,12 +243,8 @@ STEPS = (
 
 
 def test_a_publish_killed_at_any_step_is_completed_and_never_doubled(
-    repository, tmp_path, blank, monkeypatch
+    published, repository, monkeypatch
 ):
-    whole = synthetic.make(tmp_path / "whole")
-    (whole / "mlruns").mkdir()
-    shutil.copy(blank, whole / "mlruns/mlflow.db")
-    tracking.publish(whole)
     for step in STEPS:
         done = getattr(MlflowClient, step)
 
@@ -218,33 +254,45 @@ def test_a_publish_killed_at_any_step_is_completed_and_never_doubled(
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(MlflowClient, step, dies)
-            tracking.publish(repository)
-    tracking.publish(repository)
-    assert snapshot(repository) == snapshot(whole)
+            publish(repository)
+    publish(repository)
+    assert snapshot(repository) == snapshot(published[0])
 
 
-def test_four_publishers_of_an_empty_store_make_one(tmp_path):
+def test_three_publishers_of_an_empty_store_make_one(tmp_path):
     root = synthetic.make(tmp_path / "repository", {"matching": 0.9})
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["metashot.tracking"])  # imported once, not four times
-    publishers = [context.Process(target=tracking.publish, args=(root,)) for _ in range(4)]
+    context.set_forkserver_preload(["metashot.tracking"])  # imported once, not three times
+    publishers = [context.Process(target=publish, args=(root,)) for _ in range(3)]
     for publisher in publishers:
         publisher.start()
     for publisher in publishers:
         publisher.join(timeout=80)
-    assert [publisher.exitcode for publisher in publishers] == [0, 0, 0, 0]
+    assert [publisher.exitcode for publisher in publishers] == [0, 0, 0]
     seen = snapshot(root)
     assert (len(seen["runs"]), len(seen["models"]), len(seen["versions"])) == (1, 1, 1)
     assert len(seen["points"]["matching", "train_loss"]) == 20
 
 
-def test_a_dead_server_is_one_line_soon(repository, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+def test_a_dead_server_is_one_line_soon_without_its_password(repository, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:p@ssw0rd@127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(MetashotError, match=r"MLflow at http://127.0.0.1:9 failed") as caught:
-        tracking.publish(repository)
+        publish(repository)
     assert "\n" not in str(caught.value)
+    assert "ssw0rd" not in str(caught.value)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///params.yaml", "postgresql://user:secret@nowhere/db"]
+)
+def test_a_store_that_cannot_be_used_is_one_line(repository, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(MetashotError, match="MLflow at .* failed; run `metashot publish`") as caught:
+        publish(repository)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_changed_files_are_not_published(repository):
@@ -252,7 +300,7 @@ def test_changed_files_are_not_published(repository):
     with pytest.raises(
         MetashotError, match=re.escape("models/glyphs-5w1s/matching is not what dvc.lock names")
     ):
-        tracking.publish(repository)
+        publish(repository)
 
 
 def test_relative_database_paths_belong_to_the_repository(tmp_path, monkeypatch):
@@ -274,8 +322,10 @@ import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/glyphs-5w1s@champion")
 answer = model.predict(pandas.read_pickle(sys.argv[2]))
-import metashot
-print(metashot.__file__)
+import importlib
+import metashot.methods
+for module in Path(metashot.methods.__file__).parent.glob("*.py"):
+    print(importlib.import_module(f"metashot.methods.{module.stem}").__file__)
 answer.to_json(sys.argv[3])
 """
 
@@ -289,7 +339,7 @@ def save_random(method: str, folder: Path) -> None:
     cls = methods.method_class(method)
     torch.manual_seed(0)
     params = cls.params_type(width=8, downsample="pool", lr=0.001, meta_batch=1, train_way=5)
-    methods.save(cls(params, Problem((1, 28, 28), 5)), method, params, Problem((1, 28, 28), 5), folder)
+    methods.save(cls(params, Problem((1, 28, 28), 5)), folder)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -307,14 +357,13 @@ def drawings():
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory, blank):
+def registered(tmp_path_factory):
     """A repository whose one published model is real."""
     root = synthetic.make(
         tmp_path_factory.mktemp("registered") / "repository", {"prototypical": 0.9}, save_random
     )
-    (root / "mlruns").mkdir()
-    shutil.copy(blank, root / "mlruns/mlflow.db")
-    tracking.publish(root)
+    synthetic.give_database(root)
+    publish(root)
     return root
 
 
@@ -344,7 +393,9 @@ def test_the_champion_predicts_in_a_fresh_process_without_metashot(registered, d
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert str(registered / "mlruns/artifacts") in done.stdout  # the code came with the model
+    # the code came with the model, and that of every method is complete
+    assert len(lines := done.stdout.splitlines()) >= 7
+    assert all(line.startswith(str(registered / "mlruns/artifacts")) for line in lines)
     answer = pd.read_json(tmp_path / "answer.json")
 
     images = torch.from_numpy(drawings).float()[:, None] / 255

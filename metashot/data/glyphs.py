@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from metashot.data import Split
 from metashot.errors import MetashotError
+from metashot.files import replacing
 
 ABOUT: Mapping[str, object] = {
     "source": "drawn from the DejaVu fonts that matplotlib ships",
@@ -74,25 +75,47 @@ _BINS = 256  # sub-pixel positions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Params:
-    """Section `data.glyphs` of params.yaml. `writers`: drawings of each character."""
+class Raw:
+    """Section ``data.glyphs.raw`` of params.yaml: what is drawn.
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    Attributes:
+        seed: Of every writer's hand.
+        writers: Drawings of each character.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     seed: int
-    image_size: int = 28
-    writers: int = 20
-    rotations: bool = False
+    writers: int
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed: {self.seed} is negative")
+        if not 2 <= self.writers <= 100:
+            raise ValueError(f"writers: {self.writers} is not between 2 and 100")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section ``data.glyphs`` of params.yaml.
+
+    Attributes:
+        raw: What is drawn.
+        image_size: Height and width of the images.
+        rotations: Whether turned characters are classes of their own.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    raw: Raw
+    image_size: int
+    rotations: bool
+
+    def __post_init__(self) -> None:
         if not 8 <= self.image_size <= _PAPER:
             raise ValueError(
                 f"image_size: {self.image_size} is not between 8 and {_PAPER}, the size of the drawings"
             )
-        if not 2 <= self.writers <= 100:
-            raise ValueError(f"writers: {self.writers} is not between 2 and 100")
 
 
 class _Hand(NamedTuple):
@@ -111,25 +134,17 @@ def split_of(params: Params, superclass: str, name: str) -> Split:
     return SCRIPTS[superclass].split
 
 
-def download(params: Params, directory: Path) -> None:
-    """Draw every character `params.writers` times into `directory`/glyphs.zip; same params, same bytes."""
+def download(raw: Raw, directory: Path) -> None:
+    """Draw every character ``raw.writers`` times into glyphs.zip; same parameters, same bytes."""
     fonts = [_Font(name) for name in FONTS]
     characters = distinct(fonts)
-    hands = list(_hands(params))
-    target = directory / ARCHIVES[0]
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for script, code in tqdm(
-                characters, desc="drawing", unit=" characters", leave=False, disable=None
-            ):
-                for writer, ink in enumerate(_draw(params.seed, fonts, hands, code), start=1):
-                    # A ZipInfo of its own has the date 1980-01-01, not today's.
-                    member = zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png")
-                    archive.writestr(member, _png(ink))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    hands = list(_hands(raw))
+    with replacing(directory / ARCHIVES[0]) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for script, code in tqdm(characters, "drawing", unit=" characters", leave=False, disable=None):
+            for writer, ink in enumerate(_draw(raw.seed, fonts, hands, code), start=1):
+                # A ZipInfo of its own has the date 1980-01-01, not today's.
+                member = zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png")
+                archive.writestr(member, _png(ink))
 
 
 class _Font:
@@ -199,9 +214,9 @@ def _thickening(field: NDArray[np.float64], pen: float) -> float:
     return float(max(pen - stroke, 0.8 - hairline))
 
 
-def _hands(params: Params) -> Iterator[_Hand]:
-    for writer in range(params.writers):
-        random = np.random.default_rng([params.seed, writer])
+def _hands(raw: Raw) -> Iterator[_Hand]:
+    for writer in range(raw.writers):
+        random = np.random.default_rng([raw.seed, writer])
         yield _Hand(
             fonts=random.permutation(len(FONTS)),
             pen=random.uniform(1.2, 2.6),

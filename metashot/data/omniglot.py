@@ -49,19 +49,31 @@ _EVALUATION = frozenset(
 
 
 @dataclass(frozen=True)
-class Params:
-    """Section `data.omniglot` of params.yaml.
+class Raw:
+    """Section ``data.omniglot.raw`` of params.yaml: nothing about the archives can be chosen."""
 
-    `split`: "vinyals" (Vinyals et al. 2016, as used by Snell et al. 2017: 1,028 / 172 / 423 characters) or
-    "background" (Lake et al. 2015: the background alphabets, five of them for validation, against the
-    evaluation alphabets: 792 / 172 / 659). `rotations`: turned characters are classes of their own.
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section ``data.omniglot`` of params.yaml.
+
+    Attributes:
+        raw: What is downloaded.
+        split: ``vinyals`` (Vinyals et al. 2016, as used by Snell et al. 2017: 1,028 / 172 / 423 characters)
+            or ``background`` (Lake et al. 2015: the background alphabets, five of them for validation,
+            against the evaluation alphabets: 792 / 172 / 659).
+        image_size: Height and width of the images.
+        rotations: Whether turned characters are classes of their own.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    split: Literal["vinyals", "background"] = "vinyals"
-    image_size: int = 28
-    rotations: bool = True
+    raw: Raw
+    split: Literal["vinyals", "background"]
+    image_size: int
+    rotations: bool
 
     def __post_init__(self) -> None:
         if self.split not in ("vinyals", "background"):
@@ -72,7 +84,7 @@ class Params:
             )
 
 
-def download(params: Params, directory: Path) -> None:
+def download(raw: Raw, directory: Path) -> None:
     """Fetch the two archives, from METASHOT_MIRROR when that is set."""
     for name, digests in _DIGESTS.items():
         fetch(_URL + name, directory / name, digests, mirror())

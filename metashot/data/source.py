@@ -24,14 +24,16 @@ class Params(Protocol):
 class Source(Protocol):
     """A module with the archives of one data set: black ink on white, `…/<superclass>/<class>/<name>.png`."""
 
+    Raw: type[Any]
+    """Frozen dataclass of the section ``data.<dataset>.raw`` of params.yaml: what `download` depends on."""
     Params: type[Any]
-    """Frozen dataclass of the section `data.<dataset>` of params.yaml."""
+    """Frozen dataclass of the section ``data.<dataset>``, of which ``raw`` is one field."""
     ABOUT: Mapping[str, object]
     """source, licence, citation, synthetic."""
     ARCHIVES: tuple[str, ...]
     """File names that `download` leaves in the directory."""
 
-    def download(self, params: Any, directory: Path) -> None:
+    def download(self, raw: Any, directory: Path) -> None:
         """Make or fetch the archives."""
 
     def split_of(self, params: Any, superclass: str, name: str) -> Split:
@@ -42,8 +44,11 @@ def source(dataset: str) -> Source:
     """Return the module of a data set that params.yaml names. Raises MetashotError where there is none."""
     name = f"metashot.data.{dataset}"
     try:
-        return cast(Source, importlib.import_module(name))
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise MetashotError(f"data set {dataset!r}: there is no module {name}") from None
+        raise MetashotError(f"unknown data set {dataset!r}: there is no metashot/data/{dataset}.py") from None
+    if not hasattr(module, "ARCHIVES"):
+        raise MetashotError(f"{dataset!r} is no data set: metashot/data/{dataset}.py offers no archives")
+    return cast(Source, module)

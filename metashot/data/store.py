@@ -33,6 +33,7 @@ from torch.utils.dlpack import from_dlpack
 
 from metashot.data import Split
 from metashot.errors import MetashotError
+from metashot.files import replacing
 
 # Fixed, so that the same images give the same bytes: a digest of the file is a digest of the data.
 _FORMAT = {
@@ -62,13 +63,20 @@ class ImageSet:
     """One split of a data set in memory.
 
     `images` uint8 [M, C, H, W] and `labels` int64 [M], sorted, 0 … n_classes−1; `class_names` [n_classes];
-    `md5` is the digest of the Parquet file they came from.
+    `md5` is the digest of the Parquet file they came from, `split` which split of it they are.
     """
 
     images: Tensor
     labels: Tensor
     class_names: list[str]
     md5: str
+    split: Split
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
 
 def write(
@@ -99,27 +107,21 @@ def write(
             "metashot.about": json.dumps(dict(about), sort_keys=True, ensure_ascii=False),
         },
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with pq.ParquetWriter(temporary, schema, **_FORMAT) as writer:
-            order = sorted((key.split, key.path, key.name, row) for row, key in enumerate(keys))
-            for split, group in groupby(order, key=itemgetter(0)):
-                rows = [row for *_, row in group]
-                classes = [keys[row].path for row in rows]
-                _, labels = np.unique(np.array(classes), return_inverse=True)
-                buffer = pa.py_buffer(np.ascontiguousarray(images[rows]))
-                columns = [
-                    pa.FixedSizeBinaryArray.from_buffers(pixels, len(rows), [None, buffer]),
-                    pa.array(labels, pa.int32()),
-                    pa.array(classes),
-                    pa.array([keys[row].superclass for row in rows]),
-                    pa.array([split] * len(rows)),
-                ]
-                writer.write_table(pa.table(columns, schema=schema), row_group_size=_ROW_GROUP)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial, pq.ParquetWriter(partial, schema, **_FORMAT) as writer:
+        order = sorted((key.split, key.path, key.name, row) for row, key in enumerate(keys))
+        for split, group in groupby(order, key=itemgetter(0)):
+            rows = [row for *_, row in group]
+            classes = [keys[row].path for row in rows]
+            _, labels = np.unique(np.array(classes), return_inverse=True)
+            buffer = pa.py_buffer(np.ascontiguousarray(images[rows]))
+            columns = [
+                pa.FixedSizeBinaryArray.from_buffers(pixels, len(rows), [None, buffer]),
+                pa.array(labels, pa.int32()),
+                pa.array(classes),
+                pa.array([keys[row].superclass for row in rows]),
+                pa.array([split] * len(rows)),
+            ]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=_ROW_GROUP)
 
 
 def load(path: Path, split: Split) -> ImageSet:
@@ -152,7 +154,7 @@ def load(path: Path, split: Split) -> ImageSet:
         images = torch.cat([torch.rot90(images, angle // 90, dims=(2, 3)) for angle in degrees])
         labels = torch.cat([labels + turn * len(names) for turn in range(len(degrees))])
         names = [f"{name}/rot{angle:03d}" if angle else name for angle in degrees for name in names]
-    return ImageSet(images, labels, names, hashlib.md5(data, usedforsecurity=False).hexdigest())
+    return ImageSet(images, labels, names, hashlib.md5(data, usedforsecurity=False).hexdigest(), split)
 
 
 def about(path: Path) -> dict[str, Any]:

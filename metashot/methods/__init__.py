@@ -9,34 +9,34 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metashot.errors import MetashotError
-from metashot.methods.base import Method, Params, Problem
+from metashot.methods.base import Method, Problem
 
 FORMAT = 1
 
 
 def method_class(name: str) -> type[Method]:
     """The class of the method ``name``; a MetashotError if there is none."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    module = importlib.import_module(f"{__name__}.{name}") if name in known else None
-    cls: type[Method] | None = getattr(module, name.capitalize(), None)
-    if cls is None:
-        raise MetashotError(f"method {name!r}: no class {name.capitalize()!r} in metashot/methods/{name}.py")
+    modules = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"base", "adaptation"}
+    if name not in modules:
+        raise MetashotError(f"unknown method {name!r}: there are {', '.join(sorted(modules))}")
+    cls: type[Method] = getattr(importlib.import_module(f"{__name__}.{name}"), name.capitalize())
     return cls
 
 
-def save(method: Method, name: str, params: Params, problem: Problem, directory: Path) -> None:
+def save(method: Method, directory: Path) -> None:
     """Write the model into the existing folder ``directory``."""
     state = {key: value.contiguous().cpu() for key, value in method.inference_state().items()}
     save_file(state, directory / "model.safetensors")
     about = {
         "format": FORMAT,
-        "method": name,
-        "hyperparameters": asdict(params),
-        "n_way": problem.n_way,
-        "image": problem.image,
+        "method": type(method).__module__.rpartition(".")[2],
+        "hyperparameters": asdict(method.params),
+        "n_way": method.problem.n_way,
+        "image": method.problem.image,
     }
     (directory / "model.json").write_text(json.dumps(about, indent=2) + "\n")
 
@@ -45,7 +45,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Method:
     """The trained method saved in ``directory``, ready to predict.
 
     Raises:
-        MetashotError: There is no model, or it was written in another format.
+        MetashotError: There is no model, it was written in another format, or its files are damaged.
     """
     try:
         about = json.loads((directory / "model.json").read_text())
@@ -57,4 +57,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Method:
         method.load_state_dict(load_file(directory / "model.safetensors"))
     except FileNotFoundError as error:
         raise MetashotError(f"{error.filename}: no such file: not a saved model") from None
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise MetashotError(f"{directory}: damaged or not a saved model ({reason})") from None
     return method.to(device).eval()

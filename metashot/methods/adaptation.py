@@ -44,9 +44,7 @@ class Params(base.Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        base.require(self.inner_lr > 0, "inner_lr", "must be positive")
-        base.require(self.inner_steps > 0, "inner_steps", "must be positive")
-        base.require(self.test_steps > 0, "test_steps", "must be positive")
+        base.require_positive(self, "inner_lr", "inner_steps", "test_steps")
 
 
 class Network(nn.Module):
@@ -72,9 +70,10 @@ def _cores() -> ThreadPoolExecutor:
 class Adaptation(base.Method):
     """A network that takes a few steps of gradient descent on each support set, and then answers."""
 
+    params: Params
+
     def __init__(self, params: Params, problem: base.Problem) -> None:
-        super().__init__()
-        self.params = params
+        super().__init__(params, problem)
         self.network = Network(params, problem)
         self.train_way = problem.n_way
         self.transductive = params.query_norm == "query"

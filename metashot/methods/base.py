@@ -1,7 +1,8 @@
 """What every few-shot method is to the training loop and the evaluation."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from metashot.episodes import Episodes
 from metashot.errors import MetashotError
 
 
-def require(condition: bool, key: str, rule: str) -> None:
-    """Raise a ValueError naming ``key`` unless ``condition`` holds."""
-    if not condition:
-        raise ValueError(f"{key}: {rule}")
+def require_positive(params: "Params", *keys: str) -> None:
+    """Raise a ValueError naming the first of ``keys`` whose value is not a finite number above 0."""
+    for key in keys:
+        value = getattr(params, key)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{key}: must be positive and finite, not {value}")
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Params:
     meta_batch: int
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "width", "must be positive")
-        require(self.lr > 0, "lr", "must be positive")
-        require(self.meta_batch > 0, "meta_batch", "must be positive")
+        require_positive(self, "width", "lr", "meta_batch")
+        if self.downsample not in get_args(Downsample):
+            raise ValueError(f"downsample: must be one of {get_args(Downsample)}, not {self.downsample!r}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class MetricParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.train_way >= 2, "train_way", "must be at least 2")
+        if self.train_way < 2:
+            raise ValueError(f"train_way: must be at least 2, not {self.train_way}")
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,22 @@ class Method(nn.Module):
 
     Attributes:
         params_type: The class of its hyper-parameters.
+        outer_optimizer: What takes the outer steps.
+        params: Its hyper-parameters.
+        problem: What it was built for.
         train_way: Classes in a training episode.
         transductive: Whether a prediction looks at the other queries of its episode.
     """
 
     params_type: ClassVar[type[Params]]
+    outer_optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     train_way: int
     transductive: bool = False
-    outer_optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
+
+    def __init__(self, params: Params, problem: Problem) -> None:
+        super().__init__()
+        self.params = params
+        self.problem = problem
 
     def backward(self, episodes: Episodes) -> Tensor:
         """Add the meta-gradient of a batch of episodes to ``.grad``; returns the loss (scalar, detached)."""
@@ -133,8 +145,9 @@ class EmbeddingMethod(Method):
     evaluation embeds every image once however many episodes it is in.
     """
 
-    def __init__(self, params: Params, problem: Problem) -> None:
-        super().__init__()
+    def __init__(self, params: MetricParams, problem: Problem) -> None:
+        super().__init__(params, problem)
+        self.train_way = params.train_way
         self.backbone = Conv4(problem.image, params.width, params.downsample)
 
     def embed(self, images: Tensor) -> Tensor:

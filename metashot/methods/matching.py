@@ -23,22 +23,18 @@ class Params(base.MetricParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        base.require(self.temperature > 0, "temperature", "must be positive")
+        base.require_positive(self, "temperature")
 
 
 class Matching(base.EmbeddingMethod):
     """Attention over the support set: a query's label is the weighted mean of theirs (equation 1)."""
 
     params_type: ClassVar = Params
-
-    def __init__(self, params: Params, problem: base.Problem) -> None:
-        super().__init__(params, problem)
-        self.train_way = params.train_way
-        self.temperature = params.temperature
+    params: Params
 
     def similarity(self, support: Tensor, query: Tensor) -> Tensor:
         """Cosine similarities ``[B, M, N*K]`` over the temperature."""
-        return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT / self.temperature
+        return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT / self.params.temperature
 
     def attention(self, support: Tensor, query: Tensor) -> Tensor:
         """Weights ``[B, M, N*K]`` of the support images, summing to one for each query (section 2.1.1)."""

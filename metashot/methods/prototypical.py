@@ -14,10 +14,6 @@ class Prototypical(base.EmbeddingMethod):
 
     params_type: ClassVar = base.MetricParams
 
-    def __init__(self, params: base.MetricParams, problem: base.Problem) -> None:
-        super().__init__(params, problem)
-        self.train_way = params.train_way
-
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """See `EmbeddingMethod.classify`."""
         prototypes = base.class_means(support, support_labels, n_way)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metashot.episodes import Episodes
 from metashot.methods import adaptation
-from metashot.methods.base import require
+from metashot.methods.base import require_positive
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Params(adaptation.Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.inner_batch > 0, "inner_batch", "must be positive")
+        require_positive(self, "inner_batch")
 
 
 class Reptile(adaptation.Adaptation):
@@ -31,7 +31,7 @@ class Reptile(adaptation.Adaptation):
 
     params_type: ClassVar = Params
     params: Params
-    outer_optimizer = torch.optim.SGD
+    outer_optimizer: ClassVar = torch.optim.SGD
 
     def backward(self, episodes: Episodes) -> Tensor:
         """See `Method.backward`.

@@ -22,7 +22,7 @@ class Params(base.MetricParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        base.require(self.margin > 0, "margin", "must be positive")
+        base.require_positive(self, "margin")
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -55,11 +55,7 @@ class Siamese(base.EmbeddingMethod):
     """Twin networks trained on pairs; a query belongs to the class nearest to it on average."""
 
     params_type: ClassVar = Params
-
-    def __init__(self, params: Params, problem: base.Problem) -> None:
-        super().__init__(params, problem)
-        self.train_way = params.train_way
-        self.margin = params.margin
+    params: Params
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """See `EmbeddingMethod.classify`: minus the mean distance to the support images of each class."""
@@ -70,4 +66,6 @@ class Siamese(base.EmbeddingMethod):
         images = torch.cat(self.embed_episodes(episodes), dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
         i, j = torch.triu_indices(labels.shape[1], labels.shape[1], offset=1, device=labels.device)
-        return contrastive_loss(distances(images, images)[:, i, j], labels[:, i] == labels[:, j], self.margin)
+        return contrastive_loss(
+            distances(images, images)[:, i, j], labels[:, i] == labels[:, j], self.params.margin
+        )

@@ -32,20 +32,17 @@ class Params(base.MetricParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        base.require(self.scale > 0, "scale", "must be positive")
-        base.require(self.head_steps > 0, "head_steps", "must be positive")
-        base.require(self.head_lr > 0, "head_lr", "must be positive")
+        base.require_positive(self, "scale", "head_steps", "head_lr")
 
 
 class Transfer(base.EmbeddingMethod):
     """Learns to classify all training classes at once, then fits a new head to each support set."""
 
     params_type: ClassVar = Params
+    params: Params
 
     def __init__(self, params: Params, problem: base.Problem) -> None:
         super().__init__(params, problem)
-        self.train_way = params.train_way
-        self.params = params
         if problem.train_classes is not None:
             self.classifier = nn.Parameter(torch.randn(problem.train_classes, self.backbone.features) * 0.1)
 
