@@ -255,7 +255,9 @@ class TestStages:
 
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:
-        (tmp_path / "params.yaml").write_text("data: {omniglot: {raw: {}, split: vinyals, image_size: 28, rotations: true}}\n")
+        (tmp_path / "params.yaml").write_text(
+            "data: {omniglot: {raw: {}, split: vinyals, image_size: 28, rotations: true}}\n"
+        )
         (tmp_path / "data/raw/omniglot").mkdir(parents=True)
         for name in omniglot.ARCHIVES:
             (tmp_path / "data/raw/omniglot" / name).write_bytes(b"previous")

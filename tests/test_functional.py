@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,7 +43,6 @@ class Project:
                 shutil.copy(source, target)
         with self.params() as params:
             params["methods"] = METHODS
-            params["data"]["glyphs"]["writers"] = 20
             params["setting"]["5w1s"] |= {
                 "val_episodes": 5,
                 "test_episodes": 30,
@@ -56,7 +58,8 @@ class Project:
     def params(self) -> "Edit":
         return Edit(self.root / "params.yaml")
 
-    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    @property
+    def environment(self) -> dict[str, str]:
         environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -65,7 +68,16 @@ class Project:
             "OMP_NUM_THREADS": "1",  # threads of parallel test runs that wait for each other cost most
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        return environment
+
+    def start(self, *command: str, **streams: IO[str]) -> subprocess.Popen[str]:
+        """A command in a process group of its own."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.environment, text=True, start_new_session=True, **streams
+        )
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done
 
@@ -186,8 +198,26 @@ def test_training_again_gives_the_same_bits(project: Project) -> None:
         (lambda p: p["method"]["reptile"].pop("lr"), "params.yaml: method.reptile.lr: missing"),
         (
             lambda p: p["setting"]["5w1s"].update(n_way=1),
-            "params.yaml: setting.5w1s: n_way: must be",
+            "params.yaml: setting.5w1s.n_way: ",
         ),
+        (lambda p: p["setting"]["5w1s"].update(train_way=4), "params.yaml: setting.5w1s.train_way: must be"),
+        (
+            lambda p: p["setting"]["5w1s"].update(train_way=15),
+            "params.yaml: method.prototypical.train_way: 20",
+        ),
+        (
+            lambda p: p["setting"]["5w1s"]["extra"].update({"5w1s": p["setting"]["5w1s"]["extra"]["5w2s"]}),
+            "params.yaml: setting.5w1s.extra.5w1s: called like",
+        ),
+        (lambda p: p["setting"].update({"../x": p["setting"]["5w1s"]}), "params.yaml: setting.../x"),
+        (lambda p: p["methods"].append("nearest"), "params.yaml: method.nearest: missing"),
+        (lambda p: p["method"].update(nearest={}), "params.yaml: method.nearest: unknown method 'nearest'"),
+        (lambda p: p["method"].update(base={}), "params.yaml: method.base: unknown method 'base'"),
+        (lambda p: p["data"].update(store={}), "params.yaml: data.store: 'store' is no data set"),
+        (lambda p: p["datasets"].append("mine"), "params.yaml: data.mine: missing"),
+        (lambda p: p.update(methods=[]), "params.yaml: methods: needs at least one name"),
+        (lambda p: p.update(seed=-1), "params.yaml: seed: "),
+        (lambda p: p["method"]["maml"].update(lr=float("inf")), "params.yaml: method.maml.lr: must be"),
         (lambda p: p["data"]["omniglot"].update(split="mine"), "params.yaml: data.omniglot.split: "),
         (lambda p: p["data"]["glyphs"].update(size=3), "params.yaml: data.glyphs.size: unknown key"),
         (lambda p: p.update(sead=1), "params.yaml: sead: unknown key"),
@@ -205,6 +235,31 @@ def test_a_wrong_parameter_is_named_before_anything_runs(project: Project, chang
         (project.root / "params.yaml").write_text(good)
     assert done.stderr.startswith(f"error: {line}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "seed: [", "seed: 1\nseed: 2\n", "\xff", "text"])
+def test_what_is_no_parameter_file_is_one_line(project: Project, text: str) -> None:
+    path = project.root / "params.yaml"
+    good = path.read_text()
+    try:
+        path.write_bytes(text.encode("latin-1"))
+        done = project.run("python", "-m", "stages.check", ok=False)
+    finally:
+        path.write_text(good)
+    assert done.stderr.startswith("error: params.yaml: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_missing_inputs_and_arguments_are_one_line(project: Project) -> None:
+    for arguments, line in [
+        (["train", "glyphs"], "error: usage: python -m stages.train DATASET SETTING METHOD"),
+        (["train", "omniglot", "5w1s", "maml"], "error: data/processed/omniglot.parquet: no such file"),
+        (["evaluate", "glyphs", "5w1s", "reptile"], "error: models/glyphs-5w1s/reptile/model.json: no such"),
+        (["preprocess", "omniglot"], "error: data/raw/omniglot/images_background.zip: no such archive"),
+    ]:
+        done = project.run("python", "-m", f"stages.{arguments[0]}", *arguments[1:], ok=False)
+        assert done.stderr.startswith(line)
+        assert done.stderr.count("\n") == 1
 
 
 def test_too_few_images_fail_in_one_line_and_leave_the_manifests(project: Project) -> None:
@@ -238,18 +293,34 @@ def test_a_diverging_training_leaves_no_output(project: Project) -> None:
     assert not list(project.root.rglob("*.partial"))
 
 
-def test_a_killed_training_is_made_again_whole(project: Project) -> None:
+def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
+    model = project.root / "models/glyphs-5w1s/prototypical/model.safetensors"
+    before = model.read_bytes()
     with project.params() as params:
-        params["budget"]["glyphs"]["prototypical"] = 2000
-    command = ["python", "-m", "stages.train", "glyphs", "5w1s", "prototypical"]
-    model = project.root / "models/glyphs-5w1s/prototypical"
-    before = (model / "model.safetensors").read_bytes()
-    child = subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE)
-    time.sleep(6)
-    assert child.poll() is None
-    child.kill()
-    child.communicate()
-    assert (model / "model.safetensors").read_bytes() == before
+        params["budget"]["glyphs"]["prototypical"] = 100_000
+    log = project.root / "killed.log"
+    with log.open("w") as file:
+        child = project.start("dvc", "repro", "train@glyphs-5w1s-prototypical", stdout=file, stderr=file)
+        wait_until(lambda: training(child.pid))
+        time.sleep(2)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert not model.exists()  # DVC takes a stage's outputs away before it runs
     with project.params() as params:
         params["budget"]["glyphs"]["prototypical"] = 12
-    assert project.repro() == []
+    assert project.repro() == []  # from the run cache
+    assert model.read_bytes() == before
+    log.unlink()
+
+
+def training(group: int) -> bool:
+    """Whether a train stage runs in the process group."""
+    listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
+    return "stages.train" in listed
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

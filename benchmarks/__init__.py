@@ -1,0 +1,1 @@
+"""Speed, as ratios between two ways of doing the same work in the same run."""
