@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+# Where `omniglot` finds its zip files: MIRROR=DIR, METASHOT_MIRROR, a copy beside the repository, or the network
+MIRROR ?= $(or $(METASHOT_MIRROR),$(wildcard ../shared/data/omniglot))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
@@ -26,13 +28,13 @@ help: ## list the commands
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
 	metashot run
 
-omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder
+omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
 
-test: lint ## lint, then the unit and functional tests
+test: lint ## lint, then all tests
 	pytest
 
-lint: .venv/installed ## ruff and mypy
+lint: .venv/installed ## ruff, mypy and the rules of who imports whom
 	ruff check .
 	ruff format --check .
 	mypy

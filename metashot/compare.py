@@ -157,7 +157,8 @@ def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mappin
         versions: The registered model version of each method that has one.
     """
     title = f"{comparison.data}: {comparison.protocol}"
-    view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    # 80 columns hold the widest values; narrower ones are spread over them
+    view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
     notes = list(comparison.decision.reasons)
     if any(row.transductive for row in comparison.rows):
         notes.append(TRANSDUCTIVE)
@@ -180,8 +181,10 @@ def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mappin
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people read it: ``41 s``, ``3 min 05 s``."""
+    """Return a time span as people read it: ``41 s``, ``3 min 05 s``, ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import synthetic
 from mlflow import MlflowClient
 from PIL import Image
+from ruamel.yaml import YAML
 from test_compare import replace_cell
 
 from metashot import tracking
@@ -133,6 +135,14 @@ def test_a_run_shows_what_dvc_keeps(published):
     ]  # fmt: skip
     tags = seen["tags"]["matching"]
     assert (tags["metashot.key"], tags["metashot.result"]) == (cell.key, cell.result)
+    names = "episodes@glyphs-5w1s", cell.evaluate.stage, "preprocess@glyphs", cell.train.stage
+    stages = YAML(typ="safe").load((repository / "dvc.lock").read_text())["stages"]
+    own = [{"stage": name, "params": {}, **stages[name]} for name in names]
+    for entry in own:
+        del entry["outs"]
+        entry["deps"].sort(key=itemgetter("path"))
+    text = json.dumps(own, sort_keys=True, separators=(",", ":"))
+    assert tags["metashot.lineage"] == hashlib.sha256(text.encode()).hexdigest()
     assert tags["metashot.dvc_lock"] == hashlib.md5((repository / "dvc.lock").read_bytes()).hexdigest()
     assert (tags["metashot.git_commit"], tags["metashot.git_dirty"]) == ("c" * 40, "false")
     assert (tags["metashot.synthetic"], tags["metashot.device"]) == ("true", "cpu")
@@ -242,9 +252,7 @@ STEPS = (
 )
 
 
-def test_a_publish_killed_at_any_step_is_completed_and_never_doubled(
-    published, repository, monkeypatch
-):
+def test_a_publish_killed_at_any_step_is_completed_and_never_doubled(published, repository, monkeypatch):
     for step in STEPS:
         done = getattr(MlflowClient, step)
 
@@ -285,11 +293,12 @@ def test_a_dead_server_is_one_line_soon_without_its_password(repository, monkeyp
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///params.yaml", "postgresql://user:secret@nowhere/db"]
+    "uri",
+    ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///params.yaml", "postgresql://user:secret@nowhere/db"],
 )
 def test_a_store_that_cannot_be_used_is_one_line(repository, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(MetashotError, match="MLflow at .* failed; run `metashot publish`") as caught:
+    with pytest.raises(MetashotError, match=r"MLflow at .* failed; run `metashot publish`") as caught:
         publish(repository)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)

@@ -1,8 +1,8 @@
 """The inner loop of the methods that adapt a whole network to each support set by gradient steps.
 
 It is written once, for one task, as a function of the weights. Over a batch of tasks it is mapped by ``vmap``
-on a GPU, where launches cost most. On a CPU sharing one small task between cores is slow, and so are the grouped
-convolutions that ``vmap`` makes of all tasks together: each core works on tasks of its own.
+on a GPU, where launches cost most. On a CPU sharing one small task between cores is slow, and so are the
+grouped convolutions that ``vmap`` makes of all tasks together: each core works on tasks of its own.
 """
 
 import copy

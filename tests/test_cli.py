@@ -1,0 +1,209 @@
+"""The commands as a person meets them, on real DVC and MLflow; the trainings never ran."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import synthetic
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from metashot import cli
+
+LISTS = f"""datasets: [glyphs] # what to make
+settings:
+  - 5w1s # one
+# which
+methods: [{", ".join(synthetic.ACCURACY)}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Results that are up to date, and the real params.yaml but for its lists."""
+    root = synthetic.make(tmp_path / "repository")
+    text = (synthetic.ROOT / "params.yaml").read_text()
+    start, end = text.index("datasets:"), text.index("\n", text.index("methods:")) + 1
+    (root / "params.yaml").write_text(text[:start] + LISTS + text[end:])
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    synthetic.give_database(root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def register(root: Path, command: str) -> None:
+    """Let DVC's stages be those that dvc.lock says were run, and register this command."""
+    group, cell = "${item.dataset}-${item.setting}", "${item.dataset}-${item.setting}/${item.method}"
+    words = "${item.dataset} ${item.setting} ${item.method}"
+    pairs = {"dataset": "${datasets}", "setting": "${settings}"}
+    evaluated = f"results/{cell}/metrics.json", f"records/evaluate/{cell}"
+    data, episodes = "data/processed/${item.dataset}.parquet", f"data/episodes/{group}"
+    stages = {
+        "train": {
+            "matrix": {**pairs, "method": "${methods}"},
+            "cmd": f"python -m stages.train {words}",
+            "deps": [data, f"{episodes}/train.parquet", f"{episodes}/val.parquet"],
+            "params": ["seed"],
+            "outs": [{out: {"cache": False}} for out in (f"models/{cell}", f"records/train/{cell}")],
+        },
+        "evaluate": {
+            "matrix": {**pairs, "method": "${methods}"},
+            "cmd": f"python -m stages.evaluate {words}",
+            "deps": [data, episodes, f"models/{cell}"],
+            "outs": [{out: {"cache": False}} for out in evaluated],
+        },
+        "register": {"matrix": pairs, "cmd": command, "deps": [f"results/{group}"]},
+    }
+    with (root / "dvc.yaml").open("w") as file:
+        YAML().dump({"stages": stages}, file)
+
+
+def test_compare_shows_the_table_or_one_line(repository):
+    done = invoke("compare", "glyphs", "5w1s")
+    assert (done.exit_code, "prototypical ★" in done.output, done.stderr) == (0, True, "")
+    done = invoke("compare", "omniglot", "5w1s")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "error: no method was evaluated on omniglot-5w1s yet: run `dvc repro register@omniglot-5w1s`\n"
+    )
+
+
+def test_compare_needs_no_mlflow_and_shows_no_password(repository, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    done = invoke("compare", "glyphs", "5w1s")
+    assert (done.exit_code, "prototypical ★" in done.stdout) == (0, True)
+    assert done.stderr.startswith("warning: MLflow at http://127.0.0.1:9 failed; run `metashot publish`")
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.output
+    assert invoke("ui").output == "MLflow runs at http://127.0.0.1:9\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "known"),
+    [("data", "imagenet", "glyphs, omniglot"), ("setting", "9w9s", "5w1s")],
+)
+def test_run_refuses_what_params_do_not_describe(repository, option, name, known):
+    before = (repository / "params.yaml").read_text()
+    done = invoke("run", f"--{option}", name)
+    assert done.exit_code == 1
+    assert (
+        done.stderr
+        == f"error: params.yaml has no {option}.{name} (it has {known}): describe it there first\n"
+    )
+    assert (repository / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets: [", "not YAML"),
+        ("datasets: glyphs", "params.yaml: seed: missing"),
+        ("[]", "not a mapping"),
+    ],
+)
+def test_run_names_what_is_wrong_in_params(repository, text, message):
+    (repository / "params.yaml").write_text(text)
+    done = invoke("run", "--data", "omniglot")
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (repository / "params.yaml").read_text() == text
+
+
+def test_run_adds_what_it_makes_to_the_lists_and_takes_it_back_when_it_fails(repository):
+    """The stage succeeds for glyphs, whose results are there, and fails for omniglot."""
+    text = (repository / "params.yaml").read_text()
+    more = (
+        "  5w5s: {n_way: 5, k_shot: 5, n_query: 5, val_episodes: 2, test_episodes: 2,\n"
+        "         train_way: 60, train_query: 5, train_episodes: 2, extra: {}}\n"
+    )
+    text = text.replace("setting:\n", "setting:\n" + more)
+    (repository / "params.yaml").write_text(text)
+    (repository / "dvc.yaml").write_text(
+        "stages:\n  register:\n    matrix: {dataset: '${datasets}', setting: '${settings}'}\n"
+        "    cmd: cp params.yaml ${item.dataset}-${item.setting} && test ${item.dataset} = glyphs\n"
+    )
+    done = invoke("run", "--data", "omniglot", "--data", "glyphs", "--setting", "5w5s")
+    assert done.stdout.startswith(
+        "added omniglot to datasets in params.yaml\nadded 5w5s to settings in params.yaml\n"
+    )
+    assert done.stderr == (
+        "put params.yaml back as it was\n"
+        "error: dvc repro register@omniglot-5w5s register@glyphs-5w5s failed (status 255); see above\n"
+    )
+    assert (repository / "params.yaml").read_text() == text
+    during = text.replace("[glyphs] #", "[glyphs, omniglot] #").replace("# one\n", "# one\n  - 5w5s\n")
+    assert (repository / "omniglot-5w5s").read_text() == during
+    assert not (repository / "omniglot-5w1s").exists()  # no more than was asked for
+
+
+def test_run_ends_with_the_table_and_fills_mlflow_again(repository):
+    register(repository, "true")
+    done = invoke("run")
+    assert (done.exit_code, "warning:" in done.stderr) == (0, False)
+    assert next(line for line in done.stdout.splitlines() if "★" in line).split()[-1] == "v2"
+    database = repository / "mlruns/mlflow.db"
+    counts = "3 models, 3 new; champion prototypical v2"
+    assert done.stdout.endswith(f"glyphs-5w1s: {counts} (MLflow at sqlite:///{database})\n")
+    assert sqlite3.connect(database).execute("select name, version from model_versions").fetchall() == [
+        ("glyphs-5w1s", 1), ("glyphs-5w1s", 2), ("glyphs-5w1s", 3),
+    ]  # fmt: skip
+
+
+def test_run_shows_what_is_made_though_register_fails_without_mlflow(repository, monkeypatch):
+    register(repository, "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = invoke("run")
+    assert done.exit_code == 1
+    assert next(line for line in done.stdout.splitlines() if "★" in line).split()[-1] == "-"
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith("warning: MLflow at http://127.0.0.1:9 failed")
+    assert error == "error: dvc repro failed (status 255); see above"
+    # what is not made as params.yaml says would not be shown
+    params = repository / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 7", 1))
+    assert not cli._made(repository, "glyphs", "5w1s", list(synthetic.ACCURACY))
+
+
+def test_help_imports_nothing_slow():
+    slow = {"torch", "mlflow", "pydantic", "rich.table"}
+    code = f"import sys; from metashot import cli; print({slow} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_omniglot_reads_the_folder_that_is_named(tmp_path):
+    (tmp_path / "repository").mkdir()
+    shutil.copy(synthetic.ROOT / "Makefile", tmp_path / "repository")
+
+    def mirror(*words: str, **environment: str) -> str:
+        command = ["make", "--dry-run", "--always-make", "--assume-old=.venv/installed", "omniglot", *words]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path / "repository",
+            env={"PATH": "/usr/bin:/bin"} | environment,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.split('METASHOT_MIRROR="')[1].split('"')[0]
+
+    assert mirror() == ""
+    (tmp_path / "shared/data/omniglot").mkdir(parents=True)
+    assert mirror() == "../shared/data/omniglot"
+    assert mirror(METASHOT_MIRROR="/mine") == "/mine"
+    assert mirror("MIRROR=/other", METASHOT_MIRROR="/mine") == "/other"
