@@ -42,7 +42,7 @@ HYPER = {
         "inner_lr": 0.1,
         "inner_steps": 5,
         "test_steps": 5,
-        "inner_batch": 10,
+        "inner_shot": 2,
         "query_norm": "support",
     },
 }

@@ -32,7 +32,7 @@ PARAMS = {
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
     "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
-    "reptile": GRADIENT | {"inner_batch": 4, "query_norm": "support"},
+    "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
 }
 
 
@@ -98,7 +98,7 @@ def test_order_of_queries_support_and_classes_changes_nothing_but_order(name: st
     torch.testing.assert_close(found, expected)
 
     renamed = torch.tensor([2, 0, 1])  # class c is now called renamed[c]
-    if "network.head.weight" in method.state_dict():  # the classifier starts from one row for each class
+    if name == "maml":  # the classifier starts from a row of its own for each class
         back = renamed.argsort()
         state = method.state_dict()
         for key in ("network.head.weight", "network.head.bias"):
@@ -427,7 +427,7 @@ def test_a_fixed_head_refuses_other_ways() -> None:
 
 def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
     # With every image in every inner batch the order is immaterial, so SGD by hand must agree.
-    method, e = build("reptile", inner_batch=15, lr=0.25).double(), double(episodes())
+    method, e = build("reptile", inner_shot=5, lr=0.25).double(), double(episodes())
     old = {k: v.clone() for k, v in method.weights().items()}
     adapted = []
     for b in range(2):
@@ -446,7 +446,21 @@ def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
     outer.step()
     for key, value in method.weights().items():
         mean = (adapted[0][key] + adapted[1][key]) / 2
+        if key.startswith("head."):  # the rows of the classifier move together
+            mean = mean.mean(0, keepdim=True).expand_as(mean)
         torch.testing.assert_close(value, old[key] + 0.25 * (mean - old[key]))
+
+
+def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pass() -> None:
+    method = build("reptile", inner_steps=5, inner_shot=1)
+    labels = torch.arange(3).repeat(5)  # five images of each class, classes interleaved
+    with runtime.reproducible(0):
+        order = method.draw(labels)
+    assert order.shape == (5, 3)
+    assert sorted(order.flatten().tolist()) == list(range(15))
+    assert all(sorted(labels[batch].tolist()) == [0, 1, 2] for batch in order)
+    with runtime.reproducible(1):
+        assert not torch.equal(method.draw(labels), order)
 
 
 # --- hyper-parameters
@@ -461,7 +475,7 @@ def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
         ("siamese", "margin", 0.0),
         ("transfer", "head_steps", 0),
         ("maml", "inner_lr", 0.0),
-        ("reptile", "inner_batch", 0),
+        ("reptile", "inner_shot", 0),
     ],
 )
 def test_impossible_values_are_refused_by_name(name: str, key: str, value: object) -> None:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metashot.episodes import Episodes
 from metashot.methods import adaptation
-from metashot.methods.base import require_positive
+from metashot.methods.base import Problem, require_positive
 
 
 @dataclass(frozen=True)
@@ -16,47 +16,68 @@ class Params(adaptation.Params):
     """Hyper-parameters; ``lr`` is the outer step size, epsilon in the paper.
 
     Attributes:
-        inner_batch: Images in an inner step of training, drawn from support and query images alike.
+        inner_shot: Images of each class in an inner step of training, drawn from support and query images
+            alike. A step thus sees what a support set of that many shots will show it.
     """
 
-    inner_batch: int
+    inner_shot: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "inner_batch")
+        require_positive(self, "inner_shot")
 
 
 class Reptile(adaptation.Adaptation):
-    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2)."""
+    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2).
+
+    Which class bears which number is drawn anew in every task, so what one task teaches a row of the
+    classifier is noise to the next. The rows therefore start at zero and move together, by their mean; each
+    task begins undecided, and the order of classes changes nothing.
+    """
 
     params_type: ClassVar = Params
     params: Params
     outer_optimizer: ClassVar = torch.optim.SGD
 
+    def __init__(self, params: Params, problem: Problem) -> None:
+        super().__init__(params, problem)
+        for row in self.network.head.parameters():
+            nn.init.zeros_(row)
+
+    def draw(self, labels: Tensor) -> Tensor:
+        """Positions ``[S, N * inner_shot]`` of a task's inner batches among its images.
+
+        Every class has ``inner_shot`` images in each batch, drawn pass after pass without replacement.
+
+        Args:
+            labels: ``[M]``, each class equally often.
+        """
+        of_class = labels.argsort(stable=True).view(self.train_way, -1)  # [N, images of a class]
+        need = self.params.inner_steps * self.params.inner_shot
+        passes = -(-need // of_class.shape[1])
+        drawn = [torch.cat([row[torch.randperm(len(row))] for _ in range(passes)])[:need] for row in of_class]
+        batches = torch.stack(drawn).view(self.train_way, self.params.inner_steps, self.params.inner_shot)
+        return batches.transpose(0, 1).flatten(1)
+
     def backward(self, episodes: Episodes) -> Tensor:
         """See `Method.backward`.
 
-        The gradient is ``weights - mean over tasks of adapted weights``, so a step of SGD with rate epsilon
-        moves the weights by epsilon of the way. The loss is that of the first inner batches.
+        The gradient is ``weights - mean over tasks of adapted weights``, in the classifier also over its
+        rows, so a step of SGD with rate epsilon moves the weights by epsilon of the way. The loss is the
+        mean along the inner steps.
         """
         weights = self.weights()
-        steps, size = self.params.inner_steps, self.params.inner_batch
         images = torch.cat([episodes.support, episodes.query], dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
-        # Pass after pass over a task's images, each in an order of its own.
-        batch, available = labels.shape
-        passes = -(-steps * size // available)
-        orders = [
-            torch.cat([torch.randperm(available) for _ in range(passes)])[: steps * size]
-            for _ in range(batch)
-        ]
-        order = torch.stack(orders).to(images.device).view(batch, steps, size)
+        order = torch.stack([self.draw(row) for row in labels.cpu()]).to(images.device)
 
         def task(images: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
             adapted, losses = self.adapt(weights, images[order], labels[order])
-            return {**adapted, "loss": losses[0]}
+            return {**adapted, "loss": losses.mean()}
 
         tasks = self.over_tasks(task, images, labels, order)
         for name, parameter in self.network.named_parameters():
-            parameter.grad = weights[name] - tasks[name].mean(0)
+            gradient = weights[name] - tasks[name].mean(0)
+            in_head = name.startswith("head.")
+            parameter.grad = gradient.mean(0).expand_as(gradient).clone() if in_head else gradient
         return tasks["loss"].mean()
