@@ -1,6 +1,7 @@
 """What every few-shot method is to the training loop and the evaluation."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -75,7 +76,7 @@ class Problem:
     train_classes: int | None = None
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A few-shot classifier that learns from batches of episodes.
 
     Module ``metashot.methods.<name>`` holds the class ``<Name>``, built from its ``Params`` and a `Problem`.
@@ -99,16 +100,11 @@ class Method(nn.Module):
         self.params = params
         self.problem = problem
 
+    @abstractmethod
     def backward(self, episodes: Episodes) -> Tensor:
-        """Add the meta-gradient of a batch of episodes to ``.grad``; returns the loss (scalar, detached)."""
-        loss = self.loss(episodes)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        """Leave the meta-gradient of a batch of episodes in ``.grad``; return the loss, a detached scalar."""
 
-    def loss(self, episodes: Episodes) -> Tensor:
-        """The training objective (scalar)."""
-        raise NotImplementedError
-
+    @abstractmethod
     def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Class probabilities of the queries.
 
@@ -121,7 +117,6 @@ class Method(nn.Module):
         Returns:
             ``[B, M, N]``.
         """
-        raise NotImplementedError
 
     def check_setting(self, n_way: int) -> None:
         """Raise a MetashotError if the method cannot tell ``n_way`` classes apart."""
@@ -156,6 +151,17 @@ class EmbeddingMethod(Method):
         features: Tensor = self.backbone(flat)
         return features.reshape(*images.shape[:-3], -1)
 
+    @abstractmethod
+    def loss(self, episodes: Episodes) -> Tensor:
+        """The training objective (scalar)."""
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """See `Method.backward`."""
+        loss = self.loss(episodes)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    @abstractmethod
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Logits of embedded queries.
 
@@ -168,7 +174,6 @@ class EmbeddingMethod(Method):
         Returns:
             ``[B, M, N]``, log-probabilities up to a constant.
         """
-        raise NotImplementedError
 
     def embed_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Support ``[B, N*K, D]`` and query ``[B, N*Q, D]`` embeddings from one pass over all the images."""
