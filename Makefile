@@ -26,7 +26,7 @@ help: ## list the commands
 	@touch $@
 
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
-	metashot run
+	@dvc --wait-for-lock repro; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
@@ -46,5 +46,5 @@ ui: .venv/installed ## the MLflow UI on loopback
 bench: .venv/installed ## speed, as ratios against named alternatives
 	python -m benchmarks.speed
 
-clean: ## remove what the pipeline made; the DVC cache, MLflow's records and .venv stay
-	rm -rf data/raw data/processed data/episodes data/params.ok models results records reports
+clean: ## remove what the pipeline made and checkpoints; the DVC cache, MLflow's records and .venv stay
+	rm -rf data/raw data/processed data/episodes data/params.ok models results records reports .metashot

@@ -1,1 +1,11 @@
-"""Prefect flows over the same DAG."""
+"""The pipeline as Prefect flows: DVC decides what is to be done and keeps what is, Prefect does it."""
+
+import os
+
+# Prefect reads these when it is imported.
+for _name, _value in {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 are too few for a busy machine
+}.items():
+    os.environ.setdefault(_name, _value)

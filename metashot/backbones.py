@@ -71,6 +71,9 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """Images ``[M, C, H, W]`` to features ``[M, features]``; ``stats_rows`` as in `BatchNorm`."""
+        if x.shape[1] == 1:
+            # A single channel leaves the layout open; in the wrong one the first block takes twice the time.
+            x = x.reshape(len(x), *x.shape[2:], 1).movedim(-1, 1)
         for block in self.blocks:
             x = block(x, stats_rows)
         return x.mean(dim=(2, 3)) if self.mean else x.flatten(1)

@@ -1,16 +1,17 @@
-"""Results in words, as Markdown: what MLflow shows beside an experiment, a run and a model."""
+"""Results for people: what MLflow says of an experiment, a run and a model, in Markdown; the report files."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from metashot.compare import TRANSDUCTIVE, Comparison, Row, accuracy, duration
+from metashot.compare import Comparison, Row, accuracy, duration
+from metashot.files import replacing
 
 
 def overview(comparison: Comparison) -> str:
     """The whole comparison: the champion first, then every method, then why."""
-    champion = comparison.decision.champion
-    best = next((row for row in comparison.rows if row.method == champion), None)
-    verdict = f"{best.method}, {accuracy(best.accuracy, best.ci95)}" if best else "none"
+    champion = comparison.champion
+    verdict = f"{champion.name}, {accuracy(champion.accuracy, champion.ci95)}" if champion else "none"
     lines = [
         f"Champion: {verdict}. Few-shot classification on {comparison.data}: {comparison.protocol}.",
         "",
@@ -18,13 +19,11 @@ def overview(comparison: Comparison) -> str:
         "|:--|:--|--:|--:|--:|",
     ]
     for row in comparison.rows:
-        mark = "★" if row.method == champion else ""
+        mark = "★" if row == champion else ""
         trained = accuracy(row.accuracy, row.ci95)
         untrained = accuracy(row.untrained_accuracy, row.untrained_ci95)
         lines.append(f"| {mark} | {row.label} | {trained} | {untrained} | {row.parameters:,} |")
-    notes = [f"{reason}." for reason in comparison.decision.reasons]
-    if any(row.transductive for row in comparison.rows):
-        notes.append(f"{TRANSDUCTIVE}.")
+    notes = [f"{note}." for note in (*comparison.decision.reasons, *comparison.footnotes)]
     return "\n\n".join(["\n".join(lines), *notes])
 
 
@@ -59,3 +58,12 @@ model.predict(task)  # columns label, probability, probabilities
 
 Pictures are scaled to the model's size. Models with one channel read drawings: dark ink on light paper and
 light ink on dark are both understood, told apart by the picture's border."""
+
+
+def write_report(comparison: Comparison, folder: Path) -> None:
+    """Write ``<data set>-<setting>.json`` and ``.png`` into a folder, each whole or not at all."""
+    from metashot.plots import comparison_plot  # matplotlib is slow to import
+
+    for suffix, data in {"json": comparison.json.encode(), "png": comparison_plot(comparison)}.items():
+        with replacing(folder / f"{comparison.group}.{suffix}") as partial:
+            partial.write_bytes(data)

@@ -1,7 +1,6 @@
 """The command line. Whatever is slow to import is imported by the command that needs it."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,56 +25,53 @@ app = typer.Typer(
 
 
 @app.command()
-def run(
-    data: Annotated[list[str] | None, typer.Option(help="Only this data set; may be repeated.")] = None,
-    setting: Annotated[str | None, typer.Option(help="Only this N-way K-shot setting.")] = None,
+def plan(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages, as `dvc repro` names them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Make everything that is out of date, then print the comparison.
+    """Say what a run would do: each stage's state, the reason, and the time to expect. Nothing is run."""
+    with mistakes():
+        import json
+        from dataclasses import asdict
 
-    A data set or setting that params.yaml describes but does not list yet is added to its list; if the run
-    fails, the list is put back as it was.
-    """
-    with _mistakes():
-        from metashot import lineage, params
+        from rich.console import Console
 
-        root = lineage.find_root(Path.cwd())
-        params.check(root / "params.yaml")
-        wanted = [("datasets", name) for name in data or []] + ([("settings", setting)] if setting else [])
-        with _listing(root / "params.yaml", wanted):
-            datasets = list(dict.fromkeys(data or lineage.listed(root, "datasets")))
-            settings = [setting] if setting else lineage.listed(root, "settings")
-            methods = lineage.listed(root, "methods")
-            groups = [(d, s) for d in datasets for s in settings]
-            targets = [f"register@{d}-{s}" for d, s in groups] if data or setting else []
-            status = _dvc(root, "repro", *targets)
-            if status:  # what is made is shown all the same: maybe only MLflow is down
-                groups = [group for group in groups if _made(root, *group, methods)]
-            _report(root, groups, methods)
-            if status:
-                command = " ".join(["dvc repro", *targets])
-                raise MetashotError(f"{command} failed (status {status}); see above")
+        from metashot import lineage
+        from metashot import plan as planning
+
+        steps = planning.plan(lineage.find_root(Path.cwd()), targets or [])
+        if as_json:
+            typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
+        else:
+            Console().print(planning.table(steps))
 
 
 @app.command()
-def compare(dataset: str, setting: str) -> None:
+def compare(
+    dataset: Annotated[str | None, typer.Argument(help="All that are made, if none is named.")] = None,
+    setting: Annotated[str | None, typer.Argument(help="All that are made, if none is named.")] = None,
+) -> None:
     """Print the methods of a data set and setting side by side."""
-    with _mistakes():
+    with mistakes():
         from metashot import compare as comparing
         from metashot import lineage, tracking
 
         root = lineage.find_root(Path.cwd())
-        methods = lineage.listed(root, "methods")
-        comparison = comparing.compare(lineage.Lock(root), dataset, setting, methods)
-        versions: Mapping[str, int] = {}
-        with _warnings():
-            versions = tracking.versions(root, comparison)
-        _show(root, comparison, versions)
+        lock, methods = lineage.Lock(root), lineage.listed(root, "methods")
+        groups = [(dataset, setting)] if dataset and setting else lineage.finished(lock)
+        for d, s in groups:
+            if dataset in (None, d) and setting in (None, s):
+                comparison = comparing.compare(lock, d, s, methods)
+                versions: Mapping[str, int] = {}
+                with warnings():
+                    versions = tracking.versions(root, comparison)
+                show(root, comparison, versions)
 
 
 @app.command()
 def publish() -> None:
     """Make MLflow agree with dvc.lock; what is there already is left alone."""
-    with _mistakes():
+    with mistakes():
         from metashot import lineage, tracking
 
         root = lineage.find_root(Path.cwd())
@@ -85,9 +81,58 @@ def publish() -> None:
 
 
 @app.command()
+def adopt(dataset: str, setting: str) -> None:
+    """Make the champion the incumbent, which the next training has to beat."""
+    with mistakes():
+        from metashot import champions, lineage
+
+        row = champions.adopt(lineage.find_root(Path.cwd()), dataset, setting)
+        if row is None:
+            typer.echo("nothing to adopt: there is no champion, or it is the incumbent already")
+        else:
+            typer.echo(f"{row.name} is the incumbent of {dataset}-{setting} now: commit champions/ to git")
+
+
+@app.command()
+def rollback(
+    dataset: str,
+    setting: str,
+    reason: Annotated[str, typer.Option(help="Why: kept in git, and in every later decision.")],
+) -> None:
+    """Bar the champion for good and put the incumbent, or the next best model, in its place."""
+    with mistakes():
+        from metashot import champions, lineage, tracking
+
+        root = lineage.find_root(Path.cwd())
+        comparison = champions.rollback(root, dataset, setting, reason)
+        versions: Mapping[str, int] = {}
+        with warnings():
+            versions = tracking.versions(root, comparison)
+        show(root, comparison, versions)
+        typer.echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
+
+
+@app.command()
+def refresh() -> None:
+    """Pin the present content of image folders in params.yaml; the next run takes it up."""
+    with mistakes():
+        from metashot import lineage
+        from metashot.data import source
+
+        root = lineage.find_root(Path.cwd())
+        for dataset in lineage.listed(root, "datasets"):
+            if not source.is_local(dataset):
+                typer.echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
+            elif source.refresh(root, dataset):
+                typer.echo(f"{dataset}: new content pinned in params.yaml")
+            else:
+                typer.echo(f"{dataset}: unchanged")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open the MLflow UI on this machine."""
-    with _mistakes():
+    with mistakes():
         from metashot import lineage, tracking
 
         uri = tracking.tracking_uri(lineage.find_root(Path.cwd()))
@@ -106,7 +151,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 
 
 @contextmanager
-def _mistakes() -> Iterator[None]:
+def mistakes() -> Iterator[None]:
     """End a user's mistake as one line and status 1."""
     try:
         yield
@@ -116,7 +161,7 @@ def _mistakes() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings() -> Iterator[None]:
+def warnings() -> Iterator[None]:
     """Tell of MLflow's trouble in one line and go on: what DVC made does not depend on it."""
     try:
         yield
@@ -125,7 +170,7 @@ def _warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
+def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
     """Add names to the lists of params.yaml that lack them; put it back as it was if the block fails."""
     from metashot import params
     from metashot.files import replacing
@@ -172,44 +217,7 @@ def _listed(text: str, key: str, name: str) -> str:
     return f"{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
 
 
-def _dvc(root: Path, *arguments: str) -> int:
-    """Run DVC as this interpreter's, waiting where another DVC holds the lock; return its exit status."""
-    here = str(Path(sys.executable).parent)
-    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
-        cwd=root,
-        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
-        check=False,
-    ).returncode
-
-
-def _made(root: Path, dataset: str, setting: str, methods: Sequence[str]) -> bool:
-    """Whether every method is trained and evaluated as params.yaml and the code now say."""
-    cells = [f"{stage}@{dataset}-{setting}-{m}" for m in methods for stage in ("train", "evaluate")]
-    return not _dvc(root, "status", "--quiet", "--with-deps", *cells)
-
-
-def _report(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str]) -> None:
-    """Print the comparisons, MLflow made to agree with them if it can be reached."""
-    if not groups:
-        return
-    from metashot import compare as comparing
-    from metashot import lineage, tracking
-
-    lock = lineage.Lock(root)
-    comparisons = [comparing.compare(lock, *group, methods) for group in groups]
-    published = []
-    with _warnings():
-        published = tracking.publish(root, groups, methods)
-    versions = {done.group: done.versions for done in published}
-    for comparison in comparisons:
-        _show(root, comparison, versions.get(comparison.group, {}))
-    for done in published:
-        typer.echo(done)
-
-
-def _show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> None:
+def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> None:
     """Print one comparison."""
     from rich.console import Console
 

@@ -1,25 +1,29 @@
-"""All methods of one data set and setting side by side, and which of them is champion."""
+"""All methods of one data set and setting side by side, and which model the gate made champion."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from rich import box
 from rich.table import Table
 
+from metashot import lineage
 from metashot.errors import MetashotError
-from metashot.files import replacing
 from metashot.lineage import Cell, Lock, digest
 
+SHARED = ("n_way", "k_shot", "n_query", "episodes", "manifest")  # what compared results have in common
 TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its episode"
+INCUMBENT = (
+    "‡ incumbent: trained earlier, tested again on these episodes; its untrained backbone as tested then"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method's results on the shared test episodes. Accuracies and half widths are fractions."""
+    """One model's results on the shared test episodes. Accuracies and half widths are fractions."""
 
     method: str
     accuracy: float
@@ -29,25 +33,78 @@ class Row:
     parameters: int
     transductive: bool
     extra: Mapping[str, Mapping[str, float]]
+    model: str
     result: str
+    incumbent: bool = False  # and of no present training
+
+    @property
+    def name(self) -> str:
+        """What it is called where an incumbent and a present model of the same method may meet."""
+        return f"{self.method} (incumbent)" if self.incumbent else self.method
 
     @property
     def label(self) -> str:
-        """The method's name, with the dagger that TRANSDUCTIVE explains where it needs it."""
-        return f"{self.method} †" if self.transductive else self.method
+        """The method's name, with the marks that the footnotes explain where it needs them."""
+        marks = ("†" if self.transductive else "") + ("‡" if self.incumbent else "")
+        return f"{self.method} {marks}".rstrip()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A model before the gate: DVC's digest of its folder, and its accuracy on the test episodes."""
+
+    method: str
+    model: str
+    accuracy: float
+    ci95: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Challenger minus incumbent, episode by episode: mean and 95 % interval, as fractions."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which method is champion, if any, and why."""
+    """Which model is champion, if any, and why; with nothing in it that a clock could change.
 
-    champion: str | None
+    Attributes:
+        manifest: md5 of the test episodes.
+        judged: The model of each method that was looked at.
+        min_accuracy: See `metashot.params.Gate`.
+        allowed_regression: See there.
+        incumbent: The champion that was adopted last and is not barred.
+        challenger: The most accurate of the judged models that is not barred.
+        difference: Between these two, unless they are the same model.
+        champion: One of these two.
+        promoted: Whether the champion is another model than the incumbent.
+        reasons: What led to it, a sentence each.
+    """
+
+    manifest: str
+    judged: Mapping[str, str]
+    min_accuracy: float
+    allowed_regression: float
+    incumbent: Standing | None
+    challenger: Standing | None
+    difference: Difference | None
+    champion: Standing | None
+    promoted: bool
     reasons: list[str]
+
+    @property
+    def json(self) -> str:
+        """The decision file: the same text for the same decision."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The methods of one data set and setting, best first, with nothing in it that a clock could change."""
+    """The models of one data set and setting, best first, with nothing in it that a clock could change."""
 
     dataset: str
     setting: str
@@ -81,6 +138,24 @@ class Comparison:
         """Accuracy of guessing."""
         return 1 / self.n_way
 
+    @property
+    def footnotes(self) -> list[str]:
+        """What the marks of the labels mean."""
+        marks = {
+            TRANSDUCTIVE: any(row.transductive for row in self.rows),
+            INCUMBENT: any(row.incumbent for row in self.rows),
+        }
+        return [note for note, used in marks.items() if used]
+
+    @property
+    def champion(self) -> Row | None:
+        """The row of the champion."""
+        return self.row(self.decision.champion)
+
+    def row(self, standing: Standing | None) -> Row | None:
+        """The row of a model that the decision names."""
+        return next((row for row in self.rows if standing and row.model == standing.model), None)
+
     @cached_property
     def json(self) -> str:
         """The report file: the same text for the same results."""
@@ -92,48 +167,70 @@ class Comparison:
         return digest(self.json)
 
 
-def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> Comparison:
-    """Read the results of the evaluated methods of a data set and setting.
+def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> list[tuple[Cell, Any]]:
+    """Return the evaluated cells of a data set and setting, each with its metrics.
 
     Raises:
         MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
             on the same episodes.
     """
+    found = [
+        (cell, json.loads(lock.file(cell.evaluate, cell.metrics).read_text()))
+        for cell in lock.cells(dataset, setting, methods)
+    ]
+    (first, shared), *others = found
+    for key in SHARED:
+        for cell, metrics in others:
+            if metrics[key] != shared[key]:
+                raise MetashotError(
+                    f"{cell.method} and {first.method} were not tested on the same episodes of {cell.group} "
+                    f"({key} differs): run `dvc repro register@{cell.group}`"
+                )
+    return found
+
+
+def decision_path(group: str) -> str:
+    """Return where the gate's decision on a data set and setting lies in the repository."""
+    return f"reports/{group}-gate.json"
+
+
+def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> Comparison:
+    """Read the results of the evaluated methods of a data set and setting, and what the gate made of them.
+
+    Raises:
+        MetashotError: As `results`, or the gate has not judged these results.
+    """
     from metashot.data import store  # torch is slow to import
 
-    cells = lock.cells(dataset, setting, methods)
-    metrics = {cell.method: json.loads(lock.file(cell.evaluate, cell.metrics).read_text()) for cell in cells}
-    first, *others = metrics
-    for key in ("manifest", "episodes", "n_way", "k_shot", "n_query"):
-        for method in others:
-            if metrics[method][key] != metrics[first][key]:
-                raise MetashotError(
-                    f"{method} and {first} were not tested on the same episodes of {dataset}-{setting} "
-                    f"({key} differs): run `dvc repro register@{dataset}-{setting}`"
-                )
-    rows = sorted(
-        (_row(cell, metrics[cell.method]) for cell in cells), key=lambda row: (-row.accuracy, row.method)
-    )
-    shape = {key: metrics[first][key] for key in ("n_way", "k_shot", "n_query", "episodes", "manifest")}
+    evaluated = results(lock, dataset, setting, methods)
+    group, shared = f"{dataset}-{setting}", _shared(evaluated[0][1])
+    decision = _decision(lock, group)
+    judged = {cell.method: cell.weights for cell, _ in evaluated}
+    if (decision.judged, decision.manifest) != (judged, shared["manifest"]):
+        raise MetashotError(f"the gate judged earlier results of {group}: run `dvc repro register@{group}`")
+    rows = [_row(cell, metrics) for cell, metrics in evaluated]
+    if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
+        kept, cell = _kept(lock, dataset, setting, incumbent.model)
+        then = _row(cell, json.loads(kept.file(cell.evaluate, cell.metrics).read_text()), incumbent=True)
+        rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
+    rows.sort(key=lambda row: (-row.accuracy, row.name))
     synthetic = bool(store.about(lock.root / f"data/processed/{dataset}.parquet")["synthetic"])
-    return Comparison(dataset, setting, synthetic, **shape, rows=rows, decision=decide(rows, shape["n_way"]))
+    return Comparison(dataset, setting, synthetic, **shared, rows=rows, decision=decision)
 
 
-def decide(rows: Sequence[Row], n_way: int) -> Decision:
-    """Name the champion: the highest mean accuracy whose 95 % interval lies above chance.
+def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
+    """Return what each row was read from, by the row's name."""
+    where = comparison.dataset, comparison.setting
+    return {
+        row.name: _kept(lock, *where, row.model) if row.incumbent else (lock, lock.cell(*where, row.method))
+        for row in comparison.rows
+    }
 
-    Args:
-        rows: The methods, best first.
-        n_way: Classes per episode, so chance is 1/n_way.
-    """
-    chance, reasons = 1 / n_way, []
-    for row in rows:
-        result = f"{row.method}: {accuracy(row.accuracy, row.ci95)}"
-        if row.accuracy - row.ci95 > chance:
-            reasons.append(f"{result} is the highest mean with its 95 % interval above chance ({chance:.1%})")
-            return Decision(row.method, reasons)
-        reasons.append(f"{result} is not above chance ({chance:.1%}) with 95 % confidence")
-    return Decision(None, reasons)
+
+def as_tested(comparison: Comparison, lock: Lock, cell: Cell) -> Comparison:
+    """Return an incumbent alone, with the episodes it was evaluated on when it was trained."""
+    metrics = json.loads(lock.file(cell.evaluate, cell.metrics).read_text())
+    return replace(comparison, **_shared(metrics), rows=[_row(cell, metrics, incumbent=True)])
 
 
 def accuracy(mean: float, ci95: float) -> str:
@@ -142,10 +239,12 @@ def accuracy(mean: float, ci95: float) -> str:
 
 
 def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
-    """Return how long each method's training took, as its record says."""
-    cells = lock.cells(comparison.dataset, comparison.setting, [row.method for row in comparison.rows])
-    records = {c.method: json.loads(lock.file(c.train, c.train_record).read_text()) for c in cells}
-    return {method: float(record["seconds"]) for method, record in records.items()}
+    """Return how long the training of each row took, as its record says, by the row's name."""
+    found = {}
+    for name, (source, cell) in sources(lock, comparison).items():
+        record = json.loads(source.file(cell.train, cell.train_record).read_text())
+        found[name] = float(record["seconds"])
+    return found
 
 
 def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mapping[str, int]) -> Table:
@@ -153,28 +252,26 @@ def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mappin
 
     Args:
         comparison: The methods.
-        seconds: Training time of each method.
-        versions: The registered model version of each method that has one.
+        seconds: Training time of each row, by its name.
+        versions: The registered model version of each row that has one.
     """
     title = f"{comparison.data}: {comparison.protocol}"
     # 80 columns hold the widest values; narrower ones are spread over them
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
-    notes = list(comparison.decision.reasons)
-    if any(row.transductive for row in comparison.rows):
-        notes.append(TRANSDUCTIVE)
+    notes = [*comparison.decision.reasons, *comparison.footnotes]
     view.caption, view.caption_justify = "\n".join(notes), "left"
     view.add_column("method", no_wrap=True)
     for column in ("accuracy", "untrained", "train time", "parameters", "model"):
         view.add_column(column, justify="right", no_wrap=True)
     for row in comparison.rows:
-        champion = row.method == comparison.decision.champion
+        champion = row == comparison.champion
         view.add_row(
             row.label + (" ★" if champion else ""),
             accuracy(row.accuracy, row.ci95),
             accuracy(row.untrained_accuracy, row.untrained_ci95),
-            duration(seconds[row.method]),
+            duration(seconds[row.name]),
             f"{row.parameters:,}",
-            f"v{versions[row.method]}" if row.method in versions else "-",
+            f"v{versions[row.name]}" if row.name in versions else "-",
             style="bold" if champion else None,
         )
     return view
@@ -188,16 +285,35 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write ``<data set>-<setting>.json`` and ``.png`` into a folder, each whole or not at all."""
-    from metashot.plots import comparison_plot  # matplotlib is slow to import
+def _decision(lock: Lock, group: str) -> Decision:
+    path = decision_path(group)
+    if f"gate@{group}" not in lock.entries:
+        raise MetashotError(f"dvc.lock has no gate@{group}: run `dvc repro register@{group}`")
+    text = lock.file(lock.entries[f"gate@{group}"], path).read_text(encoding="utf-8")
+    try:
+        decision: Decision = TypeAdapter(Decision).validate_json(text)
+    except ValidationError:
+        raise MetashotError(f"{path} is of another metashot: run `dvc repro register@{group}`") from None
+    return decision
 
-    for suffix, data in {"json": comparison.json.encode(), "png": comparison_plot(comparison)}.items():
-        with replacing(folder / f"{comparison.group}.{suffix}") as partial:
-            partial.write_bytes(data)
+
+def _kept(lock: Lock, dataset: str, setting: str, model: str) -> tuple[Lock, Cell]:
+    """The adopted champion with this model."""
+    for kept, cell in reversed(lineage.adopted(lock.root, dataset, setting)):
+        if cell.weights == model:
+            return kept, cell
+    group = f"{dataset}-{setting}"
+    raise MetashotError(
+        f"{lineage.CHAMPIONS}/{group} has no longer the incumbent of {decision_path(group)}: "
+        f"run `dvc repro register@{group}`"
+    )
 
 
-def _row(cell: Cell, metrics: Mapping[str, Any]) -> Row:
+def _shared(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: metrics[key] for key in SHARED}
+
+
+def _row(cell: Cell, metrics: Mapping[str, Any], incumbent: bool = False) -> Row:
     return Row(
         method=cell.method,
         accuracy=metrics["accuracy"],
@@ -207,5 +323,7 @@ def _row(cell: Cell, metrics: Mapping[str, Any]) -> Row:
         parameters=metrics["parameters"],
         transductive=metrics["transductive"],
         extra=metrics["extra"],
+        model=cell.weights,
         result=cell.result,
+        incumbent=incumbent,
     )

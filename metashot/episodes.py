@@ -6,7 +6,7 @@ makes methods comparable.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,11 @@ class Manifest:
     def queries(self) -> int:
         """Query images of an episode."""
         return self.n_way * self.n_query
+
+    def head(self, episodes: int) -> "Manifest":
+        """The first episodes."""
+        rows = slice(episodes)
+        return replace(self, classes=self.classes[rows], support=self.support[rows], query=self.query[rows])
 
     def narrow(self, n_way: int) -> "Manifest":
         """Cut every episode into ``N // n_way`` smaller ones with classes of their own.

@@ -1,8 +1,16 @@
-"""What a user can get wrong, as one line each."""
+"""Why something ended before it was done, as one line each."""
 
 
 class MetashotError(Exception):
     """A mistake the user can mend. The message is one line: what is wrong, where, and how to mend it.
 
     Stages and the command line print it as ``error: <message>`` and exit with status 1, without a traceback.
+    """
+
+
+class Preempted(BaseException):
+    """Stopped from outside, to be run again. The message is one line.
+
+    Stages print it as ``preempted: <message>`` and exit with status 75. Like KeyboardInterrupt it is no
+    Exception, so that no library's ``except Exception`` takes it for an error of its own and goes on.
     """

@@ -1,5 +1,7 @@
 """From frozen episodes to accuracy with an interval."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,11 +9,10 @@ from torch import Tensor
 from metashot.episodes import Manifest
 from metashot.methods.base import EmbeddingMethod, Method
 
-EMBED_CHUNK = 1000  # images embedded at once
+EMBED_CHUNK = 250  # images embedded at once
 EPISODE_CHUNK = 100  # episodes classified at once
 
 
-@torch.no_grad()
 def correct_queries(method: Method, images: Tensor, manifest: Manifest) -> np.ndarray:
     """Correctly answered queries of each episode: ``[E]`` int64, of ``manifest.queries``.
 
@@ -20,25 +21,37 @@ def correct_queries(method: Method, images: Tensor, manifest: Manifest) -> np.nd
         images: uint8 images ``[M, C, H, W]`` of the manifest's split, on the method's device.
         manifest: E episodes.
     """
+    return correct_in_each(method, images, [manifest])[0]
+
+
+@torch.no_grad()
+def correct_in_each(method: Method, images: Tensor, manifests: Sequence[Manifest]) -> list[np.ndarray]:
+    """The same for several manifests of one split, an image embedded once for all of them."""
     was_training = method.training
     method.eval()
-    source: Tensor = images
-    if isinstance(method, EmbeddingMethod):
-        # Embeddings do not depend on the episode: make each once, however many episodes it is in.
-        used = torch.from_numpy(np.unique(np.concatenate([manifest.support.ravel(), manifest.query.ravel()])))
-        chunks = [
-            method.embed(images[rows.to(images.device)].float().div_(255))
-            for rows in torch.split(used, EMBED_CHUNK)
-        ]
-        source = chunks[0].new_empty(len(images), chunks[0].shape[1])
-        source[used.to(images.device)] = torch.cat(chunks)
+    source = _embedded(method, images, manifests) if isinstance(method, EmbeddingMethod) else images
+    counts = [_correct(method, source, manifest) for manifest in manifests]
+    method.train(was_training)
+    return counts
+
+
+def _embedded(method: EmbeddingMethod, images: Tensor, manifests: Sequence[Manifest]) -> Tensor:
+    """Embeddings ``[M, D]`` of the images that are in an episode; an embedding depends on no episode."""
+    rows = np.unique(np.concatenate([part.ravel() for m in manifests for part in (m.support, m.query)]))
+    used = torch.from_numpy(rows).to(images.device)
+    chunks = [method.embed(images[part].float().div_(255)) for part in torch.split(used, EMBED_CHUNK)]
+    source = chunks[0].new_empty(len(images), chunks[0].shape[1])
+    source[used] = torch.cat(chunks)
+    return source
+
+
+def _correct(method: Method, source: Tensor, manifest: Manifest) -> np.ndarray:
+    answer = method.classify if isinstance(method, EmbeddingMethod) else method.predict
     correct = []
     for start in range(0, len(manifest), EPISODE_CHUNK):
         episodes = manifest.gather(source, slice(start, start + EPISODE_CHUNK))
-        answer = method.classify if isinstance(method, EmbeddingMethod) else method.predict
         scores = answer(episodes.support, episodes.support_labels, episodes.query, episodes.n_way)
         correct.append((scores.argmax(-1) == episodes.query_labels).sum(1).cpu())
-    method.train(was_training)
     return torch.cat(correct).numpy()
 
 

@@ -1,10 +1,17 @@
 """Files and folders that appear whole or not at all, and their digests."""
 
+import errno
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from metashot.errors import MetashotError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota, limit of the process
 
 
 @contextmanager
@@ -17,18 +24,27 @@ def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
     Args:
         path: File or folder; the folders above it are made.
         resume: Leave what a failed block wrote for the next one to go on with.
+
+    Raises:
+        MetashotError: The disk is full.
     """
     partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not resume:
         _remove(partial)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         _remove(old)
         if path.is_dir():  # a folder cannot be renamed over another
             path.rename(old)
         partial.replace(path)
         _remove(old)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise MetashotError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}): free space and run again"
+        ) from None
     finally:
         if not resume:
             _remove(partial)
@@ -38,6 +54,12 @@ def md5(path: Path) -> str:
     """The md5 of a file, which is also how DVC names it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def folder_md5(md5s: Mapping[str, str]) -> str:
+    """DVC's name of a folder, from the md5 of each file by its path within: of a listing sorted by path."""
+    listing = json.dumps([{"md5": md5s[path], "relpath": path} for path in sorted(md5s)])
+    return hashlib.md5(listing.encode()).hexdigest() + ".dir"
 
 
 def _remove(path: Path) -> None:

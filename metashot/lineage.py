@@ -7,6 +7,7 @@ and model versions are found by these digests, so a tracking store can be lost a
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,10 @@ from ruamel.yaml.error import YAMLError
 from metashot import files, params
 from metashot.errors import MetashotError
 
+CHAMPIONS = "champions"  # the folder of the champions that were adopted
 RECORDS = "records/"  # outputs with clock times in them: no part of a result
+REST = 0.3  # seconds without a change after which dvc.lock is taken to be whole
+PATIENCE = 60.0  # seconds to wait for that
 
 
 def canonical(value: object) -> str:
@@ -36,9 +40,8 @@ def md5(path: Path) -> str:
     """Return DVC's digest of a file, or of a directory (``<md5 of its sorted listing>.dir``)."""
     if not path.is_dir():
         return files.md5(path)
-    inside = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listing = json.dumps([{"md5": files.md5(file), "relpath": name} for name, file in inside])
-    return hashlib.md5(listing.encode()).hexdigest() + ".dir"
+    inside = (file for file in path.rglob("*") if file.is_file())
+    return files.folder_md5({file.relative_to(path).as_posix(): files.md5(file) for file in inside})
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,16 @@ class Cell:
     def model(self) -> str:
         """Folder of model.safetensors and model.json."""
         return f"models/{self.group}/{self.method}"
+
+    @property
+    def weights(self) -> str:
+        """DVC's digest of that folder: the identity of the model, whatever it is tested on."""
+        return next(str(out["md5"]) for out in self.train.outs if out["path"] == self.model)
+
+    @property
+    def episodes(self) -> str:
+        """The evaluation's counts of every test episode."""
+        return f"results/{self.group}/{self.method}/episodes.parquet"
 
     @property
     def metrics(self) -> str:
@@ -227,6 +240,32 @@ def finished(lock: Lock) -> list[tuple[str, str]]:
     return found
 
 
+def adopted(root: Path, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
+    """Return the champions that were adopted, the latest last.
+
+    Each is a folder ``champions/<data set>-<setting>/<number>``, laid out like the repository: a dvc.lock of
+    its own, and the files that the cell's two entries in it name.
+
+    Raises:
+        MetashotError: The folder is not what its .dvc file in git says, as in a clone that has not pulled it.
+    """
+    group = f"{dataset}-{setting}"
+    folder = root / CHAMPIONS / group
+    pointer = folder.with_name(f"{group}.dvc")
+    if not pointer.exists():
+        return []
+    named = YAML(typ="safe").load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
+    if not folder.is_dir() or md5(folder) != named:
+        path = pointer.relative_to(root)
+        raise MetashotError(f"{CHAMPIONS}/{group} is not what {path} names: run `dvc pull {path}`")
+    found = []
+    for kept in sorted(folder.iterdir(), key=lambda kept: int(kept.name)):
+        lock, prefix = Lock(kept), f"evaluate@{group}-"
+        (method,) = (name.removeprefix(prefix) for name in lock.entries if name.startswith(prefix))
+        found.append((lock, lock.cell(dataset, setting, method)))
+    return found
+
+
 def find_root(start: Path) -> Path:
     """Return the nearest folder at or above ``start`` that holds a dvc.yaml.
 
@@ -246,9 +285,24 @@ def _self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
             yield str(candidate)
 
 
+def _whole(path: Path) -> str:
+    """The text of a file that others may be writing in place, as DVC does: once it has rested, all of it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        before = path.stat()
+        if 0 <= time.time() - before.st_mtime < REST:
+            time.sleep(REST / 3)
+            continue
+        text = path.read_text(encoding="utf-8")
+        after = path.stat()
+        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+            return text
+    raise MetashotError(f"{path} did not rest for {REST} s in {PATIENCE:.0f} s: try again when DVC has ended")
+
+
 def _stages(path: Path) -> dict[str, Any]:
     try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # as DVC reads it: 1e-05 is a number
+        data = YAML(typ="safe").load(_whole(path))  # as DVC reads it: 1e-05 is a number
     except FileNotFoundError:
         raise MetashotError(f"no {path}: nothing has been made yet, run `dvc repro`") from None
     except YAMLError as error:

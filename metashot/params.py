@@ -18,6 +18,8 @@ T = TypeVar("T")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Way = Annotated[int, Field(ge=2)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class ExtraSetting:
     Attributes:
         n_way: Classes in an episode.
         k_shot: Support images of each class.
+        episodes: Rows of its test manifest.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     n_way: Way
     k_shot: PositiveInt
+    episodes: Annotated[int, Field(ge=2)]  # an interval needs two
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,29 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What a model has to show to become champion; both are fractions.
+
+    Attributes:
+        min_accuracy: The lowest mean test accuracy that a champion may have.
+        allowed_regression: How much less accurate than the incumbent a successor may be: the lower end of the
+            95 % interval of its lead must lie above minus this.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    min_accuracy: Share
+    allowed_regression: Share
+
+
+@dataclass(frozen=True)
 class File:
     """The whole of params.yaml; the sections below data, setting and method have types of their own."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     seed: Seed
+    threads: Threads
     datasets: list[Name]
     settings: list[Name]
     methods: list[Name]
@@ -82,6 +103,7 @@ class File:
     setting: dict[Name, dict[str, Any]]
     method: dict[Name, dict[str, Any]]
     budget: dict[Name, dict[Name, PositiveInt]]
+    gate: Gate
 
 
 def read(path: Path, key: str, type_: Any) -> Any:

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from metashot.compare import TRANSDUCTIVE, Comparison, accuracy
+from metashot.compare import Comparison, accuracy
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
@@ -54,9 +54,8 @@ def comparison_plot(comparison: Comparison) -> bytes:
         values.set_ylim(axes.get_ylim())
         values.set_yticks(places, [accuracy(row.accuracy, row.ci95) for row in rows], fontsize=13)
         values.tick_params(length=0)
-        champion = comparison.decision.champion
         for row, label, value in zip(rows, axes.get_yticklabels(), values.get_yticklabels(), strict=True):
-            if row.method == champion:
+            if row == comparison.champion:
                 label.set_fontweight("bold")
                 value.set_fontweight("bold")
         for side in (axes, values):
@@ -65,8 +64,8 @@ def comparison_plot(comparison: Comparison) -> bytes:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
         axes.grid(axis="x", color="#EEEEEE", zorder=0)
         axes.set_axisbelow(True)
-        note = f"\n{TRANSDUCTIVE}" if any(row.transductive for row in rows) else ""
-        axes.set_xlabel(f"test accuracy, mean and 95 % interval{note}", fontsize=12)
+        notes = ["test accuracy, mean and 95 % interval", *comparison.footnotes]
+        axes.set_xlabel("\n".join(notes), fontsize=12)
         figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
         axes.set_title(
             f"the same {comparison.episodes:,} test episodes for all, {comparison.n_query} queries per class",

@@ -3,38 +3,34 @@
 Both hold clock times, so nothing that is hashed into a later stage may depend on them.
 """
 
+import hashlib
 import json
 import platform
 import resource
-import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metashot import runtime
+from metashot import git, runtime
 from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
 
 
-def git_state(root: Path) -> dict[str, Any]:
-    """The commit of HEAD, and whether the tree differs from it.
-
-    Returns:
-        ``commit``, None outside a git repository, and ``dirty``: a file that git does not ignore, other than
-        dvc.lock, is new or changed.
-    """
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
-    return {"commit": git("rev-parse", "--verify", "--quiet", "HEAD"), "dirty": bool(changed)}
+def code() -> dict[str, str]:
+    """The md5 of every file of metashot and stages that this process has loaded."""
+    loaded = [name for name in sys.modules if name.partition(".")[0] in ("metashot", "stages", "__main__")]
+    specs = [spec for name in loaded if (spec := sys.modules[name].__spec__)]
+    ours = {
+        spec.origin for spec in specs if spec.origin and spec.name.partition(".")[0] in ("metashot", "stages")
+    }
+    top = Path(__file__).parents[1]
+    return {str(Path(path).relative_to(top)): md5(Path(path)) for path in sorted(ours)}
 
 
 class Record:
@@ -44,7 +40,6 @@ class Record:
         self, stage: str, device: torch.device, params: Mapping[str, Any], inputs: list[Path]
     ) -> None:
         self.started = time.time()
-        self.journal: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {
             "stage": stage,
             "params": params,
@@ -55,19 +50,22 @@ class Record:
                 "name": runtime.device_name(device),
                 "threads": torch.get_num_threads(),
             },
-            "git": git_state(Path()),
+            "code": code(),
+            "git": git.state(Path()),
             "started": self.started,
         }
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a point of the journal."""
-        self.journal.append({"step": step, "time": time.time(), "metrics": metrics})
+    @property
+    def key(self) -> str:
+        """Digest of everything that determines the bits that come out."""
+        determining = {name: self.facts[name] for name in ("params", "inputs", "versions", "device", "code")}
+        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
-    def save(self, directory: Path, **facts: Any) -> None:
+    def save(self, directory: Path, journal: Sequence[Mapping[str, Any]] = (), **facts: Any) -> None:
         """Write record.json, ``facts`` added, and journal.jsonl if there are points."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         spent = {"seconds": time.time() - self.started, "peak_memory_mb": peak}
         (directory / "record.json").write_text(json.dumps({**self.facts, **spent, **facts}, indent=2) + "\n")
-        if self.journal:
-            lines = (json.dumps(point) + "\n" for point in self.journal)
+        if journal:
+            lines = (json.dumps(point) + "\n" for point in journal)
             (directory / "journal.jsonl").write_text("".join(lines))

@@ -1,10 +1,12 @@
-"""The machine a computation runs on: device, determinism, memory allocator."""
+"""The machine a computation runs on: device, determinism, memory allocator, signals."""
 
 import ctypes
 import platform
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,6 +18,11 @@ _M_MMAP_MAX = -4
 def best_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_threads(threads: int) -> None:
+    """Compute with this many CPU threads; how sums are split between them decides how they round."""
+    torch.set_num_threads(threads)
 
 
 def device_name(device: torch.device) -> str:
@@ -51,3 +58,30 @@ def reproducible(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(deterministic)
+
+
+def generators() -> dict[str, Any]:
+    """The states of torch's global generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def set_generators(states: Mapping[str, Any]) -> None:
+    """Put torch's global generators into ``states``."""
+    torch.set_rng_state(states["cpu"])
+    torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def signals_held() -> Iterator[list[str]]:
+    """Within it SIGTERM and SIGINT do no more than add their name to the list it gives."""
+    held: list[str] = []
+
+    def hold(number: int, _: object) -> None:
+        held.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

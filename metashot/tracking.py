@@ -66,6 +66,7 @@ SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlruns/mlflow.db"
 RESULT, CODE = "metashot.result", "metashot.code"
 PUBLISHED = "metashot.published"
+DECISION = "metashot.decision"  # DVC's md5 of the decision file that made a version champion
 NOTE = "mlflow.note.content"
 REQUIRED = (
     "mlflow",
@@ -125,9 +126,9 @@ class Published:
     Attributes:
         group: Name of the experiment and of the registered model.
         uri: The tracking URI, without credentials.
-        versions: The model version of each method.
+        versions: The model version of each row of the comparison, by its name.
         added: How many of them are new.
-        champion: The method under the alias ``champion``, None if no method passed the gate.
+        champion: The name of the row under the alias ``champion``, None if no model passed the gate.
     """
 
     group: str
@@ -174,7 +175,7 @@ def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str
 
 
 def versions(root: Path, comparison: Comparison) -> dict[str, int]:
-    """Return the version of each method that is registered as it is now; none where MLflow was never used.
+    """Return the version of each row that is registered as it is now; none where MLflow was never used.
 
     Raises:
         MetashotError: MLflow is not reachable.
@@ -184,7 +185,7 @@ def versions(root: Path, comparison: Comparison) -> dict[str, int]:
         return {}
     with _client(root) as (client, _):
         found = _versions(client, comparison.group, code_digest())
-    return {row.method: int(found[row.result].version) for row in comparison.rows if row.result in found}
+    return {row.name: int(found[row.result].version) for row in comparison.rows if row.result in found}
 
 
 def code_digest() -> str:
@@ -224,25 +225,34 @@ def _publish(
     _registered_model(client, comparison)
     code = code_digest()
     before = _versions(client, comparison.group, code)
-    cells = {cell.method: cell for cell in lock.cells(dataset, setting, methods)}
-    records = {
-        method: json.loads(lock.file(cell.train, cell.train_record).read_text())
-        for method, cell in cells.items()
-    }
-    rows = {row.method: row for row in comparison.rows}
+    found = {}
+    for row in comparison.rows:
+        source, cell = compare.sources(lock, comparison)[row.name]
+        record = json.loads(source.file(cell.train, cell.train_record).read_text())
+        found[row.name] = source, cell, record
     made = {}
     # In the order of training, so that a rebuilt registry numbers its versions as the first one did
-    for method in sorted(cells, key=lambda method: (records[method]["started"], method)):
-        publisher = _CellPublisher(
-            client, experiment, lock, cells[method], rows[method], records[method], comparison, code
-        )
-        made[method] = int(publisher.publish(before.get(rows[method].result)).version)
-        newest = method
-    _alias(client, comparison.group, "challenger", made[newest])
-    champion = comparison.decision.champion
-    _alias(client, comparison.group, "champion", made[champion] if champion else None)
+    for row in sorted(comparison.rows, key=lambda row: (found[row.name][2]["started"], row.name)):
+        source, cell, record = found[row.name]
+        shown = comparison
+        if row.incumbent:  # as when it was trained: its run shows no later episodes
+            shown = compare.as_tested(comparison, source, cell)
+            (row,) = shown.rows
+        publisher = _CellPublisher(client, experiment, source, cell, row, record, shown, code)
+        made[row.name] = int(publisher.publish(before.get(row.result)).version)
+    for alias, standing in (
+        ("challenger", comparison.decision.challenger),
+        ("champion", comparison.decision.champion),
+    ):
+        named = comparison.row(standing)
+        _alias(client, comparison.group, alias, made[named.name] if named else None)
+    champion = comparison.champion
+    if champion:
+        decision = lock.root / compare.decision_path(comparison.group)
+        _show_decision(client, comparison.group, made[champion.name], decision)
     added = sum(row.result not in before for row in comparison.rows)
-    return Published(comparison.group, without_credentials(uri), made, added, champion)
+    name = champion.name if champion else None
+    return Published(comparison.group, without_credentials(uri), made, added, name)
 
 
 @dataclass(frozen=True)
@@ -261,7 +271,9 @@ class _CellPublisher:
     def publish(self, version: ModelVersion | None) -> ModelVersion:
         """Complete the run, the logged model and the version, and return the version."""
         run = self._run()
-        if version and run.data.tags.get(PUBLISHED) == self._state:
+        done = run.data.tags.get(PUBLISHED)
+        # A run that showed an incumbent among the methods of its time goes on to do so
+        if version and (done == self._state or (done and self.row.incumbent)):
             return version
         run_id = run.info.run_id
         evaluated = json.loads(self.lock.file(self.cell.evaluate, self.cell.evaluate_record).read_text())
@@ -433,7 +445,10 @@ class _CellPublisher:
         """Comparison, learning curve, lineage and record, as files of the run."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            compare.write_report(self.comparison, folder)
+            cards.write_report(self.comparison, folder)
+            (folder / Path(compare.decision_path(self.cell.group)).name).write_text(
+                self.comparison.decision.json, encoding="utf-8"
+            )
             curve = [{"step": point["step"], **point["metrics"]} for point in points]
             title = f"{self.cell.method} on {self.comparison.data}, {self.cell.setting}"
             (folder / "learning-curve.png").write_bytes(plots.learning_curve(title, curve))
@@ -519,6 +534,14 @@ def _alias(client: MlflowClient, group: str, alias: str, version: int | None) ->
             client.delete_registered_model_alias(group, alias)
     elif now is None or int(now) != version:
         client.set_registered_model_alias(group, alias, str(version))
+
+
+def _show_decision(client: MlflowClient, group: str, version: int, path: Path) -> None:
+    """Tag the champion's version with the decision that made it so, and show the file in its run."""
+    found, decision = client.get_model_version(group, str(version)), md5(path)
+    if found.tags.get(DECISION) != decision:
+        client.log_artifact(found.run_id, str(path))
+        client.set_model_version_tag(group, str(version), DECISION, decision)
 
 
 def _data(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, DatasetInput]:

@@ -5,14 +5,17 @@ They are run at the top of the repository as ``python -m stages.<stage> <argumen
 
 import csv
 import inspect
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from metashot import params
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, Preempted
 from metashot.files import replacing
+from metashot.scratch import Attempt
 
 PARAMS = Path("params.yaml")
 
@@ -23,15 +26,30 @@ def read_params(key: str, type_: Any) -> Any:
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call ``main`` with the command line's arguments; a user's mistake ends as one line and status 1."""
-    names = list(inspect.signature(main).parameters)
-    if len(sys.argv) - 1 != len(names):
-        stage = Path(sys.argv[0]).stem
-        sys.exit(f"error: usage: python -m stages.{stage} {' '.join(names).upper()}".rstrip())
+    """Call ``main`` with the command line's arguments, and with this ``attempt`` if it asks for it.
+
+    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake ends as one line and
+    status 1, SIGTERM or SIGINT as one line and status 75 (EX_TEMPFAIL).
+    """
+    parameters = dict(inspect.signature(main).parameters)
+    asks = parameters.pop("attempt", None)
+    stage, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
+    if len(arguments) != len(parameters) or any("/" in argument for argument in arguments):
+        sys.exit(f"error: usage: python -m stages.{stage} {' '.join(parameters).upper()}".rstrip())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
-        main(*sys.argv[1:])
+        with Attempt(Path(), "@".join(filter(None, [stage, "-".join(arguments)]))) as attempt:
+            main(*arguments, **({"attempt": attempt} if asks else {}))
     except MetashotError as error:
         sys.exit(f"error: {error}")
+    except Preempted as stopped:
+        print(f"preempted: {stopped}", file=sys.stderr)  # noqa: T201
+        sys.exit(os.EX_TEMPFAIL)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Preempted(f"stopped by {signal.Signals(number).name}: run again")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

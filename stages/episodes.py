@@ -22,7 +22,7 @@ def main(dataset: str, setting: str) -> None:
         "test": (test, s.n_way, s.k_shot, s.n_query, s.test_episodes),
     }
     for name, extra in s.extra.items():
-        manifests[f"test-{name}"] = (test, extra.n_way, extra.k_shot, s.n_query, s.test_episodes)
+        manifests[f"test-{name}"] = (test, extra.n_way, extra.k_shot, s.n_query, extra.episodes)
     with replacing(Path(f"data/episodes/{dataset}-{setting}")) as partial:
         partial.mkdir()
         for name, (images, n_way, k_shot, n_query, episodes) in manifests.items():

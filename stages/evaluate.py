@@ -12,16 +12,20 @@ from metashot import methods, runtime
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evaluation import correct_queries, mean_and_interval
+from metashot.evaluation import correct_in_each, correct_queries, mean_and_interval
 from metashot.files import md5, replacing
-from metashot.params import ExtraSetting, Name, Seed
+from metashot.methods.base import Method
+from metashot.params import ExtraSetting, Name, Seed, Threads
 from metashot.record import Record
 from stages import read_params, run, write_csv
+
+UNTRAINED_EPISODES = 100  # the first of the test episodes: enough to tell it from the trained network
 
 
 def main(dataset: str, setting: str, method: str) -> None:
     """Write metrics, per-episode counts, their histogram and a record."""
     seed: int = read_params("seed", Seed)
+    threads: int = read_params("threads", Threads)
     extras = read_params(f"setting.{setting}.extra", dict[Name, ExtraSetting])
     cell = f"{dataset}-{setting}/{method}"
     folder, data = Path(f"models/{cell}"), Path(f"data/processed/{dataset}.parquet")
@@ -30,6 +34,7 @@ def main(dataset: str, setting: str, method: str) -> None:
     paths |= {extra: episodes / f"test-{extra}.parquet" for extra in extras}
 
     runtime.keep_freed_memory()
+    runtime.use_threads(threads)
     device = runtime.best_device()
     model, test = methods.load(folder, device), store.load(data, "test")
     manifests = {name: load_manifest(path, test) for name, path in paths.items()}
@@ -39,18 +44,13 @@ def main(dataset: str, setting: str, method: str) -> None:
     with runtime.reproducible(seed):  # the weights that training started from
         untrained = type(model)(model.params, model.problem).to(device)
 
-    correct: dict[str, np.ndarray] = {}
-    summary: dict[str, dict[str, float]] = {}
-    for name, manifest in manifests.items():
-        try:
-            model.check_setting(manifest.n_way)
-        except MetashotError:
-            if name == setting:
-                raise
-            continue  # an extra protocol is evaluated where the method allows it
-        correct[name] = correct_queries(model, images, manifest)
-        summary[name] = _summarise(correct[name] / manifest.queries)
+    answered = [setting, *(name for name in extras if _can_answer(model, manifests[name].n_way))]
+    model.check_setting(manifests[setting].n_way)
+    counts = correct_in_each(model, images, [manifests[name] for name in answered])
+    correct = dict(zip(answered, counts, strict=True))
+    summary = {name: _summarise(correct[name] / manifests[name].queries) for name in answered}
     main_manifest = manifests[setting]
+    first = main_manifest.head(UNTRAINED_EPISODES)
     metrics = {
         **summary.pop(setting),
         "n_way": main_manifest.n_way,
@@ -58,7 +58,7 @@ def main(dataset: str, setting: str, method: str) -> None:
         "n_query": main_manifest.n_query,
         "transductive": model.transductive,
         "parameters": model.parameter_count(),
-        "untrained": _summarise(correct_queries(untrained, images, main_manifest) / main_manifest.queries),
+        "untrained": _summarise(correct_queries(untrained, images, first) / first.queries),
         "extra": summary,
         "manifest": md5(paths[setting]),
     }
@@ -81,6 +81,15 @@ def main(dataset: str, setting: str, method: str) -> None:
     with replacing(Path(f"records/evaluate/{cell}")) as partial:
         partial.mkdir()
         record.save(partial, dataset=dataset, setting=setting, method=method)
+
+
+def _can_answer(model: Method, n_way: int) -> bool:
+    """Whether an extra protocol, which is evaluated where the method allows it, can be."""
+    try:
+        model.check_setting(n_way)
+    except MetashotError:
+        return False
+    return True
 
 
 def _summarise(accuracy: np.ndarray) -> dict[str, float]:

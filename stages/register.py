@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from metashot.compare import compare, write_report
+from metashot.cards import write_report
+from metashot.compare import compare
 from metashot.lineage import Lock
 from stages import read_params, run
 

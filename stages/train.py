@@ -1,5 +1,9 @@
 """Meta-train one method on one data set and setting."""
 
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,21 +14,35 @@ from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.files import replacing
 from metashot.methods.base import Problem
-from metashot.params import Seed, Way
+from metashot.params import Seed, Threads, Way
 from metashot.record import Record
+from metashot.scratch import Attempt
 from metashot.training import train
 from stages import read_params, run, write_csv
 
 
-def main(dataset: str, setting: str, method: str) -> None:
+def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     """Write the model, its learning curve, its record and its journal."""
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        attempt.tell({"step": step, "steps": steps, **values})
+        if "val_accuracy" in values and not sys.stdout.isatty():  # a terminal shows a bar
+            line = (
+                f"step {step} of {steps}: loss {values['train_loss']:.4f}, "
+                f"validation {values['val_accuracy']:.2%}, {values['episodes_per_s']:.1f} episodes/s\n"
+            )
+            with suppress(OSError):  # a training outlives the reader of its output
+                os.write(1, line.encode())
+
     cls = methods.method_class(method)
     seed: int = read_params("seed", Seed)
+    threads: int = read_params("threads", Threads)
     n_way: int = read_params(f"setting.{setting}.n_way", Way)
     hyper = read_params(f"method.{method}", cls.params_type)
     steps: int = read_params(f"budget.{dataset}.{method}", PositiveInt)
 
     runtime.keep_freed_memory()
+    runtime.use_threads(threads)
     device = runtime.best_device()
     data = Path(f"data/processed/{dataset}.parquet")
     rows, val_rows = (
@@ -46,7 +64,8 @@ def main(dataset: str, setting: str, method: str) -> None:
             meta_batch=hyper.meta_batch,
             steps=steps,
             seed=seed,
-            log=record.log,
+            log=log,
+            checkpoint=attempt.checkpoint(record.key),
         )
 
     cell = f"{dataset}-{setting}/{method}"
@@ -58,6 +77,10 @@ def main(dataset: str, setting: str, method: str) -> None:
         partial.mkdir()
         record.save(
             partial,
+            progress.journal,
+            started=progress.started,
+            seconds=progress.seconds,
+            resumed=progress.resumed,
             dataset=dataset,
             setting=setting,
             method=method,

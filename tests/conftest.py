@@ -1,6 +1,13 @@
 """Fixtures of all tests."""
 
+import os
+import tempfile
 from pathlib import Path
+
+# Prefect reads these when it is imported: no test may touch a person's own server or profile.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="metashot-prefect-")
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+os.environ.pop("PREFECT_API_URL", None)
 
 import pytest
 

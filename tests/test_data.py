@@ -210,7 +210,7 @@ class TestPreprocess:
             ({"all/train/c2/0.png": png(99)}, "class train/c2 has one picture"),
             (
                 {"all/test/c0/2.png": png(0)},
-                "test/c0/2.png (test) is the same picture as train/c0/0.png",
+                "train/c0/0.png (train) is the same picture as test/c0/2.png",
             ),
         ],
     )

@@ -4,104 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-
-ROOT = Path(__file__).parent.parent
-METHODS = ["prototypical", "maml"]
-CODE = (
-    "metashot",
-    "stages",
-    "dvc.yaml",
-    "params.yaml",
-    "pyproject.toml",
-    ".dvc/config",
-    ".dvcignore",
-    ".gitignore",
-)
-
-
-class Project:
-    """A copy of the repository with small parameters."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in CODE:
-            source, target = ROOT / name, root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, target)
-        with self.params() as params:
-            params["methods"] = METHODS
-            params["setting"]["5w1s"] |= {
-                "val_episodes": 5,
-                "test_episodes": 30,
-                "train_episodes": 20,
-                "extra": {"5w2s": {"n_way": 5, "k_shot": 2}, "7w1s": {"n_way": 7, "k_shot": 1}},
-            }
-            params["budget"]["glyphs"] = {"prototypical": 12, "maml": 6}
-            params["method"]["prototypical"] |= {"train_way": 20, "width": 16}
-            params["method"]["maml"] |= {"meta_batch": 2, "width": 16}
-        for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
-            subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
-
-    def params(self) -> "Edit":
-        return Edit(self.root / "params.yaml")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        environment = {
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": str(self.root),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",  # threads of parallel test runs that wait for each other cost most
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        return environment
-
-    def start(self, *command: str, **streams: IO[str]) -> subprocess.Popen[str]:
-        """A command in a process group of its own."""
-        return subprocess.Popen(
-            command, cwd=self.root, env=self.environment, text=True, start_new_session=True, **streams
-        )
-
-    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
-        assert (done.returncode == 0) == ok, done.stdout + done.stderr
-        return done
-
-    def repro(self, *targets: str) -> list[str]:
-        """The stages that were run, in order."""
-        output = self.run("dvc", "repro", *targets).stdout
-        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-
-
-class Edit:
-    """Edit a YAML file in a with-block."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> dict:
-        self.values = yaml.safe_load(self.path.read_text())
-        return self.values
-
-    def __exit__(self, *_: object) -> None:
-        self.path.write_text(yaml.safe_dump(self.values, sort_keys=False))
+from project import METHODS, Project, training, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +17,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ran = project.repro()
     assert ran[0] == "check"
     assert ran[-1] == "register@glyphs-5w1s"
-    assert len(ran) == 4 + 2 * len(METHODS) + 1
+    assert len(ran) == 4 + 2 * len(METHODS) + 2
     return project
 
 
@@ -164,6 +71,7 @@ def test_a_changed_hyper_parameter_reruns_that_method_only(project: Project) -> 
         "check",
         "train@glyphs-5w1s-maml",
         "evaluate@glyphs-5w1s-maml",
+        "gate@glyphs-5w1s",
         "register@glyphs-5w1s",
     ]
     with project.params() as params:
@@ -184,6 +92,7 @@ def test_a_changed_module_reruns_its_method_only(project: Project) -> None:
 
 
 def test_training_again_gives_the_same_bits(project: Project) -> None:
+    shutil.rmtree(project.root / ".metashot/checkpoints")
     model = project.root / "models/glyphs-5w1s/maml/model.safetensors"
     before = model.read_bytes()
     project.run("python", "-m", "stages.train", "glyphs", "5w1s", "maml")
@@ -223,6 +132,10 @@ def test_training_again_gives_the_same_bits(project: Project) -> None:
         (lambda p: p.update(sead=1), "params.yaml: sead: unknown key"),
         (lambda p: p["budget"]["glyphs"].pop("maml"), "params.yaml: budget.glyphs.maml: missing"),
         (lambda p: p["budget"]["glyphs"].update(maml=0), "params.yaml: budget.glyphs.maml: "),
+        (lambda p: p["gate"].update(min_acuracy=0.5), "params.yaml: gate.min_acuracy: unknown key"),
+        (lambda p: p["gate"].update(min_accuracy=95), "params.yaml: gate.min_accuracy: "),
+        (lambda p: p["gate"].pop("allowed_regression"), "params.yaml: gate.allowed_regression: missing"),
+        (lambda p: p.pop("gate"), "params.yaml: gate: missing"),
     ],
 )
 def test_a_wrong_parameter_is_named_before_anything_runs(project: Project, change, line: str) -> None:
@@ -311,16 +224,3 @@ def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
     assert project.repro() == []  # from the run cache
     assert model.read_bytes() == before
     log.unlink()
-
-
-def training(group: int) -> bool:
-    """Whether a train stage runs in the process group."""
-    listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
-    return "stages.train" in listed
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import synthetic
@@ -137,6 +138,46 @@ def test_mistakes_are_one_line(tmp_path, text, message):
         Lock(tmp_path).cells("glyphs", "5w1s", ["maml"])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WRITER = """
+import pathlib, sys, time
+lock, ready = map(pathlib.Path, sys.argv[1:])
+lines = lock.read_text().splitlines(keepends=True)
+for _ in range(3):
+    with lock.open("w") as file:  # in place and little by little, as DVC does
+        ready.touch()
+        for line in lines:
+            file.write(line)
+            file.flush()
+            time.sleep(0.02)
+"""
+
+
+def test_a_lock_is_read_whole_while_others_write_it(tmp_path):
+    """Every beginning of the file that ends behind a stage is YAML as well, with stages missing."""
+    lines = LOCK.strip("\n").splitlines()
+    stages = [line.replace("maml", f"maml{n}") for n in range(3) for line in lines[2:]]
+    path = tmp_path / "dvc.lock"
+    path.write_text("\n".join(lines[:2] + stages) + "\n")
+    ready = tmp_path / "ready"
+    names = set(Lock(tmp_path).entries)
+    assert len(names) == 3
+    with subprocess.Popen([sys.executable, "-c", WRITER, path, ready]) as writer:
+        while not ready.exists():
+            time.sleep(0.01)
+        assert len(path.read_text()) < len("".join(lines))  # it is being written
+        while writer.poll() is None:
+            assert set(Lock(tmp_path).entries) == names
+            time.sleep(0.05)
+    assert writer.returncode == 0
+
+
+def test_a_lock_that_never_rests_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    monkeypatch.setattr(lineage, "PATIENCE", 0.0)
+    with pytest.raises(MetashotError, match="did not rest"):
+        Lock(tmp_path)
 
 
 def test_a_file_that_is_not_in_the_workspace_says_how_to_get_it(tmp_path):

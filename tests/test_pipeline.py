@@ -74,6 +74,7 @@ def stage_cells(stage: str, cell: dict[str, str]) -> set[str]:
     if stage == "check":  # validates every section, so it reads every module that has one
         for name in params["data"]:
             used |= closure(f"metashot.data.{name}", {})
+    if stage in ("check", "gate"):  # the gate tests an incumbent of any method
         for name in params["method"]:
             used |= closure(f"metashot.methods.{name}", {})
     return used

@@ -42,6 +42,8 @@ def preprocess(source: Source, params: Params, raw: Path, target: Path) -> None:
         if count < 2:
             raise MetashotError(f"{raw}: class {superclass}/{class_} has one picture; episodes need two")
     if missing := {"train", "val", "test"} - {key.split for key in keys}:
-        raise MetashotError(f"{raw}: no pictures for split {', '.join(sorted(missing))}")
+        raise MetashotError(
+            f"{raw}: no pictures for split {', '.join(sorted(missing))}; it needs more classes"
+        )
     pixels = 255 - np.stack(images)[..., None]
     store.write(target, pixels, keys, rotations=params.rotations, about=source.ABOUT)

@@ -154,7 +154,10 @@ def load(path: Path, split: Split) -> ImageSet:
         images = torch.cat([torch.rot90(images, angle // 90, dims=(2, 3)) for angle in degrees])
         labels = torch.cat([labels + turn * len(names) for turn in range(len(degrees))])
         names = [f"{name}/rot{angle:03d}" if angle else name for angle in degrees for name in names]
-    return ImageSet(images, labels, names, hashlib.md5(data, usedforsecurity=False).hexdigest(), split)
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    del data, table, column
+    pa.default_memory_pool().release_unused()
+    return ImageSet(images, labels, names, digest, split)
 
 
 def about(path: Path) -> dict[str, Any]:

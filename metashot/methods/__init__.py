@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from metashot.errors import MetashotError
 from metashot.methods.base import Method, Problem
@@ -30,7 +31,8 @@ def method_class(name: str) -> type[Method]:
 def save(method: Method, directory: Path) -> None:
     """Write the model into the existing folder ``directory``."""
     state = {key: value.contiguous().cpu() for key, value in method.inference_state().items()}
-    save_file(state, directory / "model.safetensors")
+    # not save_file, whose error on a full disk is no OSError
+    (directory / "model.safetensors").write_bytes(serialise(state))
     about = {
         "format": FORMAT,
         "method": type(method).__module__.rpartition(".")[2],

@@ -1,0 +1,186 @@
+"""Retraining on a schedule: take up new data, make what is out of date, let the gate judge, commit it all."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.blocks.core import Block
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from flows.pipeline import pipeline, publish
+from metashot import champions, dvc, git, lineage, params
+from metashot.compare import accuracy, compare, decision_path
+from metashot.data import source
+from metashot.errors import MetashotError
+from metashot.plan import plan
+
+COMMITTED = ("params.yaml", "dvc.lock", lineage.CHAMPIONS)  # what a retraining changes of what git keeps
+NO_CHANGE, UNPUBLISHED = "No change", "Unpublished"
+REGISTER = "register@"  # the stage that needs MLflow
+
+Group = tuple[str, str]
+
+
+@flow(persist_result=False)
+def retrain(
+    branch: str = "retrain",
+    tag: bool = False,
+    push: bool = False,
+    notify: str | None = None,
+    jobs: int | None = None,
+) -> State[Any]:
+    """Retrain in the repository that is the working directory, if there is something new.
+
+    Args:
+        branch: Where params.yaml, dvc.lock and the champions are committed, with the gate's decisions. It
+            need not be checked out.
+        tag: Whether to tag the commit as well, ``<branch>-<time>``.
+        push: Whether to send results to the DVC remote, then the branch to git's ``origin``.
+        notify: A notification block, ``<type>/<name>``, that is told how it ended, unless nothing changed.
+        jobs: Stages at the same time; see `flows.pipeline.slots`.
+
+    Returns:
+        One of the states
+
+        - Completed "No change": everything was up to date;
+        - Completed "Retrained";
+        - Completed "Unpublished": all is made and committed, but MLflow could not be reached;
+        - Completed "Published": nothing was to be made but what had waited for MLflow;
+        - Failed: each stage that failed, or what was refused before any was made. Nothing that was made is
+          lost: the next run goes on from there.
+    """
+    try:
+        outcome = _retrain(lineage.find_root(Path.cwd()), branch, tag, push, jobs)
+    except MetashotError as error:
+        outcome = Failed(message=str(error))
+    if notify and outcome.name != NO_CHANGE:
+        tell(notify, f"metashot: {outcome.name}", outcome.message or "", return_state=True)
+    return outcome
+
+
+def _retrain(root: Path, branch: str, tag: bool, push: bool, jobs: int | None) -> State[Any]:
+    _check(root)
+    groups = [(d, s) for d in lineage.listed(root, "datasets") for s in lineage.listed(root, "settings")]
+    if new := refresh(root):
+        commit(root, branch, f"New data: {', '.join(new)}")
+    steps = plan(root)
+    todo = [step.stage for step in steps if step.state != "up to date"]
+    if todo:
+        if any(stage.startswith(("train@", "evaluate@")) for stage in todo):
+            for group in groups:
+                adopt(root, *group)
+        made = pipeline(root, jobs=jobs, return_state=True)
+        left = [step.stage for step in plan(root) if step.state != "up to date"]
+        if any(not stage.startswith(REGISTER) for stage in left):
+            return Failed(message=made.message)
+        waits, said = bool(left) or not made.is_completed(), made.message
+    else:  # what MLflow lacks, as it was down or is new, it gets all the same
+        published = publish(root, groups, lineage.listed(root, "methods"), return_state=True)
+        waits = not published.is_completed()
+        said = (
+            str(published.result(raise_on_failure=False)) if waits else f"{len(steps)} stages are up to date"
+        )
+    name = UNPUBLISHED if waits else _name(todo)
+    if not git.holds(root, branch, COMMITTED):  # a run that was killed may have left that to this one
+        story = _story(root, name, groups)
+        commit(root, branch, story, tag)
+        said = f"{story}\n\n{said}"
+    if push and _unsent(root, branch):
+        send(root, branch, tag)
+    return Completed(name=name, message=said)
+
+
+def _name(todo: Sequence[str]) -> str:
+    if not todo:
+        return NO_CHANGE
+    return "Published" if all(stage.startswith(REGISTER) for stage in todo) else "Retrained"
+
+
+def _check(root: Path) -> None:
+    """Raise a MetashotError for parameters that are wrong, and for code that no commit holds."""
+    params.check(root / "params.yaml")
+    others = [f":(exclude,top){path}" for path in COMMITTED]
+    if changed := git.run(root, "status", "--porcelain", "--", ":/", *others).splitlines():
+        raise MetashotError(
+            f"{root} has changes that no commit holds ({len(changed)} in `git status`, the first is "
+            f"{changed[0].split()[-1]}): commit them or `git stash --include-untracked`"
+        )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def refresh(root: Path) -> list[str]:
+    """Pin the present content of every local data set; returns those that are new."""
+    new = [dataset for dataset in lineage.listed(root, "datasets") if source.refresh(root, dataset)]
+    get_run_logger().info("new data: %s", ", ".join(new) or "none")
+    return new
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def adopt(root: Path, dataset: str, setting: str) -> None:
+    """Make the champion the incumbent that new models have to beat, if it is not so already."""
+    group = f"{dataset}-{setting}"
+    pointer, decided = f"{lineage.CHAMPIONS}/{group}.dvc", decision_path(group)
+    if not (root / "dvc.lock").exists() or f"gate@{group}" not in lineage.Lock(root).entries:
+        return
+    # What a run that was killed may have taken away
+    dvc.output(root, "checkout", "--force", decided, *([pointer] if (root / pointer).exists() else []))
+    champion = json.loads((root / decided).read_text(encoding="utf-8"))["champion"]
+    incumbents = {cell.weights for _, cell in lineage.adopted(root, dataset, setting)}
+    # After a run that failed half-way some results are no more those that were judged; but it has adopted
+    if champion and champion["model"] not in incumbents:
+        champions.adopt(root, dataset, setting)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def commit(root: Path, branch: str, message: str, tag: bool = False) -> None:
+    """Commit what a retraining changes; what is checked out or being worked on is left alone."""
+    made = git.commit(root, branch, COMMITTED, message)
+    if tag:
+        git.run(root, "tag", f"{branch}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", made)
+    get_run_logger().info("%s on %s: %s", made[:10], branch, message)
+
+
+@task(retries=3, retry_delay_seconds=[5, 30, 120], cache_policy=NO_CACHE, persist_result=False)
+def send(root: Path, branch: str, tag: bool) -> None:
+    """Send the data before the commit that names it, and the commit with its tags."""
+    dvc.push(root)
+    git.run(root, "push", "--quiet", *(["--tags"] if tag else []), "origin", branch)
+
+
+def _unsent(root: Path, branch: str) -> bool:
+    """Whether git's remote, as it was seen last, lacks something of the branch."""
+    refs = f"refs/heads/{branch}", f"refs/remotes/origin/{branch}"
+    here, there = (git.run(root, "for-each-ref", "--format=%(objectname)", ref) for ref in refs)
+    return here not in ("", there)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def tell(block: str, subject: str, body: str) -> None:
+    """Notify somebody."""
+    told: Any = Block.load(block)
+    told.notify(body, subject)
+
+
+def _story(root: Path, name: str, groups: Sequence[Group]) -> str:
+    """How it ended: who is champion in one line, then why."""
+    verdicts, reasons = [], []
+    for dataset, setting in groups:
+        group = f"{dataset}-{setting}"
+        decision = compare(lineage.Lock(root), dataset, setting, lineage.listed(root, "methods")).decision
+        champion = "no champion"
+        if decision.champion:
+            shown = accuracy(decision.champion.accuracy, decision.champion.ci95)
+            champion = (
+                f"{'new' if decision.promoted else 'same'} champion {decision.champion.method}, {shown}"
+            )
+        verdicts.append(f"{group} has {champion}")
+        reasons.append(
+            "\n".join([f"{decision_path(group)}:", *(f"- {reason}" for reason in decision.reasons)])
+        )
+    return "\n\n".join([f"{name}: {'; '.join(verdicts)}", *reasons])

@@ -1,0 +1,122 @@
+"""What moves a champion from outside the pipeline: adopting it before a retraining, and rolling it back.
+
+Both change files that the gate reads and git tracks, below ``champions/``: what was done stays in history.
+"""
+
+import getpass
+import shutil
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
+
+from metashot import compare, dvc, gate, lineage, params, runtime
+from metashot.compare import Comparison, Row
+from metashot.errors import MetashotError
+from metashot.files import replacing
+from metashot.gate import Bar
+from metashot.lineage import CHAMPIONS, Lock
+
+
+def adopt(root: Path, dataset: str, setting: str) -> Row | None:
+    """Make the champion the incumbent, which the next training has to beat; commit ``champions/`` afterwards.
+
+    Returns:
+        The champion; None if there is none, or it is the incumbent already.
+
+    Raises:
+        MetashotError: There is no decision on the present results, or DVC failed.
+    """
+    group = f"{dataset}-{setting}"
+    folder, pointer = root / CHAMPIONS / group, f"{CHAMPIONS}/{group}.dvc"
+    if (root / pointer).exists():
+        with suppress(MetashotError):  # mends what a killed adoption left; what it cannot is named below
+            dvc.output(root, "checkout", "--force", pointer)
+    incumbent, _ = gate.latest(root, dataset, setting, gate.read_bars(root, group))
+    lock, comparison = _judged(root, dataset, setting)
+    champion = comparison.champion
+    if champion is None or (incumbent and incumbent[1].weights == champion.model):
+        return None
+    source, cell = compare.sources(lock, comparison)[champion.name]
+    with replacing(folder) as partial:
+        partial.mkdir()
+        if folder.exists():
+            shutil.copytree(folder, partial, dirs_exist_ok=True)
+        kept = partial / str(1 + len(list(partial.iterdir())))
+        for entry in (cell.train, cell.evaluate):
+            for out in entry.outs:
+                path = source.file(entry, str(out["path"]))
+                copy = kept / str(out["path"])
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+        stages = {
+            entry.stage: {
+                "cmd": entry.cmd,
+                "deps": [dict(dep) for dep in entry.deps],
+                "params": dict(entry.params),
+                "outs": [dict(out) for out in entry.outs],
+            }
+            for entry in source.ancestry(cell)
+        }
+        with (kept / "dvc.lock").open("w", encoding="utf-8") as file:
+            YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
+    dvc.output(root, "add", f"{CHAMPIONS}/{group}")
+    return champion
+
+
+def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
+    """Bar the champion for good: the incumbent or the next best model takes its place, in MLflow as well.
+
+    The bar is an entry of ``champions/<data set>-<setting>.json``; commit it with dvc.lock afterwards.
+
+    Returns:
+        What is so now.
+
+    Raises:
+        MetashotError: There is no champion, nothing else may be champion, or DVC failed.
+    """
+    group = f"{dataset}-{setting}"
+    if not reason.strip():
+        raise MetashotError("a rollback needs a reason: it is all that later readers have")
+    _, comparison = _judged(root, dataset, setting)
+    champion = comparison.champion
+    if champion is None:
+        raise MetashotError(f"{group} has no champion that could be rolled back")
+    bars = gate.read_bars(root, group)
+    if champion.model not in {bar.model for bar in bars}:  # else a rollback was killed half-way
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        bars.append(Bar(champion.method, champion.model, champion.result, reason.strip(), now, _user(root)))
+    rule: params.Gate = params.read(root / "params.yaml", "gate", params.Gate)
+    threads: int = params.read(root / "params.yaml", "threads", params.Threads)
+    runtime.use_threads(threads)
+    methods = lineage.listed(root, "methods")
+    after = gate.judge(root, dataset, setting, methods, rule, bars)
+    if after.champion is None:
+        raise MetashotError(
+            f"{champion.name} stays champion of {group}, for nothing else may be: {'; '.join(after.reasons)}"
+        )
+    path = gate.bars_path(root, group)
+    with replacing(path) as partial:
+        text = TypeAdapter(list[Bar]).dump_json(bars, indent=2).decode()
+        partial.write_text(text + "\n", encoding="utf-8")
+    # These two alone: a rollback does not wait for what else may be out of date
+    targets = f"gate@{group}", f"register@{group}"
+    if dvc.run(root, "repro", "--single-item", *targets):
+        raise MetashotError(
+            f"see above; barred in {path.relative_to(root)}, `dvc repro {' '.join(targets)}` does the rest"
+        )
+    return _judged(root, dataset, setting)[1]
+
+
+def _judged(root: Path, dataset: str, setting: str) -> tuple[Lock, Comparison]:
+    lock = Lock(root)
+    return lock, compare.compare(lock, dataset, setting, lineage.listed(root, "methods"))
+
+
+def _user(root: Path) -> str:
+    """Who git says is working here."""
+    asked = subprocess.run(["git", "-C", root, "config", "user.name"], capture_output=True, text=True)
+    return asked.stdout.strip() or getpass.getuser()

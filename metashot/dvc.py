@@ -1,0 +1,285 @@
+"""DVC as a process: the only module that starts it.
+
+Every start waits for DVC's lock, so that a finished stage is never thrown away because somebody looked at the
+repository meanwhile. What a stage says goes to a file: a process that reads along may die, and DVC goes on.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from metashot import scratch
+from metashot.errors import MetashotError
+
+Graph = dict[str, set[str]]
+
+GRACE = 20.0  # seconds from SIGTERM to SIGKILL; Prefect itself gives a cancelled flow 30
+POLL = 0.2  # seconds between looks at a stage's log
+_NODE = re.compile(r'^"(?P<node>[^"]+)";$')
+_EDGE = re.compile(r'^"(?P<needed>[^"]+)" -> "(?P<node>[^"]+)";$')
+
+_running: set[int] = set()  # process groups
+_stopping = threading.Event()
+
+
+class StageFailed(MetashotError):
+    """A stage that fails again whenever it is tried again: wrong data or parameters, a diverged training."""
+
+
+class StageInterrupted(Exception):
+    """A stage that was preempted or killed, and may be tried again."""
+
+
+def run(root: Path, *arguments: str) -> int:
+    """Run DVC in the terminal it is called from; return its exit status."""
+    return subprocess.run(_command(arguments), cwd=root, env=_environment(), check=False).returncode
+
+
+def output(root: Path, *arguments: str) -> str:
+    """Return what a DVC command prints.
+
+    Raises:
+        MetashotError: It failed.
+    """
+    done = subprocess.run(
+        _command(arguments), cwd=root, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise MetashotError(f"dvc {' '.join(arguments)}: {_mistake(done.stderr.splitlines())}")
+    return done.stdout
+
+
+def graph(root: Path) -> Graph:
+    """Return every stage of dvc.yaml by its address, with the addresses it needs directly.
+
+    Raises:
+        MetashotError: DVC cannot read the pipeline.
+    """
+    found: Graph = {}
+    for line in output(root, "dag", "--dot").splitlines():
+        if edge := _EDGE.match(line):
+            found.setdefault(edge["node"], set()).add(edge["needed"])
+            found.setdefault(edge["needed"], set())
+        elif node := _NODE.match(line):
+            found.setdefault(node["node"], set())
+    stages = {name for name in found if not name.endswith(".dvc")}  # files under DVC's care are no work
+    return {name: found[name] & stages for name in found if name in stages}
+
+
+def ancestry(graph: Graph, targets: Sequence[str]) -> Graph:
+    """Return the part of a graph that targets stand on, and the targets, in an order they can be made in.
+
+    Raises:
+        MetashotError: There is no such target.
+    """
+    found: Graph = {}
+
+    def visit(name: str) -> None:
+        if name in found:
+            return
+        if name not in graph:
+            raise MetashotError(f"dvc.yaml has no stage {name}: `dvc stage list --names-only` lists them")
+        for needed in sorted(graph[name], key=list(graph).index):
+            visit(needed)
+        found[name] = graph[name]
+
+    for target in targets:
+        visit(target)
+    return found
+
+
+def pools(root: Path) -> dict[str, str]:
+    """Return the work pools that stages ask for, as ``meta: {pool: ...}`` in dvc.yaml, by address.
+
+    Raises:
+        MetashotError: DVC cannot read the pipeline.
+    """
+    stages = graph(root)
+    written = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    asked = {name: (stage.get("meta") or {}).get("pool") for name, stage in written.items()}
+    return {name: pool for name in stages if (pool := asked[name.partition("@")[0]])}
+
+
+def status(root: Path, *targets: str) -> dict[str, list[Any]]:
+    """Return what ``dvc status --json`` says: the stages that are not up to date, and why.
+
+    Raises:
+        MetashotError: DVC cannot read the pipeline.
+    """
+    said: dict[str, list[Any]] = json.loads(output(root, "status", "--json", *targets))
+    return said
+
+
+def make(
+    root: Path,
+    target: str,
+    *,
+    pull: bool = False,
+    echo: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Make one target, and follow what it says.
+
+    Two makes of a target take turns, also where the process that started the first is gone.
+
+    Args:
+        root: The repository.
+        target: The address of a stage.
+        pull: Make what the target needs as well, and take from the DVC remote whatever was made elsewhere.
+            Without it only the target is made: what it needs must be there.
+        echo: Called with each line of output.
+        environment: Added to the environment.
+
+    Raises:
+        StageFailed: It failed, and would again.
+        StageInterrupted: It was preempted or killed; made again, a training goes on from its checkpoint.
+    """
+    if _stopping.is_set():
+        raise StageInterrupted("stopped before it was started")
+    logs = root / scratch.FOLDER / "logs" / target
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / ".lock").open("w") as lock:
+        _take_turn(lock.fileno())
+        log = logs / f"{1 + len(list(logs.glob('*.log'))):03d}.log"
+        started = time.time()
+        options = ["--pull"] if pull else ["--single-item"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                _command(["repro", *options, target]),
+                cwd=root,
+                env={**_environment(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                pass_fds=[lock.fileno()],  # DVC holds the turn, however its parent ends
+            )
+    _running.add(process.pid)
+    try:
+        said = _follow(process, log, echo)
+    finally:
+        if not _alive(process.pid):  # a stage may outlive DVC
+            _running.discard(process.pid)
+    if process.returncode == 0:
+        return
+    stages = ancestry(graph(root), [target]) if pull else [target]
+    statuses = [s for name in stages if (s := scratch.read_status(root, name)) and s.started >= started]
+    for status in statuses:
+        if status.state == "failed":
+            raise StageFailed(status.reason)
+    if _stopping.is_set() or process.returncode < 0 or any(s.state != "ok" for s in statuses):
+        reasons = [s.reason for s in statuses if s.state != "ok"]
+        raise StageInterrupted(f"{(*reasons, 'stopped')[0]} (log: {log})")
+    raise StageFailed(f"{said} (log: {log})")
+
+
+def wait_for_stages(root: Path) -> None:
+    """Wait until nothing runs any more that `make` started in a repository, in this process or a dead one."""
+    for turn in (root / scratch.FOLDER / "logs").glob("*/.lock"):
+        with turn.open("w") as lock:
+            _take_turn(lock.fileno())
+
+
+def push(root: Path, *targets: str) -> None:
+    """Send what targets made, and under which inputs, to the DVC remote.
+
+    Raises:
+        MetashotError: There is no remote, or it cannot be reached.
+    """
+    output(root, "push", "--run-cache", *targets)
+
+
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """If the block fails or is interrupted, end all that `make` started in it, its children as well.
+
+    A training is given time to write a checkpoint, and nothing new is started.
+    """
+    _stopping.clear()
+    try:
+        yield
+    except BaseException:
+        _stopping.set()
+        _signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        while any(map(_alive, list(_running))) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        _signal(signal.SIGKILL)
+        raise
+
+
+def stopping() -> bool:
+    """Whether `stopped` is ending what runs."""
+    return _stopping.is_set()
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """This interpreter's ``python`` first: stages are run by it."""
+    here = str(Path(sys.executable).parent)
+    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def _take_turn(lock: int) -> None:
+    """Wait for an exclusive lock, open to signals and to `stopped` meanwhile."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _stopping.is_set():
+                raise StageInterrupted("stopped while another process made the same") from None
+            time.sleep(POLL)
+        else:
+            return
+
+
+def _follow(process: subprocess.Popen[bytes], log: Path, echo: Callable[[str], None]) -> str:
+    """Hand on each line of a growing log until its process ends; return DVC's word on a failure."""
+    lines: list[str] = []
+    with log.open(encoding="utf-8", errors="replace") as file:
+        rest, ended = "", False
+        while not ended:
+            ended = process.poll() is not None  # looked at before the last read, which then misses nothing
+            *whole, rest = (rest + file.read()).split("\n")
+            for line in whole:
+                lines.append(line)
+                echo(line)
+            if not ended:
+                time.sleep(POLL)
+    return _mistake([*lines, rest])
+
+
+def _mistake(lines: Sequence[str]) -> str:
+    """The line of DVC's output that says what is wrong."""
+    wrong = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (wrong or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _signal(number: signal.Signals) -> None:
+    for group in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)

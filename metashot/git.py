@@ -1,0 +1,118 @@
+"""Git as a process: what is checked out, and what differs from it."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metashot.errors import MetashotError
+
+
+def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return what a git command prints.
+
+    Args:
+        root: Where it runs.
+        *arguments: The command.
+        environment: Added to the environment.
+
+    Raises:
+        MetashotError: It failed; the message is git's own.
+    """
+    done = subprocess.run(
+        ["git", "-C", root, *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise MetashotError(f"git {arguments[0]} in {root}: {said[-1].removeprefix('fatal: ')}")
+    return done.stdout.strip()
+
+
+def state(root: Path) -> dict[str, Any]:
+    """The commit of HEAD, and whether the tree differs from it.
+
+    Returns:
+        ``commit``, None outside a git repository, and ``dirty``: a file that git does not ignore, other than
+        dvc.lock, is new or changed.
+    """
+
+    def said(*arguments: str) -> str | None:
+        try:
+            return run(root, *arguments)
+        except MetashotError:
+            return None
+
+    changed = said("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
+    return {"commit": said("rev-parse", "--verify", "--quiet", "HEAD"), "dirty": bool(changed)}
+
+
+def commit(root: Path, branch: str, paths: Sequence[str], message: str) -> str:
+    """Commit files as they are in the workspace, on top of what is checked out, to a branch that need not be.
+
+    The branch is made where it is missing, and where what is checked out has gone on without it, the commit
+    merges the two. Neither the workspace nor the index nor the branch that is checked out is touched, unless
+    that is the branch: then the workspace is clean of the files afterwards. Without an identity of its own
+    git is given one.
+
+    Args:
+        root: The repository.
+        branch: Its name.
+        paths: Files and folders, relative to ``root``; those that are not there are left out.
+        message: Of the commit.
+
+    Returns:
+        The commit; where there is nothing new, the branch as it is.
+
+    Raises:
+        MetashotError: It is no repository, or has no commit, or the branch was moved meanwhile.
+    """
+    there = [path for path in paths if (root / path).exists()]
+    head, ref = run(root, "rev-parse", "--verify", "HEAD"), f"refs/heads/{branch}"
+    tip = run(root, "for-each-ref", "--format=%(objectname)", ref)
+    parents = run(root, "merge-base", "--independent", *filter(None, (tip, head))).split()
+    tree = _tree(root, head, there)
+    if len(parents) == 1 and run(root, "rev-parse", f"{parents[0]}^{{tree}}") == tree:
+        made = parents[0]
+    else:
+        ancestors = [word for parent in parents for word in ("-p", parent)]
+        made = run(root, *_identity(root), "commit-tree", tree, *ancestors, "-m", message)
+    if made != tip:
+        run(root, "update-ref", "-m", message.partition("\n")[0], ref, made, tip or "0" * len(made))
+        if run(root, "rev-parse", "--symbolic-full-name", "HEAD") == ref:
+            run(root, "reset", "--quiet", "--", *there)
+    return made
+
+
+def holds(root: Path, branch: str, paths: Sequence[str]) -> bool:
+    """Whether a branch is there and has files as they are in the workspace; missing ones do not count.
+
+    Raises:
+        MetashotError: It is no repository.
+    """
+    tip = run(root, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
+    there = [path for path in paths if (root / path).exists()]
+    return bool(tip) and _tree(root, tip, there) == run(root, "rev-parse", f"{tip}^{{tree}}")
+
+
+def _tree(root: Path, commit: str, paths: Sequence[str]) -> str:
+    """The tree of a commit with files as they are in the workspace, made without the index."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        run(root, "read-tree", commit, environment=index)
+        run(root, "add", "--all", "--", *paths, environment=index)
+        return run(root, "write-tree", environment=index)
+
+
+def _identity(root: Path) -> list[str]:
+    """Options that name a committer where git knows none."""
+    try:
+        run(root, "var", "GIT_COMMITTER_IDENT")
+    except MetashotError:
+        return ["-c", "user.name=metashot", "-c", "user.email=metashot@localhost"]
+    return []

@@ -1,0 +1,319 @@
+"""What a run would do, and why, without doing it: each stage's state, the reason, and the time to expect.
+
+DVC says which stages have changed. What it cannot say beforehand is which of the changed ones were made
+before, here or elsewhere, from the very inputs they have now: its run cache knows, an entry for every run.
+"""
+
+import itertools
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import fsspec
+from rich import box
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from metashot import dvc, scratch
+from metashot.compare import duration
+from metashot.lineage import Entry, Lock, md5
+
+State = Literal["up to date", "cached locally", "cached on the remote", "must run"]
+
+LISTED = 3  # reasons named, of many
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a run would do about one stage.
+
+    Attributes:
+        stage: Its address, such as ``train@glyphs-5w1s-maml``.
+        state: Whether it must run, or where its outputs lie already.
+        reason: Which dependency, parameter (old → new) or code file changed; empty where nothing did.
+        seconds: The time to expect, from past runs on this machine or from its record; 0 where nothing runs,
+            None where it never ran.
+        needs: The addresses of the stages it depends on directly.
+    """
+
+    stage: str
+    state: State
+    reason: str
+    seconds: float | None
+    needs: tuple[str, ...]
+
+
+def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
+    """Look at every stage that targets stand on, and at the targets; at all stages where none is named.
+
+    Returns:
+        In an order they can be made in.
+
+    Raises:
+        MetashotError: DVC cannot read the pipeline, or there is no such target.
+    """
+    graph = dvc.graph(root)
+    order = dvc.ancestry(graph, targets or list(graph))
+    changed = dvc.status(root)
+    entries = Lock(root).entries if (root / "dvc.lock").exists() else {}
+    written = _stages(root)
+    stores: list[tuple[State, _Store]] = [("cached locally", _Store.local(root))]
+    if remote := _Store.remote(root):
+        stores.append(("cached on the remote", remote))
+    steps: dict[str, Step] = {}
+    elsewhere: dict[str, tuple[str, _Store]] = {}  # outputs that are not in the workspace: md5, and where
+    for stage, needed in order.items():
+        entry, needs = entries.get(stage), tuple(sorted(needed))
+        waits = [name for name in needs if steps[name].state == "must run"]
+        waits = [name for name in waits if not (written[name].get("meta") or {}).get("constant")]
+        moved = [name for name in needs if steps[name].state.startswith("cached")]
+        if entry and stage not in changed and not waits and not moved:
+            steps[stage] = Step(stage, "up to date", "", 0.0, needs)
+            continue
+        reason = _reason(root, changed.get(stage, []), entry, waits or moved)
+        found = None if waits else _inputs(root, written[stage], elsewhere)
+        for state, store in stores:
+            outs = store.outputs(found) if found else None
+            if outs is not None:
+                elsewhere |= {path: (digest, store) for path, digest in outs.items()}
+                steps[stage] = Step(stage, state, reason, 0.0, needs)
+                break
+        else:
+            steps[stage] = Step(stage, "must run", reason, _expected(root, stage, entry), needs)
+    return list(steps.values())
+
+
+def table(steps: Sequence[Step]) -> Table:
+    """Return a plan for a terminal: what is to be done, and how much is not."""
+    view = Table(box=box.HORIZONTALS, padding=(0, 1), title_justify="left", caption_justify="left")
+    for column in ("stage", "state", "why"):
+        view.add_column(column, overflow="fold")
+    view.add_column("time", justify="right")
+    for step in steps:
+        if step.state != "up to date":
+            time = "?" if step.seconds is None else duration(step.seconds)
+            view.add_row(step.stage, step.state, step.reason, time)
+    known = sum(step.seconds or 0 for step in steps)
+    guess = "at least " if any(step.seconds is None for step in steps) else ""
+    waiting = len(view.rows)
+    view.caption = f"{waiting} of {len(steps)} stages to make, {guess}{duration(known)} one after another"
+    if not waiting:
+        view.caption = f"all {len(steps)} stages are up to date"
+    return view
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What DVC's run cache finds an earlier run by."""
+
+    cmd: str
+    deps: Mapping[str, str]
+    params: Mapping[str, Mapping[str, Any]]
+    outs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A DVC cache or remote: objects named by their md5, and the entries of the run cache."""
+
+    fs: Any
+    base: str
+
+    @classmethod
+    def local(cls, root: Path) -> "_Store":
+        return cls(fsspec.filesystem("file"), dvc.output(root, "cache", "dir").strip())
+
+    @classmethod
+    def remote(cls, root: Path) -> "_Store | None":
+        """The default remote, if there is one."""
+        config = dict(line.split("=", 1) for line in dvc.output(root, "config", "--list").splitlines())
+        name = config.get("core.remote")
+        if not name:
+            return None
+        told = {key.rpartition(".")[2]: value for key, value in config.items() if f"remote.{name}." in key}
+        url = told["url"]
+        if "://" not in url:
+            return cls(fsspec.filesystem("file"), str((root / ".dvc" / url).resolve()))
+        client = {"endpoint_url": told.get("endpointurl"), "region_name": told.get("region")}
+        options = {"profile": told.get("profile"), "client_kwargs": {k: v for k, v in client.items() if v}}
+        fs, base = fsspec.url_to_fs(url, **{key: value for key, value in options.items() if value})
+        return cls(fs, base)
+
+    def outputs(self, wanted: _Inputs) -> dict[str, str] | None:
+        """The outputs, path to md5, of an earlier run with the same inputs, if all their bytes are here."""
+        for entry in self._runs(wanted.cmd):
+            outs = {str(out["path"]): str(out["md5"]) for out in entry["outs"]}
+            deps = {str(dep["path"]): str(dep["md5"]) for dep in entry["deps"]}
+            same = (
+                deps == wanted.deps and entry.get("params", {}) == wanted.params and set(outs) == wanted.outs
+            )
+            if same and all(self._has(digest) for digest in outs.values()):
+                return outs
+        return None
+
+    def listing(self, digest: str) -> dict[str, str]:
+        """The files of a folder: path in it to md5."""
+        return {item["relpath"]: item["md5"] for item in json.loads(self.fs.cat_file(self._object(digest)))}
+
+    def _runs(self, cmd: str) -> Iterator[Mapping[str, Any]]:
+        yaml = YAML(typ="safe")
+        paths = self.fs.find(f"{self.base}/runs") if self.fs.exists(f"{self.base}/runs") else []
+        for path in sorted(paths):
+            text = self.fs.cat_file(path)
+            if text.startswith(f"cmd: {cmd}\n".encode()):
+                yield yaml.load(text)
+
+    def _has(self, digest: str) -> bool:
+        if not self.fs.exists(self._object(digest)):
+            return False
+        return not digest.endswith(".dir") or all(map(self._has, self.listing(digest).values()))
+
+    def _object(self, digest: str) -> str:
+        return f"{self.base}/files/md5/{digest[:2]}/{digest[2:]}"
+
+
+def _stages(root: Path) -> dict[str, dict[str, Any]]:
+    """The stages of dvc.yaml by address, every cell of a matrix by itself."""
+    yaml = YAML(typ="safe")
+    params = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
+    found = {}
+    for name, stage in yaml.load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        matrix = stage.pop("matrix", {})
+        lists = [params[v.strip("${}")] if isinstance(v, str) else v for v in matrix.values()]
+        for values in itertools.product(*lists):
+            address = "@".join([name, "-".join(map(str, values))]) if matrix else name
+            found[address] = _filled(stage, dict(zip(matrix, values, strict=True)))
+    return found
+
+
+def _filled(value: Any, cell: Mapping[str, object]) -> Any:
+    """A part of dvc.yaml with ``${item.<dimension>}`` replaced."""
+    if isinstance(value, Mapping):
+        return {_filled(key, cell): _filled(inner, cell) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, cell) for inner in value]
+    if isinstance(value, str):
+        for dimension, chosen in cell.items():
+            value = value.replace(f"${{item.{dimension}}}", str(chosen))
+    return value
+
+
+def _inputs(
+    root: Path, stage: Mapping[str, Any], elsewhere: Mapping[str, tuple[str, _Store]]
+) -> _Inputs | None:
+    """What a stage would be made from now; None if that is not known before a run."""
+    deps: dict[str, str] = {}
+    if not stage.get("deps"):  # DVC runs such a stage every time
+        return None
+    for path in stage["deps"]:
+        if (digest := _digest(root, path, elsewhere)) is None:
+            return None
+        deps[path] = digest
+    params: dict[str, dict[str, Any]] = {}
+    for item in stage.get("params", []):
+        for file, keys in {"params.yaml": [item]}.items() if isinstance(item, str) else item.items():
+            for key in keys or _read(root / file):
+                value = _value(_read(root / file), key)
+                if value is _MISSING:
+                    return None
+                params.setdefault(file, {})[key] = value
+    outs = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, []))
+    named = frozenset(out if isinstance(out, str) else next(iter(out)) for out in outs)
+    return _Inputs(stage["cmd"], deps, params, named)
+
+
+def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, _Store]]) -> str | None:
+    """The md5 a dependency will have."""
+    for above in (PurePosixPath(path), *PurePosixPath(path).parents):
+        if str(above) in elsewhere:
+            digest, store = elsewhere[str(above)]
+            inside = PurePosixPath(path).relative_to(above).as_posix()
+            return digest if inside == "." else store.listing(digest).get(inside)
+    if any(PurePosixPath(out).is_relative_to(path) for out in elsewhere) or not (root / path).exists():
+        return None
+    return md5(root / path)
+
+
+_MISSING = object()
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A file of parameters."""
+    if path.suffix == ".toml":
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    content: Mapping[str, Any] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _value(content: Any, key: str) -> Any:
+    """The value below a dotted key."""
+    for part in key.split("."):
+        if not isinstance(content, Mapping) or part not in content:
+            return _MISSING
+        content = content[part]
+    return content
+
+
+def _reason(root: Path, changes: Sequence[Any], entry: Entry | None, waits: Sequence[str]) -> str:
+    """What DVC's status of a stage says, in words."""
+    if entry is None:
+        return "never made"
+    said = []
+    for change in changes:
+        if isinstance(change, str):  # "changed command", or "always changed" where it has no dependencies
+            said.append(change)
+            continue
+        for path, what in change.get("changed deps", {}).items():
+            if path in entry.params:
+                said += _parameters(entry.params[path], _read(root / path), what)
+            else:
+                said.append(f"{path} {'changed' if what == 'modified' else what}")
+        said += [f"{path} is {what}" for path, what in change.get("changed outs", {}).items()]
+    said += [f"needs {name}" for name in waits]
+    more = len(said) - LISTED
+    return "; ".join(said[:LISTED] + ([f"{more} more"] if more > 0 else []))
+
+
+def _parameters(old: Mapping[str, Any], content: Mapping[str, Any], what: Any) -> list[str]:
+    """``key: old → new`` for each value that differs below the changed keys."""
+    changed = list(what) if isinstance(what, Mapping) else list(old)
+    before = dict(_leaves("", {key: old[key] for key in changed if key in old}))
+    now = {key: value for key in changed if (value := _value(content, key)) is not _MISSING}
+    after = dict(_leaves("", now))
+    return [
+        f"{key}: {_shown(before, key)} → {_shown(after, key)}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, _MISSING) != after.get(key, _MISSING)
+    ]
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "none"
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
+    else:
+        yield prefix, value
+
+
+def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
+    """Seconds that a stage took when it was last made; a training's in proportion to its budget."""
+    status = scratch.read_status(root, stage)
+    seconds = status.seconds if status and status.state == "ok" else None
+    for out in entry.outs if entry and seconds is None else ():
+        record = root / str(out["path"]) / "record.json"
+        if record.exists():
+            seconds = float(json.loads(record.read_text())["seconds"])
+    if seconds is None or entry is None:
+        return seconds
+    for key, budget in entry.params.get("params.yaml", {}).items():
+        now = _value(_read(root / "params.yaml"), key)
+        if key.startswith("budget.") and isinstance(now, int):
+            seconds *= now / budget
+    return seconds

@@ -1,0 +1,139 @@
+"""What lies beside DVC, below ``.metashot/``: the status of each stage's latest attempt, and checkpoints.
+
+A stage has the address that DVC gives it, such as ``train@glyphs-5w1s-maml``. Nothing here is a result:
+without the folder everything is made again, only later.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from metashot.errors import MetashotError, Preempted
+from metashot.files import replacing
+
+FOLDER = Path(".metashot")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the latest attempt of a stage stands.
+
+    Attributes:
+        state: ``crashed`` is read only: it says running, but its process is gone.
+        reason: One line, empty for running and ok.
+        pid: Its process.
+        started: Unix time.
+        seconds: From the start to the last change.
+        progress: How far it is, such as step, steps and train_loss; empty for stages without.
+    """
+
+    state: Literal["running", "ok", "failed", "preempted", "crashed"]
+    reason: str = ""
+    pid: int = field(default_factory=os.getpid)
+    started: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    progress: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_status(root: Path, address: str) -> Status | None:
+    """The status of the latest attempt of the stage ``address``; None if there was none."""
+    status = _read(root, address)
+    if status and status.state == "running" and not _held(_path(root, address, "lock")):
+        # It may have ended between the two looks.
+        status = _read(root, address) or status
+        if status.state == "running":
+            return replace(status, state="crashed", reason="killed: it left no word")
+    return status
+
+
+class Attempt:
+    """This process's attempt at a stage, a with-block: it keeps the status, and others out.
+
+    A second process of the same stage waits until the first has ended: when DVC is killed its stage goes on
+    alone, and must not write the same outputs as the next attempt at the same time.
+    """
+
+    def __init__(self, root: Path, address: str) -> None:
+        self.root, self.address = root, address
+
+    def __enter__(self) -> "Attempt":
+        path = _path(self.root, self.address, "lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = _read(self.root, self.address)
+            who = f"process {other.pid}" if other else "another process"
+            print(f"{self.address}: waits for {who}, which is still at it", file=sys.stderr)  # noqa: T201
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._status = Status("running")
+        self._write(self._status)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._write(self._status, state="ok")
+        else:
+            reason = str(error) if isinstance(error, MetashotError | Preempted) else _line(error)
+            self._write(
+                self._status, state="preempted" if isinstance(error, Preempted) else "failed", reason=reason
+            )
+        self._lock.close()
+
+    def tell(self, progress: Mapping[str, float]) -> None:
+        """Say how far the stage is."""
+        self._status = replace(self._status, progress=dict(progress))
+        self._write(self._status)
+
+    def checkpoint(self, key: str) -> Path:
+        """The checkpoint file of a training with ``key``; those of other keys of this stage are removed."""
+        folder = self.root / FOLDER / "checkpoints" / self.address
+        path = folder / f"{key}.pt"
+        for other in folder.glob("*"):
+            if other != path:
+                other.unlink()
+        return path
+
+    def _write(self, status: Status, **changes: str) -> None:
+        said = asdict(status) | {"seconds": time.time() - status.started} | changes
+        # A full disk must not end a stage that has nothing else to write.
+        with suppress(OSError, MetashotError), replacing(_path(self.root, self.address, "json")) as partial:
+            partial.write_text(json.dumps(said) + "\n")
+
+
+def _path(root: Path, address: str, kind: str) -> Path:
+    return root / FOLDER / "stages" / f"{address}.{kind}"
+
+
+def _read(root: Path, address: str) -> Status | None:
+    try:
+        return Status(**json.loads(_path(root, address, "json").read_text()))
+    except (FileNotFoundError, ValueError):  # not whole after a loss of power
+        return None
+
+
+def _held(lock: Path) -> bool:
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _line(error: BaseException) -> str:
+    """Type and message of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,25 @@
+"""Decide which model of a data set and setting is champion."""
+
+from pathlib import Path
+
+from metashot import gate, runtime
+from metashot.compare import decision_path
+from metashot.files import replacing
+from metashot.params import Gate, Threads
+from stages import read_params, run
+
+
+def main(dataset: str, setting: str) -> None:
+    """Write reports/<data set>-<setting>-gate.json."""
+    root, group = Path.cwd(), f"{dataset}-{setting}"
+    methods: list[str] = read_params("methods", list[str])
+    rule: Gate = read_params("gate", Gate)
+    threads: int = read_params("threads", Threads)
+    runtime.use_threads(threads)
+    decision = gate.judge(root, dataset, setting, methods, rule, gate.read_bars(root, group))
+    with replacing(Path(decision_path(group))) as partial:
+        partial.write_text(decision.json, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

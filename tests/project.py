@@ -1,0 +1,120 @@
+"""A copy of the repository with small parameters, for tests that run it for real."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+METHODS = ["prototypical", "maml"]
+CODE = (
+    "flows",
+    "metashot",
+    "stages",
+    "dvc.yaml",
+    "params.yaml",
+    "pyproject.toml",
+    "prefect.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+    "champions/README.md",
+)
+
+
+class Project:
+    """A copy of the repository with small parameters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in CODE:
+            source, target = ROOT / name, root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        with self.params() as params:
+            params["methods"] = METHODS
+            params["setting"]["5w1s"] |= {
+                "val_episodes": 5,
+                "test_episodes": 30,
+                "train_episodes": 20,
+                "extra": {
+                    "5w2s": {"n_way": 5, "k_shot": 2, "episodes": 30},
+                    "7w1s": {"n_way": 7, "k_shot": 1, "episodes": 30},
+                },
+            }
+            params["budget"]["glyphs"] = {"prototypical": 12, "maml": 6}
+            params["method"]["prototypical"] |= {"train_way": 20, "width": 16}
+            params["method"]["maml"] |= {"meta_batch": 2, "width": 16}
+        for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
+            subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
+
+    def params(self) -> "Edit":
+        return Edit(self.root / "params.yaml")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": str(self.root),
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",  # threads of parallel test runs that wait for each other cost most
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """A command in a process group of its own."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.environment, text=True, start_new_session=True, **options
+        )
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
+        assert (done.returncode == 0) == ok, done.stdout + done.stderr
+        return done
+
+    def repro(self, *targets: str) -> list[str]:
+        """The stages that were run, in order."""
+        output = self.run("dvc", "repro", *targets).stdout
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+
+class Edit:
+    """Edit a YAML file in a with-block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> dict:
+        self.values = yaml.safe_load(self.path.read_text())
+        return self.values
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_text(yaml.safe_dump(self.values, sort_keys=False))
+
+
+def training(group: int) -> bool:
+    """Whether a train stage runs in the process group."""
+    listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
+    return "stages.train" in listed
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120, every: float = 0.2) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(every)

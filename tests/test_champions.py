@@ -1,0 +1,170 @@
+"""A champion's life for real: promoted, adopted, defended, replaced, rolled back; DVC and MLflow agree."""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from project import IDENTITY, Project
+
+from metashot import lineage, methods
+from metashot.data import store
+from metashot.episodes import load_manifest
+from metashot.lineage import Lock
+
+GROUP = "glyphs-5w1s"
+JUDGED = [f"gate@{GROUP}", f"register@{GROUP}"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """One method; its first training is fair, and is champion."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    with project.params() as params:
+        params["methods"] = ["prototypical"]
+        params["setting"]["5w1s"] |= {"test_episodes": 60, "extra": {}}
+        params["method"]["prototypical"] |= {"lr": 0.01}
+    train(project, 20)
+    return project
+
+
+def train(project: Project, steps: int) -> list[str]:
+    with project.params() as params:
+        params["budget"]["glyphs"] = {"prototypical": steps}
+    return project.repro()
+
+
+def decision(project: Project) -> dict:
+    return json.loads((project.root / f"reports/{GROUP}-gate.json").read_text())
+
+
+def result(project: Project) -> str:
+    """The result that dvc.lock names now."""
+    return Lock(project.root).cell("glyphs", "5w1s", "prototypical").result
+
+
+def aliased(project: Project) -> dict[str, str]:
+    """What MLflow's aliases point at: the results of the versions. The champion's names the present decision.
+
+    Read from the database itself: a client in this process would keep a deleted one open.
+    """
+    with sqlite3.connect(project.root / "mlruns/mlflow.db") as database:
+        found = database.execute(
+            "select a.alias, v.run_id, t.key, t.value from registered_model_aliases a"
+            " join model_versions v using (name, version) join model_version_tags t using (name, version)"
+        ).fetchall()
+    file = project.root / f"reports/{GROUP}-gate.json"
+    tags = {key: (run, value) for alias, run, key, value in found if alias == "champion"}
+    run, decided = tags["metashot.decision"]
+    assert decided == hashlib.md5(file.read_bytes()).hexdigest()
+    copy = project.root / f"mlruns/artifacts/{GROUP}/{run}/artifacts/{file.name}"
+    assert copy.read_bytes() == file.read_bytes()
+    return {alias: value for alias, _, key, value in found if key == "metashot.result"}
+
+
+def by_hand(folder: Path, project: Project) -> list[float]:
+    """Accuracy in each test episode, one at a time and by none of the evaluation's code."""
+    images = store.load(project.root / "data/processed/glyphs.parquet", "test")
+    manifest = load_manifest(project.root / f"data/episodes/{GROUP}/test.parquet", images)
+    model, found = methods.load(folder), []
+    for row in range(len(manifest)):
+        episode = manifest.gather(images.images, slice(row, row + 1))
+        with torch.no_grad():
+            said = model.predict(episode.support, episode.support_labels, episode.query, episode.n_way)
+        found.append((said.argmax(-1) == episode.query_labels).float().mean().item())
+    return found
+
+
+def test_a_champion_is_adopted_defends_itself_is_replaced_and_comes_back(project: Project) -> None:
+    first = result(project)
+    assert decision(project)["promoted"]
+    assert aliased(project) == {"champion": first, "challenger": first}
+
+    # adopted: the incumbent is the champion itself
+    assert "prototypical is the incumbent" in project.run("metashot", "adopt", "glyphs", "5w1s").stdout
+    assert project.repro() == JUDGED
+    said = decision(project)
+    assert (said["promoted"], said["incumbent"]) == (False, said["champion"])
+    assert "nothing to adopt" in project.run("metashot", "adopt", "glyphs", "5w1s").stdout
+    assert project.repro() == []
+    kept, cell = lineage.adopted(project.root, "glyphs", "5w1s")[0]
+    assert cell.result == first
+    assert [entry.stage for entry in kept.ancestry(cell)][-1] == f"train@{GROUP}-prototypical"
+
+    # a worse challenger, and other test episodes, on which the incumbent is measured again
+    with project.params() as params:
+        params["setting"]["5w1s"]["test_episodes"] = 80
+    train(project, 1)
+    said = decision(project)
+    assert (said["promoted"], said["champion"]) == (False, said["incumbent"])
+    assert said["difference"]["low"] < 0
+    old, new = (
+        by_hand(folder, project)
+        for folder in (kept.root / cell.model, project.root / f"models/{GROUP}/prototypical")
+    )
+    assert len(old) == 80
+    assert said["incumbent"]["accuracy"] == pytest.approx(np.mean(old))
+    assert said["difference"]["mean"] == pytest.approx(np.mean(new) - np.mean(old))
+    assert aliased(project) == {"champion": first, "challenger": result(project)}
+    shown = project.run("metashot", "compare", "glyphs", "5w1s").stdout
+    assert "prototypical ‡ ★" in shown
+    assert "incumbent, stays champion" in shown
+
+    # an emptied MLflow gets the incumbent back
+    shutil.rmtree(project.root / "mlruns")
+    done = project.run("metashot", "publish").stdout
+    assert "2 models, 2 new; champion prototypical (incumbent) v1" in done
+    assert aliased(project) == {"champion": first, "challenger": result(project)}
+    assert "2 models, 0 new" in project.run("metashot", "publish").stdout
+
+    # a better challenger
+    train(project, 100)
+    second = result(project)
+    said = decision(project)
+    assert (said["promoted"], said["champion"]) == (True, said["challenger"])
+    assert said["difference"]["low"] > 0
+    assert aliased(project) == {"champion": second, "challenger": second}
+
+    # rolled back, though it had been adopted meanwhile
+    project.run("metashot", "adopt", "glyphs", "5w1s")
+    assert project.repro() == JUDGED
+    barred = decision(project)["champion"]["model"]
+    command = ["metashot", "rollback", "glyphs", "5w1s", "--reason"]
+    assert "needs a reason" in project.run(*command, " ", ok=False).stderr
+    project.run(*command, "it confuses two letters")
+    said = decision(project)
+    assert (said["champion"]["model"], said["promoted"]) == (cell.weights, False)
+    assert said["reasons"][0].endswith(": it confuses two letters")
+    assert aliased(project) == {"champion": first}
+    [entry] = json.loads((project.root / f"champions/{GROUP}.json").read_text())
+    assert (entry["model"], entry["result"]) == (barred, second)
+    assert entry["reason"] == "it confuses two letters"
+    assert project.repro() == []
+
+    # nothing is left after the last one
+    done = project.run(*command, "this one too", ok=False)
+    assert done.stderr.startswith(f"error: prototypical (incumbent) stays champion of {GROUP}, for nothing")
+    assert done.stderr.count("\n") == 1
+    assert len(json.loads((project.root / f"champions/{GROUP}.json").read_text())) == 1
+
+
+def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path: Path) -> None:
+    """Runs behind the test above, on what it left."""
+    for command in (["add", "."], ["commit", "-qm", "more"]):
+        subprocess.run(["git", *IDENTITY, *command], cwd=project.root, check=True)
+    subprocess.run(["git", "clone", "-q", project.root, tmp_path / "clone"], check=True)
+    clone = Project.__new__(Project)
+    clone.root = tmp_path / "clone"
+    done = clone.run("dvc", "repro", f"gate@{GROUP}", ok=False)
+    assert f"missing data 'source': champions/{GROUP}" in done.stderr
+    (clone.root / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.root}/.dvc/cache\n")
+    clone.run("dvc", "checkout", "data", "models", "results")
+    done = clone.run("dvc", "repro", "--single-item", f"gate@{GROUP}", ok=False)
+    assert f"run `dvc pull champions/{GROUP}.dvc`" in done.stderr
+    clone.run("dvc", "checkout")
+    assert clone.repro() == []

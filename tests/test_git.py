@@ -1,0 +1,141 @@
+"""Commits to a branch that is not checked out."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from metashot import git
+from metashot.errors import MetashotError
+
+PATHS = ("params.yaml", "dvc.lock", "champions")
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which git knows no name."""
+    (tmp_path / "gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.delenv(f"GIT_{name}_NAME", raising=False)
+        monkeypatch.delenv(f"GIT_{name}_EMAIL", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with work in progress: staged, not staged and new."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    git.run(root, "init", "--quiet", "--initial-branch=main")
+    for name in ("params.yaml", "code.py", "notes"):
+        (root / name).write_text("first\n")
+    (root / ".gitignore").write_text("/champions/data\n")
+    owner_commits(root)
+    (root / "code.py").write_text("staged\n")
+    git.run(root, "add", "code.py")
+    (root / "code.py").write_text("not staged\n")
+    (root / "new").write_text("new\n")
+    return root
+
+
+def owner_commits(root: Path) -> str:
+    git.run(root, "add", "--all")
+    git.run(
+        root, "-c", "user.name=owner", "-c", "user.email=owner@localhost", "commit", "--quiet", "-m", "own"
+    )
+    return git.run(root, "rev-parse", "HEAD")
+
+
+def seen(root: Path) -> tuple[str, ...]:
+    """All that the owner sees of the paths that are not committed."""
+    status = git.run(root, "status", "--porcelain", "--branch", "--", "code.py", "new", "notes")
+    return (
+        status,
+        git.run(root, "diff"),
+        git.run(root, "diff", "--cached"),
+        git.run(root, "rev-parse", "HEAD"),
+    )
+
+
+def retrain(root: Path, text: str) -> str:
+    (root / "dvc.lock").write_text(text)
+    (root / "champions/data").mkdir(parents=True, exist_ok=True)
+    (root / "champions/data/weights").write_text("large")
+    (root / "champions/g.dvc").write_text(text)
+    return git.commit(root, "retrain", PATHS, f"Retrain: {text}\n\nwhy")
+
+
+def test_a_commit_leaves_what_is_checked_out_and_being_worked_on(root: Path) -> None:
+    before = seen(root)
+    made = retrain(root, "one")
+    assert seen(root) == before
+    assert git.run(root, "rev-parse", "retrain") == made
+    assert git.run(root, "show", f"{made}:dvc.lock") == "one"
+    assert git.run(root, "show", f"{made}:code.py") == "first"
+    assert git.run(root, "ls-tree", "-r", "--name-only", made).split() == [
+        *(".gitignore", "champions/g.dvc", "code.py", "dvc.lock", "notes", "params.yaml"),
+    ]
+    assert git.run(root, "log", "-1", "--format=%an %s|%b", made) == "metashot Retrain: one|why"
+    assert git.run(root, "rev-parse", f"{made}^@") == git.run(root, "rev-parse", "main")
+
+
+def test_commits_follow_each_other_and_nothing_new_makes_none(root: Path) -> None:
+    first = retrain(root, "one")
+    assert retrain(root, "one") == first
+    second = retrain(root, "two")
+    assert git.run(root, "rev-parse", f"{second}^@") == first
+
+
+def test_a_branch_holds_what_was_committed_until_it_changes(root: Path) -> None:
+    assert not git.holds(root, "retrain", PATHS)
+    retrain(root, "one")
+    assert git.holds(root, "retrain", PATHS)
+    owner_commits(root)
+    assert git.holds(root, "retrain", PATHS)
+    (root / "champions/g.dvc").write_text("two")
+    assert not git.holds(root, "retrain", PATHS)
+    (root / "champions/g.dvc").unlink()
+    assert not git.holds(root, "retrain", PATHS)
+
+
+def test_where_the_owner_went_on_the_commit_merges(root: Path) -> None:
+    first = retrain(root, "one")
+    head = owner_commits(root)  # with dvc.lock in it
+    second = retrain(root, "two")
+    assert git.run(root, "rev-parse", f"{second}^@").split() == [first, head]
+    assert git.run(root, "show", f"{second}:code.py") == "not staged"
+    git.run(root, "merge", "--quiet", "--ff-only", "--autostash", "retrain")
+
+
+def test_on_the_branch_that_is_checked_out_the_files_are_clean_afterwards(root: Path) -> None:
+    git.run(root, "switch", "--quiet", "--create", "retrain")
+    status = git.run(root, "status", "--porcelain")
+    retrain(root, "one")
+    assert git.run(root, "status", "--porcelain") == status
+    assert git.run(root, "show", "HEAD:dvc.lock") == "one"
+
+
+def test_a_branch_that_was_moved_meanwhile_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = retrain(root, "one")
+    run, head = git.run, git.run(root, "rev-parse", "HEAD")
+
+    def moving(root: Path, *arguments: str, **options: object) -> str:
+        if "commit-tree" in arguments:
+            run(root, "update-ref", "refs/heads/retrain", head, first)
+        return run(root, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(git, "run", moving)
+    with pytest.raises(MetashotError, match="git update-ref in ") as caught:
+        retrain(root, "two")
+    assert "\n" not in str(caught.value)
+    assert run(root, "rev-parse", "retrain") == head
+
+
+def test_what_is_no_repository_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MetashotError, match="not a git repository"):
+        git.commit(tmp_path, "retrain", PATHS, "text")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    with pytest.raises(MetashotError, match="git rev-parse in ") as caught:
+        git.commit(tmp_path, "retrain", PATHS, "text")
+    assert "\n" not in str(caught.value)
