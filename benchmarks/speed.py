@@ -43,8 +43,8 @@ Work = Callable[[], object]
 
 def images(classes: int, per_class: int = 20) -> ImageSet:
     """Noise in the shape of a data set; no speed here depends on what is in the pictures."""
-    pixels = torch.randint(0, 256, (classes * per_class, *SIZE), dtype=torch.uint8)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    pixels = np.random.default_rng(0).integers(0, 256, (classes * per_class, *SIZE), dtype=np.uint8)
+    labels = np.arange(classes).repeat(per_class)
     return ImageSet(pixels, labels, [str(number) for number in range(classes)], md5="", split="test")
 
 
@@ -57,10 +57,10 @@ def evaluation() -> tuple[Work, Work]:
     @torch.no_grad()
     def per_episode() -> None:
         for start in range(0, len(manifest), 10):
-            e = manifest.gather(data.images, slice(start, start + 10))
+            e = manifest.gather(data.tensor(), slice(start, start + 10))
             method.predict(e.support, e.support_labels, e.query, e.n_way)
 
-    return partial(correct_queries, method, data.images, manifest), per_episode
+    return partial(correct_queries, method, data.tensor(), manifest), per_episode
 
 
 class LoopMaml(maml.Maml):
@@ -84,7 +84,7 @@ def tasks(alternative: type[maml.Maml]) -> tuple[Work, Work]:
     """The meta-gradient of one outer step of MAML: a thread for each core, or the alternative."""
     data = images(60)
     manifest = sample(data, n_way=5, k_shot=1, n_query=5, episodes=GRADIENT.meta_batch, seed=0)
-    batch = manifest.gather(data.images, slice(None))
+    batch = manifest.gather(data.tensor(), slice(None))
     ours, other = (cls(GRADIENT, base.Problem(SIZE, 5)) for cls in (maml.Maml, alternative))
     return partial(ours.backward, batch), partial(other.backward, batch)
 
@@ -93,10 +93,10 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Single images by number, as a data set for a loader usually is."""
 
     def __init__(self, data: ImageSet) -> None:
-        self.data = data
+        self.pixels, self.labels = data.tensor(), data.labels
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.data.images[index].float().div(255), int(self.data.labels[index])
+        return self.pixels[index].float().div(255), int(self.labels[index])
 
 
 def loaded(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
@@ -116,8 +116,9 @@ def loaded(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
 
 def gathered(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
     """The same episodes by index from the tensor in memory."""
+    pixels = data.tensor()
     for row in range(len(manifest)):
-        yield manifest.gather(data.images, slice(row, row + 1))
+        yield manifest.gather(pixels, slice(row, row + 1))
 
 
 def input_steps(*, train: bool) -> tuple[Work, Work]:

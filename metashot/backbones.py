@@ -28,7 +28,7 @@ class BatchNorm(nn.BatchNorm2d):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         var, mean = torch.var_mean(x[:stats_rows], dim=(0, 2, 3), correction=0)
         scale = self.weight * (var + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None])
 
 
 class Block(nn.Module):

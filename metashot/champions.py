@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from metashot import compare, dvc, gate, lineage, params, runtime
+from metashot import compare, dvc, gate, lineage, params
 from metashot.compare import Comparison, Row
 from metashot.errors import MetashotError
 from metashot.files import replacing
@@ -91,9 +91,8 @@ def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
         bars.append(Bar(champion.method, champion.model, champion.result, reason.strip(), now, _user(root)))
     rule: params.Gate = params.read(root / "params.yaml", "gate", params.Gate)
     threads: int = params.read(root / "params.yaml", "threads", params.Threads)
-    runtime.use_threads(threads)
     methods = lineage.listed(root, "methods")
-    after = gate.judge(root, dataset, setting, methods, rule, bars)
+    after = gate.judge(root, dataset, setting, methods, rule, bars, threads)
     if after.champion is None:
         raise MetashotError(
             f"{champion.name} stays champion of {group}, for nothing else may be: {'; '.join(after.reasons)}"

@@ -8,16 +8,18 @@ makes methods comparable.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from metashot.data.store import ImageSet
 from metashot.errors import MetashotError
 from metashot.files import replacing
+
+if TYPE_CHECKING:  # slow to import, and drawing episodes needs none of it
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Episodes:
         classes: ``[B, N]`` int64, the class of the data set behind each label.
     """
 
-    support: Tensor
-    support_labels: Tensor
-    query: Tensor
-    query_labels: Tensor
-    classes: Tensor
+    support: "Tensor"
+    support_labels: "Tensor"
+    query: "Tensor"
+    query_labels: "Tensor"
+    classes: "Tensor"
 
     @property
     def n_way(self) -> int:
@@ -108,7 +110,7 @@ class Manifest:
 
         return Manifest(cut(self.classes), cut(self.support), cut(self.query), self.data_md5, self.split)
 
-    def gather(self, images: Tensor, rows: np.ndarray | slice) -> Episodes:
+    def gather(self, images: "Tensor", rows: np.ndarray | slice) -> Episodes:
         """The episodes ``rows`` as tensors on the device of ``images``.
 
         Args:
@@ -116,12 +118,14 @@ class Manifest:
                 them, such as their features ``[M, D]``; uint8 becomes float in [0, 1].
             rows: Which episodes, B of them.
         """
+        import torch
+
         device = images.device
         classes, support, query = (
             torch.from_numpy(a[rows]) for a in (self.classes, self.support, self.query)
         )
 
-        def take(index: Tensor) -> tuple[Tensor, Tensor]:
+        def take(index: "Tensor") -> "tuple[Tensor, Tensor]":
             batch, n_way, per_class = index.shape
             labels = torch.arange(n_way, device=device).repeat_interleave(per_class).expand(batch, -1)
             picked = images.index_select(0, index.flatten().to(device))
@@ -193,7 +197,7 @@ def sample(images: ImageSet, *, n_way: int, k_shot: int, n_query: int, episodes:
     Raises:
         MetashotError: The split has fewer than N classes, or a class fewer than K + Q images.
     """
-    counts = np.bincount(images.labels.numpy(), minlength=len(images.class_names))
+    counts = np.bincount(images.labels, minlength=len(images.class_names))
     need = k_shot + n_query
     if len(counts) < n_way:
         raise MetashotError(

@@ -1,4 +1,4 @@
-"""From frozen episodes to accuracy with an interval."""
+"""From frozen episodes to correct answers."""
 
 from collections.abc import Sequence
 
@@ -53,8 +53,3 @@ def _correct(method: Method, source: Tensor, manifest: Manifest) -> np.ndarray:
         scores = answer(episodes.support, episodes.support_labels, episodes.query, episodes.n_way)
         correct.append((scores.argmax(-1) == episodes.query_labels).sum(1).cpu())
     return torch.cat(correct).numpy()
-
-
-def mean_and_interval(accuracy: np.ndarray) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval, ``1.96 s / sqrt(E)``, over the accuracies ``[E]``."""
-    return float(accuracy.mean()), float(1.96 * accuracy.std(ddof=1) / np.sqrt(len(accuracy)))

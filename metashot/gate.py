@@ -7,21 +7,25 @@ Both are measured on the same test episodes. A model that somebody barred is nei
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from pydantic import TypeAdapter, ValidationError
 
-from metashot import compare, lineage, methods, params, runtime
+from metashot import compare, lineage, params
 from metashot.compare import Decision, Difference, Standing, accuracy
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evaluation import correct_queries, mean_and_interval
 from metashot.files import md5
 from metashot.lineage import CHAMPIONS, Cell, Lock
-from metashot.methods.base import Method
+from metashot.statistics import mean_and_interval
+
+if TYPE_CHECKING:  # torch, slow to import, is needed only where an incumbent is tested again
+    import torch
+
+    from metashot.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def judge(
     names: Sequence[str],
     rule: params.Gate,
     bars: Sequence[Bar],
+    threads: int,
 ) -> Decision:
     """Decide on the models that are there, the incumbent tested again on the present episodes.
 
@@ -67,6 +72,7 @@ def judge(
         names: The methods that compete, as far as they were evaluated.
         rule: The thresholds.
         bars: The models that are barred.
+        threads: To test the incumbent with.
 
     Raises:
         MetashotError: Files are missing or not those that dvc.lock names.
@@ -90,7 +96,7 @@ def judge(
                     f"the methods were not tested on the present {_manifest(dataset, setting)}: "
                     f"run `dvc repro gate@{dataset}-{setting}`"
                 )
-            incumbent, remarks = _retest(root, dataset, setting, *kept)
+            incumbent, remarks = _retest(root, dataset, setting, *kept, threads)
     candidates = {*passed_over, *(candidate.model for candidate in present)}
     return decide(
         present,
@@ -226,10 +232,14 @@ def _manifest(dataset: str, setting: str) -> str:
 
 
 def _retest(
-    root: Path, dataset: str, setting: str, lock: Lock, cell: Cell
+    root: Path, dataset: str, setting: str, lock: Lock, cell: Cell, threads: int
 ) -> tuple[Candidate | None, list[str]]:
     """The incumbent on the present test episodes; or none, and why it cannot answer them."""
+    from metashot import runtime
+    from metashot.evaluation import correct_queries
+
     runtime.keep_freed_memory()
+    runtime.use_threads(threads)
     device = runtime.best_device()
     test = store.load(root / f"data/processed/{dataset}.parquet", "test")
     manifest = load_manifest(root / _manifest(dataset, setting), test)
@@ -237,12 +247,14 @@ def _retest(
         model = _load(lock.file(cell.train, cell.model), device, manifest.n_way, test.shape)
     except MetashotError as error:
         return None, [f"the incumbent, {cell.method}, cannot be tested on these episodes: {error}"]
-    accuracies = correct_queries(model, test.images.to(device), manifest) / manifest.queries
+    accuracies = correct_queries(model, test.tensor(device), manifest) / manifest.queries
     return Candidate(cell.method, cell.weights, accuracies), []
 
 
-def _load(folder: Path, device: torch.device, n_way: int, image: tuple[int, int, int]) -> Method:
+def _load(folder: Path, device: "torch.device", n_way: int, image: tuple[int, int, int]) -> "Method":
     """A saved model that is to answer N-way episodes of such images."""
+    from metashot import methods
+
     model = methods.load(folder, device)
     model.check_setting(n_way)
     if model.problem.image != image:

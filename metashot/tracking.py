@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from metashot import cards, compare, plots
+from metashot import cards, compare
 from metashot.compare import Comparison, Row, accuracy
 from metashot.errors import MetashotError
 from metashot.files import md5
@@ -451,6 +451,8 @@ class _CellPublisher:
             )
             curve = [{"step": point["step"], **point["metrics"]} for point in points]
             title = f"{self.cell.method} on {self.comparison.data}, {self.cell.setting}"
+            from metashot import plots  # matplotlib is slow to import
+
             (folder / "learning-curve.png").write_bytes(plots.learning_curve(title, curve))
             lineage = {e.stage: {**e.inputs, "outs": e.outs} for e in self.lock.ancestry(self.cell)}
             (folder / "lineage.json").write_text(json.dumps(lineage, indent=2))

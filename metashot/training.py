@@ -108,7 +108,7 @@ def train(
         Preempted: A signal came before the last step.
     """
     device = next(method.parameters()).device
-    train_pixels, val_pixels = images.images.to(device), val_images.images.to(device)
+    train_pixels, val_pixels = images.tensor(device), val_images.tensor(device)
     optimizer = method.outer_optimizer(method.parameters(), lr=lr)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     manifest = manifest.narrow(method.train_way)

@@ -12,11 +12,12 @@ from metashot import methods, runtime
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evaluation import correct_in_each, correct_queries, mean_and_interval
+from metashot.evaluation import correct_in_each, correct_queries
 from metashot.files import md5, replacing
 from metashot.methods.base import Method
 from metashot.params import ExtraSetting, Name, Seed, Threads
 from metashot.record import Record
+from metashot.statistics import mean_and_interval
 from stages import read_params, run, write_csv
 
 UNTRAINED_EPISODES = 100  # the first of the test episodes: enough to tell it from the trained network
@@ -40,7 +41,7 @@ def main(dataset: str, setting: str, method: str) -> None:
     manifests = {name: load_manifest(path, test) for name, path in paths.items()}
     read = [folder / "model.safetensors", folder / "model.json", data, *paths.values()]
     record = Record("evaluate", device, {"seed": seed}, read)
-    images = test.images.to(device)
+    images = test.tensor(device)
     with runtime.reproducible(seed):  # the weights that training started from
         untrained = type(model)(model.params, model.problem).to(device)
 

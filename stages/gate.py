@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metashot import gate, runtime
+from metashot import gate
 from metashot.compare import decision_path
 from metashot.files import replacing
 from metashot.params import Gate, Threads
@@ -15,8 +15,7 @@ def main(dataset: str, setting: str) -> None:
     methods: list[str] = read_params("methods", list[str])
     rule: Gate = read_params("gate", Gate)
     threads: int = read_params("threads", Threads)
-    runtime.use_threads(threads)
-    decision = gate.judge(root, dataset, setting, methods, rule, gate.read_bars(root, group))
+    decision = gate.judge(root, dataset, setting, methods, rule, gate.read_bars(root, group), threads)
     with replacing(Path(decision_path(group))) as partial:
         partial.write_text(decision.json, encoding="utf-8")
 

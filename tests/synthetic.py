@@ -68,7 +68,7 @@ def judge(root: Path, ds: str = "glyphs", s: str = "5w1s") -> None:
     """Run the gate, and enter its decision in dvc.lock."""
     path = root / "params.yaml"
     rule, methods = params.read(path, "gate", params.Gate), params.read(path, "methods", list[str])
-    decision = gate.judge(root, ds, s, methods, rule, gate.read_bars(root, f"{ds}-{s}"))
+    decision = gate.judge(root, ds, s, methods, rule, gate.read_bars(root, f"{ds}-{s}"), 1)
     out = compare.decision_path(f"{ds}-{s}")
     (root / out).parent.mkdir(exist_ok=True)
     (root / out).write_text(decision.json)

@@ -73,7 +73,7 @@ def by_hand(folder: Path, project: Project) -> list[float]:
     manifest = load_manifest(project.root / f"data/episodes/{GROUP}/test.parquet", images)
     model, found = methods.load(folder), []
     for row in range(len(manifest)):
-        episode = manifest.gather(images.images, slice(row, row + 1))
+        episode = manifest.gather(images.tensor(), slice(row, row + 1))
         with torch.no_grad():
             said = model.predict(episode.support, episode.support_labels, episode.query, episode.n_way)
         found.append((said.argmax(-1) == episode.query_labels).float().mean().item())
@@ -163,7 +163,8 @@ def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path
     done = clone.run("dvc", "repro", f"gate@{GROUP}", ok=False)
     assert f"missing data 'source': champions/{GROUP}" in done.stderr
     (clone.root / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.root}/.dvc/cache\n")
-    clone.run("dvc", "checkout", "data", "models", "results")
+    stages = [f"{stage}@{GROUP}-prototypical" for stage in ("train", "evaluate")]
+    clone.run("dvc", "checkout", "preprocess@glyphs", f"episodes@{GROUP}", *stages)
     done = clone.run("dvc", "repro", "--single-item", f"gate@{GROUP}", ok=False)
     assert f"run `dvc pull champions/{GROUP}.dvc`" in done.stderr
     clone.run("dvc", "checkout")

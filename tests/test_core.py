@@ -17,8 +17,9 @@ from metashot import methods, runtime
 from metashot.data.store import ImageSet
 from metashot.episodes import Manifest, load_manifest, sample
 from metashot.errors import MetashotError
-from metashot.evaluation import correct_queries, mean_and_interval
+from metashot.evaluation import correct_queries
 from metashot.methods.base import Problem
+from metashot.statistics import mean_and_interval
 from metashot.training import VALIDATIONS, Progress, train
 
 HYPER = {
@@ -53,8 +54,8 @@ def image_set(classes: int = 12, per_class: int = 8, seed: int = 0, size: int = 
     g = torch.Generator().manual_seed(seed)
     pictures = torch.rand(classes, 1, 1, size, size, generator=g)
     noisy = pictures + 0.25 * torch.randn(classes, per_class, 1, size, size, generator=g)
-    images = (noisy.clamp(0, 1) * 255).to(torch.uint8).flatten(0, 1)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    images = (noisy.clamp(0, 1) * 255).to(torch.uint8).flatten(0, 1).numpy()
+    labels = np.arange(classes).repeat(per_class)
     return ImageSet(images, labels, [f"class{i}" for i in range(classes)], f"md5-{seed}", "test")
 
 
@@ -73,7 +74,7 @@ def test_episodes_hold_distinct_classes_and_distinct_images_of_them() -> None:
         assert len(set(manifest.classes[row])) == 5
         used = np.concatenate([manifest.support[row], manifest.query[row]], axis=1)
         assert len(set(used.ravel())) == used.size
-        labels = images.labels.numpy()[used]
+        labels = images.labels[used]
         assert (labels == manifest.classes[row][:, None]).all()
 
 
@@ -87,11 +88,11 @@ def test_classes_and_images_are_drawn_evenly() -> None:
 
 def test_classes_of_unequal_size_are_drawn_within_their_bounds() -> None:
     full = image_set(classes=6)
-    keep = torch.cat([torch.arange(8 * c, 8 * c + 4 + c % 3) for c in range(6)])
+    keep = np.concatenate([np.arange(8 * c, 8 * c + 4 + c % 3) for c in range(6)])
     images = dataclasses.replace(full, images=full.images[keep], labels=full.labels[keep])
     manifest = draw(images, episodes=200, n_way=6)
     used = np.concatenate([manifest.support, manifest.query], axis=2)
-    assert (images.labels.numpy()[used] == manifest.classes[..., None]).all()
+    assert (images.labels[used] == manifest.classes[..., None]).all()
 
 
 def test_the_same_seed_draws_the_same_episodes_and_another_does_not() -> None:
@@ -133,12 +134,12 @@ def test_a_manifest_survives_its_file_and_refuses_other_data(tmp_path: Path) -> 
 def test_gathered_tensors_are_the_images_of_the_rows_in_the_order_of_the_labels() -> None:
     images = image_set()
     manifest = draw(images, k_shot=2)
-    e = manifest.gather(images.images, np.array([4, 1]))
+    e = manifest.gather(images.tensor(), np.array([4, 1]))
     assert e.support.shape == (2, 10, 1, 16, 16)
     assert e.query.shape == (2, 15, 1, 16, 16)
     for b, row in enumerate([4, 1]):
         for i in range(15):
-            picture = images.images[manifest.query[row].ravel()[i]].float() / 255
+            picture = images.tensor()[manifest.query[row].ravel()[i]].float() / 255
             assert torch.equal(e.query[b, i], picture)
             assert images.labels[manifest.query[row].ravel()[i]] == e.classes[b, e.query_labels[b, i]]
 
@@ -185,10 +186,10 @@ def test_counts_equal_predicting_each_episode_by_itself(name: str) -> None:
     images = image_set()
     method, _ = build(name)
     manifest = draw(images, episodes=9)
-    counts = correct_queries(method, images.images, manifest)
+    counts = correct_queries(method, images.tensor(), manifest)
     method.eval()
     for row in range(9):
-        e = manifest.gather(images.images, slice(row, row + 1))
+        e = manifest.gather(images.tensor(), slice(row, row + 1))
         answer = method.predict(e.support, e.support_labels, e.query, 5).argmax(-1)
         assert int((answer == e.query_labels).sum()) == counts[row]
 
@@ -197,8 +198,8 @@ def test_pure_noise_is_answered_by_chance() -> None:
     # Many images: the episodes share them, so a few would lean one way by chance.
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40 * 20, 1, 16, 16), dtype=torch.uint8, generator=g)
-    noise = dataclasses.replace(image_set(classes=40, per_class=20), images=pixels)
-    counts = correct_queries(build("prototypical")[0], noise.images, draw(noise, episodes=300))
+    noise = dataclasses.replace(image_set(classes=40, per_class=20), images=pixels.numpy())
+    counts = correct_queries(build("prototypical")[0], noise.tensor(), draw(noise, episodes=300))
     assert abs(counts.mean() / 15 - 0.2) < 0.03
 
 
@@ -260,9 +261,9 @@ def test_training_learns(name: str) -> None:
     images = image_set(seed=0)
     manifest = draw(images, episodes=200, seed=7)
     method, _ = build(name)
-    untrained = correct_queries(method, images.images, manifest).mean() / 15
+    untrained = correct_queries(method, images.tensor(), manifest).mean() / 15
     method.load_state_dict(run(name, steps=300)[0])
-    assert correct_queries(method, images.images, manifest).mean() / 15 > untrained + 0.1
+    assert correct_queries(method, images.tensor(), manifest).mean() / 15 > untrained + 0.1
 
 
 def test_the_best_validated_weights_are_kept_and_the_curve_tells() -> None:
@@ -279,7 +280,7 @@ def test_kept_weights_have_the_best_validation_accuracy() -> None:
     method, _ = build("prototypical")
     method.load_state_dict(state)
     val = image_set(seed=1)
-    accuracy = correct_queries(method, val.images, draw(val, episodes=10)).mean() / 15
+    accuracy = correct_queries(method, val.tensor(), draw(val, episodes=10)).mean() / 15
     assert math.isclose(accuracy, max(a for *_, a in progress.curve))
 
 

@@ -5,10 +5,13 @@ hands. A writer has a pen, a slant and favourite fonts; on top of that every dra
 sheared, shifted and bent.
 """
 
+import functools
 import io
+import multiprocessing
 import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -136,15 +139,24 @@ def split_of(params: Params, superclass: str, name: str) -> Split:
 
 def download(raw: Raw, directory: Path) -> None:
     """Draw every character ``raw.writers`` times into glyphs.zip; same parameters, same bytes."""
-    fonts = [_Font(name) for name in FONTS]
-    characters = distinct(fonts)
-    hands = list(_hands(raw))
-    with replacing(directory / ARCHIVES[0]) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for script, code in tqdm(characters, "drawing", unit=" characters", leave=False, disable=None):
-            for writer, ink in enumerate(_draw(raw.seed, fonts, hands, code), start=1):
+    characters = distinct(_fonts())
+    with (
+        # not forked: the position in a font's open file would be shared
+        ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool,
+        replacing(directory / ARCHIVES[0]) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+    ):
+        drawn = pool.map(functools.partial(_pictures, raw), [code for _, code in characters], chunksize=16)
+        bar = tqdm(drawn, "drawing", len(characters), unit=" characters", leave=False, disable=None)
+        for (script, code), pictures in zip(characters, bar, strict=True):
+            for writer, picture in enumerate(pictures, start=1):
                 # A ZipInfo of its own has the date 1980-01-01, not today's.
-                member = zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png")
-                archive.writestr(member, _png(ink))
+                archive.writestr(zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png"), picture)
+
+
+def _pictures(raw: Raw, code: int) -> list[bytes]:
+    """One character by every writer, as PNG files."""
+    return [_png(ink) for ink in _draw(raw.seed, _fonts(), _hands(raw), code)]
 
 
 class _Font:
@@ -172,6 +184,11 @@ class _Font:
         ink = np.asarray(canvas) > 127
         distance: NDArray[np.float64] = distance_transform_edt(ink) - distance_transform_edt(~ink)
         return distance
+
+
+@functools.cache
+def _fonts() -> list[_Font]:
+    return [_Font(name) for name in FONTS]
 
 
 def distinct(fonts: list[_Font]) -> list[tuple[str, int]]:
@@ -214,15 +231,19 @@ def _thickening(field: NDArray[np.float64], pen: float) -> float:
     return float(max(pen - stroke, 0.8 - hairline))
 
 
-def _hands(raw: Raw) -> Iterator[_Hand]:
+@functools.cache
+def _hands(raw: Raw) -> list[_Hand]:
+    hands = []
     for writer in range(raw.writers):
         random = np.random.default_rng([raw.seed, writer])
-        yield _Hand(
+        hand = _Hand(
             fonts=random.permutation(len(FONTS)),
             pen=random.uniform(1.2, 2.6),
             slant=random.uniform(-0.2, 0.2),
             aspect=random.uniform(0.85, 1.2),
         )
+        hands.append(hand)
+    return hands
 
 
 def _draw(seed: int, fonts: list[_Font], hands: list[_Hand], code: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The Parquet store: one file per data set, read into one uint8 tensor per split.
+"""The Parquet store: one file per data set, read into one uint8 array per split.
 
 One row per image, sorted by (split, class, image name):
 
@@ -21,19 +21,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from metashot.data import Split
 from metashot.errors import MetashotError
 from metashot.files import replacing
+
+if TYPE_CHECKING:  # slow to import, and most of what reads and writes images needs none of it
+    import torch
 
 # Fixed, so that the same images give the same bytes: a digest of the file is a digest of the data.
 _FORMAT = {
@@ -66,8 +66,8 @@ class ImageSet:
     `md5` is the digest of the Parquet file they came from, `split` which split of it they are.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
     class_names: list[str]
     md5: str
     split: Split
@@ -77,6 +77,12 @@ class ImageSet:
         """Channels, height and width of an image."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def tensor(self, device: "torch.device | str" = "cpu") -> "torch.Tensor":
+        """The images as a tensor, uint8 [M, C, H, W]."""
+        import torch
+
+        return torch.from_numpy(self.images).to(device)
 
 
 def write(
@@ -141,21 +147,19 @@ def load(path: Path, split: Split) -> ImageSet:
     height, width, channels = map(int, metadata[b"metashot.image"].decode().split(","))
     column = table["image"].combine_chunks()
     start = column.offset * height * width * channels
-    flat = pa.UInt8Array.from_buffers(
-        pa.uint8(), len(column) * height * width * channels, [None, column.buffers()[1]], offset=start
-    )
-    # DLPack shares the Arrow buffer; with one channel the rest is free as well.
-    images = from_dlpack(flat).view(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(table["label"].to_numpy().astype(np.int64))
+    flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * height * width * channels, start)
+    # A copy: torch wants memory that may be written.
+    images = flat.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).copy()
+    labels = table["label"].to_numpy().astype(np.int64)
     names: list[str] = table["class"].unique().to_pylist()
 
     degrees = [int(angle) for angle in metadata[b"metashot.rotations"].decode().split(",")]
     if len(degrees) > 1:
-        images = torch.cat([torch.rot90(images, angle // 90, dims=(2, 3)) for angle in degrees])
-        labels = torch.cat([labels + turn * len(names) for turn in range(len(degrees))])
+        images = np.concatenate([np.rot90(images, angle // 90, axes=(2, 3)) for angle in degrees])
+        labels = np.concatenate([labels + turn * len(names) for turn in range(len(degrees))])
         names = [f"{name}/rot{angle:03d}" if angle else name for angle in degrees for name in names]
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    del data, table, column
+    del data, table, column, flat
     pa.default_memory_pool().release_unused()
     return ImageSet(images, labels, names, digest, split)
 

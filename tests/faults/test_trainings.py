@@ -32,13 +32,16 @@ class Training:
         self.records = project.root / f"records/train/glyphs-5w1s/{method}"
         self.checkpoints = project.root / f".metashot/checkpoints/{self.address}"
         self.log = project.root / "log"
+        self.locked = (project.root / "dvc.lock").read_text()
         project.run(*self.command)
         self.expected = self.outcome()
         self.reset()
 
     def reset(self) -> None:
-        """Forget every attempt, and put a file of an earlier training in each output."""
+        """Forget every attempt, in DVC too, and put a file of an earlier training in each output."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.project.root / ".dvc/cache/runs", ignore_errors=True)
+        (self.project.root / "dvc.lock").write_text(self.locked)
         self.log.unlink(missing_ok=True)
         for path in (self.model, self.curve, self.records / "record.json"):
             shutil.rmtree(path.parent)
@@ -51,12 +54,13 @@ class Training:
     def untouched(self) -> bool:
         """Whether all outputs are the earlier ones, and nothing lies beside them."""
         outputs = (self.model, self.curve, self.records / "record.json")
-        partial = [
-            path
-            for top in ("models", "results", "records", ".metashot")
-            for path in (self.project.root / top).rglob("*.partial")
-        ]
-        return all(path.read_text() == "earlier" for path in outputs) and not partial
+        return all(path.read_text() == "earlier" for path in outputs) and not self.partial(
+            "models", "results", "records"
+        )
+
+    def partial(self, *folders: str) -> list[Path]:
+        """Half-written files."""
+        return [path for folder in folders for path in (self.project.root / folder).rglob("*.partial")]
 
     def status(self) -> Status:
         status = read_status(self.project.root, self.address)
@@ -150,6 +154,7 @@ def test_stopped_then_killed_it_ends_with_the_same_bits(training: Training) -> N
     training.project.run(*training.command)
     assert training.status().state == "ok"
     assert training.outcome() == training.expected
+    assert not training.partial(".")  # not even where the kill fell into the writing of a checkpoint
     first, second = training.resumed()
     assert f"at step {first} of {training.steps}: run again to go on from step {first}" in stopped
     # the status of a step is written before its checkpoint
@@ -167,7 +172,6 @@ def test_dvc_signalled_with_its_group_goes_on_next_time(training: Training) -> N
     assert training.project.repro("-s", training.address) == [training.address]
     assert training.outcome() == training.expected
     assert len(training.resumed()) == 1
-    shutil.rmtree(training.project.root / ".dvc/cache/runs")  # for the tests to come
 
 
 def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> None:
@@ -185,7 +189,6 @@ def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> Non
     assert training.status().pid != orphan.pid
     assert training.outcome() == training.expected
     assert training.resumed() == [training.steps]
-    shutil.rmtree(training.project.root / ".dvc/cache/runs")
 
 
 @pytest.fixture
