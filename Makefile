@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run omniglot test lint ui bench clean
+.PHONY: help run omniglot test drills lint ui bench clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,8 +31,11 @@ run: .venv/installed ## the whole pipeline of params.yaml (default: six methods 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
 
-test: lint ## lint, then all tests
+test: lint ## lint, then the tests
 	pytest
+
+drills: .venv/installed ## the slow tests: processes killed, disks full, servers and workers lost, a week of schedule
+	pytest -m slow
 
 lint: .venv/installed ## ruff, mypy and the rules of who imports whom
 	ruff check .

@@ -8,8 +8,10 @@ from pathlib import Path
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="metashot-prefect-")
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ.pop("PREFECT_API_URL", None)
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 
 import pytest
+from project import Project
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,11 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip(f"needs the real data sets in {directory}")
     return directory
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose images are drawn and preprocessed, and no more."""
+    project = Project(tmp_path_factory.mktemp("drawn"))
+    project.repro("preprocess@glyphs")
+    return project

@@ -30,9 +30,14 @@ CODE = (
 
 
 class Project:
-    """A copy of the repository with small parameters."""
+    """A copy of the repository with small parameters.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: Where.
+        drawn: A project whose images are there already, to begin with them.
+    """
+
+    def __init__(self, root: Path, drawn: "Project | None" = None) -> None:
         self.root = root
         for name in CODE:
             source, target = ROOT / name, root / name
@@ -43,6 +48,7 @@ class Project:
                 shutil.copy(source, target)
         with self.params() as params:
             params["methods"] = METHODS
+            params["threads"] = 1  # tests run side by side
             params["setting"]["5w1s"] |= {
                 "val_episodes": 5,
                 "test_episodes": 30,
@@ -57,6 +63,10 @@ class Project:
             params["method"]["maml"] |= {"meta_batch": 2, "width": 16}
         for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
             subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
+        if drawn:
+            shutil.copy(drawn.root / "dvc.lock", root)
+            for name in (".dvc/cache", "data"):
+                shutil.copytree(drawn.root / name, root / name)
 
     def params(self) -> "Edit":
         return Edit(self.root / "params.yaml")
@@ -68,7 +78,7 @@ class Project:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.root),
             "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",  # threads of parallel test runs that wait for each other cost most
+            "OMP_NUM_THREADS": "1",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
         return environment

@@ -17,14 +17,16 @@ from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.lineage import Lock
 
+pytestmark = pytest.mark.slow
+
 GROUP = "glyphs-5w1s"
 JUDGED = [f"gate@{GROUP}", f"register@{GROUP}"]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
     """One method; its first training is fair, and is champion."""
-    project = Project(tmp_path_factory.mktemp("project"))
+    project = Project(tmp_path_factory.mktemp("project"), drawn)
     with project.params() as params:
         params["methods"] = ["prototypical"]
         params["setting"]["5w1s"] |= {"test_episodes": 60, "extra": {}}
@@ -164,7 +166,7 @@ def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path
     assert f"missing data 'source': champions/{GROUP}" in done.stderr
     (clone.root / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.root}/.dvc/cache\n")
     stages = [f"{stage}@{GROUP}-prototypical" for stage in ("train", "evaluate")]
-    clone.run("dvc", "checkout", "preprocess@glyphs", f"episodes@{GROUP}", *stages)
+    clone.run("dvc", "checkout", "--force", "preprocess@glyphs", f"episodes@{GROUP}", *stages)
     done = clone.run("dvc", "repro", "--single-item", f"gate@{GROUP}", ok=False)
     assert f"run `dvc pull champions/{GROUP}.dvc`" in done.stderr
     clone.run("dvc", "checkout")

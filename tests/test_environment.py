@@ -1,35 +1,8 @@
 """The pinned packages work together, and tell nobody that they do."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-
-
-def test_prefect_runs_a_flow_on_its_temporary_server(tmp_path: Path) -> None:
-    # With fastapi 0.151 or newer the server of prefect 3.8.8 dies at import.
-    code = (
-        "from prefect import flow, task\n"
-        "@task\n"
-        "def double(x): return 2 * x\n"
-        "@flow\n"
-        "def pipeline(): return double(21)\n"
-        "print('answer', pipeline())\n"
-    )
-    (tmp_path / "example.py").write_text(code)
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-    }
-    environment.pop("PREFECT_API_URL", None)
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert "answer 42" in done.stdout, done.stderr
 
 
 def test_the_lock_names_no_package_source_and_pins_every_requirement() -> None:

@@ -12,15 +12,17 @@ from project import IDENTITY, Project
 from flows.retrain import retrain
 from metashot import lineage
 
+pytestmark = pytest.mark.slow
+
 DECISION = "reports/glyphs-5w1s-gate.json"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project")
     (root / ".dvc").mkdir()
     (root / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    project = Project(root)
+    project = Project(root, drawn)
     with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
         for name in ("PYTHONPATH", "OMP_NUM_THREADS", "DVC_NO_ANALYTICS"):
             patch.setenv(name, project.environment[name])

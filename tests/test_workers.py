@@ -223,6 +223,7 @@ def outcome(root: Path) -> dict:
     return lock
 
 
+@pytest.mark.slow
 def test_workers_make_what_they_are_for_once_and_the_coordinator_only_the_rest(
     site: Site, expected: dict
 ) -> None:
@@ -233,6 +234,7 @@ def test_workers_make_what_they_are_for_once_and_the_coordinator_only_the_rest(
     assert outcome(site.project.root) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["folder"], indirect=True)
 def test_a_stale_clone_trains_on_new_data_and_a_bad_stage_is_final(site: Site) -> None:
     before = Counter(site.ran("one") + site.ran("two"))

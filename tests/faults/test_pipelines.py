@@ -25,6 +25,8 @@ from metashot.scratch import read_status
 STEPS = 150  # long enough to be disturbed, on any machine
 TARGET = "train@glyphs-5w1s-maml"
 
+pytestmark = pytest.mark.slow
+
 
 class Drill:
     """A project whose one training is about to be made, by a flow."""
@@ -82,8 +84,8 @@ class Drill:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("project"))
+def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"), drawn)
     with project.params() as params:
         params["methods"] = ["maml"]
         params["budget"]["glyphs"]["maml"] = STEPS

@@ -19,6 +19,8 @@ from metashot.scratch import Status, read_status
 METHODS = ["prototypical", "maml", "reptile"]
 STEPS = 32
 
+pytestmark = pytest.mark.slow
+
 
 class Training:
     """One cell of a project, and what an undisturbed training of it leaves."""
