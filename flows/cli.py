@@ -69,7 +69,12 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     console = Console()
     console.print(f"Prefect: {_server()}", highlight=False)
     with Board(root, console) as board:
-        state = pipeline(root, targets, jobs, board.tell, remote, return_state=True)
+        try:
+            state = pipeline(root, targets, jobs, board.tell, remote, return_state=True)
+        except RuntimeError as error:  # Prefect's own: what fails within the flow ends in its state
+            raise MetashotError(
+                f"Prefect gave up ({' '.join(str(error).split())}): run again, or use `dvc repro`"
+            ) from error
 
     from metashot import compare, tracking  # slow, and large, to import
 

@@ -153,7 +153,7 @@ class Manifest:
             return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
 
         about = {"data_md5": self.data_md5, "split": self.split}
-        table = pa.table(
+        table = pa.Table.from_pydict(
             {name: column(getattr(self, name)) for name in ("classes", "support", "query")},
             metadata={f"metashot.{key}": value for key, value in about.items()},
         )
@@ -170,7 +170,7 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
     if not path.exists():
         raise MetashotError(f"{path}: no such episode manifest: make it with `dvc repro`")
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise MetashotError(f"{path}: damaged ({reason}): bring it back with `dvc checkout`") from None
@@ -183,7 +183,7 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
         )
 
     def rows(name: str) -> np.ndarray:
-        flat = np.array(table[name].combine_chunks().flatten())  # a copy: torch wants writable memory
+        flat = np.from_dlpack(table[name].combine_chunks().flatten()).copy()  # torch wants writable memory
         return flat.reshape(len(table), -1)
 
     classes = rows("classes")

@@ -50,14 +50,15 @@ def reproducible(seed: int) -> Iterator[None]:
 
     Within it, the same calls give the same bits on one machine, whatever ran before in the process.
     """
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_deterministic_debug_mode()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        # torch.use_deterministic_algorithms says the same to torch.compile, whose import takes seconds.
+        torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(deterministic)
+            torch.set_deterministic_debug_mode(before)
 
 
 def generators() -> dict[str, Any]:

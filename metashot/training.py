@@ -1,5 +1,6 @@
 """The one outer loop, for all methods."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -66,6 +67,17 @@ class Progress:
     curve_steps: int = 0
 
 
+def eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """``optimizer`` without its wrappers for torch.compile: they import it, which takes seconds.
+
+    Should torch wrap otherwise one day, nothing but the seconds comes back.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    inner = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    inner["step"] = torch.no_grad()(inner["step"])  # as the wrapper does
+    return type(optimizer.__name__, (optimizer,), inner)
+
+
 def train(
     method: Method,
     images: ImageSet,
@@ -109,7 +121,7 @@ def train(
     """
     device = next(method.parameters()).device
     train_pixels, val_pixels = images.tensor(device), val_images.tensor(device)
-    optimizer = method.outer_optimizer(method.parameters(), lr=lr)  # type: ignore[call-arg]
+    optimizer = eager(method.outer_optimizer)(method.parameters(), lr=lr)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     manifest = manifest.narrow(method.train_way)
     parts: dict[str, Any] = {"method": method, "optimizer": optimizer, "schedule": schedule}

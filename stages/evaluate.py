@@ -76,7 +76,7 @@ def main(dataset: str, setting: str, method: str) -> None:
     number = pa.int32()
     schema = pa.schema({"setting": pa.string(), "episode": number, "correct": number, "queries": number})
     with replacing(results / "episodes.parquet") as partial:
-        pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pydict(columns, schema=schema), partial, compression="zstd")
     histogram = Counter((correct[setting] / main_manifest.queries).round(4).tolist())
     write_csv(results / "accuracy.csv", ("accuracy", "episodes"), sorted(histogram.items()))
     with replacing(Path(f"records/evaluate/{cell}")) as partial:

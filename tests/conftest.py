@@ -13,6 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 import pytest
 from project import Project
 
+import flows  # noqa: F401 - sets Prefect's defaults, before anything imports it
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -150,6 +150,7 @@ def test_run_adds_what_it_makes_to_the_lists_and_takes_it_back_when_it_fails(rep
     assert done.stdout.startswith(
         "added omniglot to datasets in params.yaml\nadded 5w5s to settings in params.yaml\n"
     )
+    assert done.stderr.count("\n") == 2, done.stderr + repr(done.exception)
     back, error = done.stderr.splitlines()
     assert back == "put params.yaml back as it was"
     assert error.startswith("error: register@omniglot-5w5s: failed to reproduce 'register@omniglot-5w5s'")

@@ -21,7 +21,7 @@ from metashot.errors import MetashotError
 from metashot.evaluation import correct_queries
 from metashot.methods.base import Problem
 from metashot.statistics import mean_and_interval
-from metashot.training import VALIDATIONS, Progress, train
+from metashot.training import VALIDATIONS, Progress, eager, train
 
 HYPER = {
     "prototypical": {"width": 8, "downsample": "pool", "lr": 5e-3, "meta_batch": 2, "train_way": 5},
@@ -247,6 +247,23 @@ def test_training_gives_the_same_bits_in_another_process() -> None:
         [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, check=True
     )
     assert there.stdout.strip() == digest(run("maml")[0])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_the_outer_step_is_that_of_torch(optimizer: type[torch.optim.Optimizer]) -> None:
+    def steps(cls: type[torch.optim.Optimizer]) -> tuple[Tensor, dict]:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 7))
+        outer = cls([weight], lr=0.1)
+        for _ in range(5):
+            outer.zero_grad()
+            (weight**4).sum().backward()
+            outer.step()
+        return weight, outer.state_dict()
+
+    (ours, state), (theirs, expected) = steps(eager(optimizer)), steps(optimizer)
+    assert torch.equal(ours, theirs)
+    assert not ours.grad.requires_grad
+    assert str(state) == str(expected)
 
 
 def digest(state: dict[str, Tensor]) -> str:
