@@ -94,6 +94,20 @@ class Project:
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done
 
+    def processes(self, servers: bool = False) -> dict[int, str]:
+        """Processes that work on the project: DVC and stages, and a flow and its temporary server."""
+        listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+        found = {}
+        for line in listed.splitlines():
+            pid, _, command = line.strip().partition(" ")
+            try:
+                here = Path(f"/proc/{pid}/cwd").resolve() == self.root
+            except OSError:
+                continue
+            if here and (servers or "dvc" in command or "stages." in command):
+                found[int(pid)] = command
+        return found
+
     def repro(self, *targets: str) -> list[str]:
         """The stages that were run, in order."""
         output = self.run("dvc", "repro", *targets).stdout

@@ -58,20 +58,6 @@ class Drill:
     def half_way(self) -> None:
         wait_until(lambda: self.step() >= STEPS // 2)
 
-    def processes(self, servers: bool = False) -> dict[int, str]:
-        """Processes that work on the project: DVC and stages, and a flow and its temporary server."""
-        listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
-        found = {}
-        for line in listed.splitlines():
-            pid, _, command = line.strip().partition(" ")
-            try:
-                here = Path(f"/proc/{pid}/cwd").resolve() == self.root
-            except OSError:
-                continue
-            if here and (servers or "dvc" in command or "stages." in command):
-                found[int(pid)] = command
-        return found
-
     def finished(self) -> bool:
         """Whether the training is in dvc.lock, with the weights of an undisturbed one."""
         entry = Lock(self.root).entries.get(TARGET)
@@ -110,7 +96,7 @@ def drill(project: Project, undisturbed: str) -> Iterator[Drill]:
     drill = Drill(project, undisturbed)
     assert not drill.finished()
     yield drill
-    assert drill.processes() == {}
+    assert drill.project.processes() == {}
     assert not list(project.root.rglob("*.partial"))
 
 
@@ -119,8 +105,8 @@ def test_a_killed_flow_leaves_dvc_to_finish(drill: Drill) -> None:
     drill.half_way()
     flow.kill()
     flow.wait()
-    wait_until(lambda: drill.processes() == {})
-    for server in drill.processes(servers=True):  # Prefect's temporary one notices no such end
+    wait_until(lambda: drill.project.processes() == {})
+    for server in drill.project.processes(servers=True):  # Prefect's temporary one notices no such end
         os.kill(server, signal.SIGKILL)
     assert drill.finished()
     assert drill.start().wait() == 0
@@ -132,7 +118,7 @@ def test_a_stopped_flow_leaves_a_checkpoint_and_no_process(drill: Drill) -> None
     drill.half_way()
     flow.send_signal(signal.SIGTERM)
     assert flow.wait(timeout=60) == 128 + signal.SIGTERM
-    assert drill.processes(servers=True) == {}
+    assert drill.project.processes(servers=True) == {}
     assert read_status(drill.root, TARGET).state == "preempted"
     assert not drill.finished()
     assert list((drill.root / ".metashot/checkpoints" / TARGET).iterdir())

@@ -29,6 +29,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 from project import IDENTITY, ROOT, Project
 
+from metashot.scratch import read_status
+
 GROUP = "image_folder-5w1s"
 pytestmark = pytest.mark.slow
 
@@ -326,3 +328,26 @@ def test_a_run_that_is_due_while_another_is_under_way_is_turned_away(week: Week)
         first, second = (client.read_flow_run(run.id).state for run in runs)
         assert (first.name, second.name) == ("Pending", "Cancelled")
         assert second.message == "Deployment concurrency limit reached."
+
+
+def test_a_run_cancelled_by_prefect_leaves_a_checkpoint_and_no_process(week: Week) -> None:
+    root, target = week.project.root, f"train@{GROUP}-prototypical"
+    with week.project.params() as params:
+        params["budget"]["image_folder"]["prototypical"] = 5000
+    week.git("commit", "-qam", "A long training")
+
+    def step() -> float:
+        status = read_status(root, target)
+        return status.progress.get("step", 0) if status else 0
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("retrain/nightly")
+        run = client.create_flow_run_from_deployment(deployment.id)
+        wait(lambda: step() > 0)
+        week.run("prefect", "flow-run", "cancel", str(run.id))
+        wait(lambda: client.read_flow_run(run.id).state.is_final())
+        assert client.read_flow_run(run.id).state.is_cancelled()
+    assert week.project.processes() == {}
+    assert read_status(root, target).state == "preempted"
+    assert list((root / ".metashot/checkpoints" / target).iterdir())
+    assert not (root / f"models/{GROUP}/prototypical").exists()
