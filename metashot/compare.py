@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from metashot import lineage
+from metashot.data import store
 from metashot.errors import MetashotError
 from metashot.lineage import Cell, Lock, digest
 
@@ -200,8 +201,6 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     Raises:
         MetashotError: As `results`, or the gate has not judged these results.
     """
-    from metashot.data import store  # torch is slow to import
-
     evaluated = results(lock, dataset, setting, methods)
     group, shared = f"{dataset}-{setting}", _shared(evaluated[0][1])
     decision = _decision(lock, group)
