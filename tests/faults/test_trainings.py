@@ -185,8 +185,12 @@ def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> Non
     process.wait()
     orphan = training.status()
     assert orphan.state == "running"
-    done = training.project.run("dvc", "repro", "-s", training.address)
-    assert f"{training.address}: waits for process {orphan.pid}, which is still at it" in done.stderr
+    os.kill(orphan.pid, signal.SIGSTOP)  # held until the next attempt is there, however long that takes
+    again = training.start("dvc", "repro", "-s", training.address)
+    waits = f"{training.address}: waits for process {orphan.pid}, which is still at it"
+    wait_until(lambda: waits in training.log.read_text())
+    os.kill(orphan.pid, signal.SIGCONT)
+    assert again.wait() == 0
     assert training.status().state == "ok"
     assert training.status().pid != orphan.pid
     assert training.outcome() == training.expected
