@@ -50,13 +50,8 @@ def _ignore(stage: str, what: str) -> None:
 
 
 def _may_be_tried_again(task: object, run: TaskRun, state: State[Any]) -> bool:
-    try:
-        state.result()
-    except dvc.StageInterrupted:
-        return not dvc.stopping()
-    except Exception:
-        return False
-    return False
+    failure = state.result(raise_on_failure=False)
+    return isinstance(failure, dvc.StageInterrupted) and not dvc.stopping()
 
 
 @task(

@@ -186,10 +186,12 @@ def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> Non
     orphan = training.status()
     assert orphan.state == "running"
     os.kill(orphan.pid, signal.SIGSTOP)  # held until the next attempt is there, however long that takes
-    again = training.start("dvc", "repro", "-s", training.address)
-    waits = f"{training.address}: waits for process {orphan.pid}, which is still at it"
-    wait_until(lambda: waits in training.log.read_text())
-    os.kill(orphan.pid, signal.SIGCONT)
+    try:
+        again = training.start("dvc", "repro", "-s", training.address)
+        waits = f"{training.address}: waits for process {orphan.pid}, which is still at it"
+        wait_until(lambda: waits in training.log.read_text())
+    finally:
+        os.kill(orphan.pid, signal.SIGCONT)
     assert again.wait() == 0
     assert training.status().state == "ok"
     assert training.status().pid != orphan.pid
