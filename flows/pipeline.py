@@ -105,9 +105,9 @@ def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str
     Raises:
         MetashotError: MLflow cannot be reached; a later publish makes up for it.
     """
-    from metashot import tracking  # slow to import
+    from metashot import publishing  # slow to import
 
-    return [str(published) for published in tracking.publish(root, groups, methods)]
+    return [str(published) for published in publishing.publish(root, groups, methods)]
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=256), validate_parameters=False)  # type: ignore[arg-type]

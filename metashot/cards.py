@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metashot.compare import Comparison, Row, accuracy, duration
+from metashot.compare import Comparison, accuracy, duration, points, shown
 from metashot.files import replacing
+from metashot.statistics import Difference
 
 
 def overview(comparison: Comparison) -> str:
-    """The whole comparison: the champion first, then every method, then why."""
+    """The whole comparison: the champion first, then every method, why, and the best against the others."""
     champion = comparison.champion
     verdict = f"{champion.name}, {accuracy(champion.accuracy, champion.ci95)}" if champion else "none"
     lines = [
@@ -24,33 +25,97 @@ def overview(comparison: Comparison) -> str:
         untrained = accuracy(row.untrained_accuracy, row.untrained_ci95)
         lines.append(f"| {mark} | {row.label} | {trained} | {untrained} | {row.parameters:,} |")
     notes = [f"{note}." for note in (*comparison.decision.reasons, *comparison.footnotes)]
-    return "\n\n".join(["\n".join(lines), *notes])
+    return "\n\n".join(["\n".join(lines), *notes, *_differences(comparison)])
 
 
-def result(comparison: Comparison, row: Row, record: Mapping[str, Any]) -> str:
-    """One method's result, and how it came about.
+def headline(comparison: Comparison) -> str:
+    """Who is champion, and who is best if it is another, in a few words."""
+    best, champion = comparison.rows[0], comparison.champion
+    verdict = f"champion {champion.name}" if champion else "no champion"
+    shown = f"{100 * best.accuracy:.2f} %"
+    return f"{verdict}, {shown}" if best == champion else f"{verdict}, best {best.name}, {shown}"
 
-    Args:
-        comparison: What it was measured with.
-        row: The method.
-        record: The training's record.
-    """
-    untrained = accuracy(row.untrained_accuracy, row.untrained_ci95)
+
+def versus(first: str, second: str, difference: Difference) -> str:
+    """Two versions on the same episodes, in a sentence or two."""
+    p = "< 0.001" if difference.p_value < 0.001 else f"= {difference.p_value:.3f}"
+    needed = "no number of" if difference.needed is None else f"{difference.needed:,}"
     return (
-        f"{row.method}: {accuracy(row.accuracy, row.ci95)} on {comparison.data}, {comparison.protocol}.\n\n"
-        f"Untrained backbone {untrained}, chance {comparison.chance:.1%}. "
-        f"{'Transductive' if row.transductive else 'Not transductive'}. {row.parameters:,} parameters, "
-        f"trained in {duration(record['seconds'])} on {record['device']['name']}."
+        f"{first} leads {second} by {points(difference)} percentage points (95 % interval), p {p}. "
+        f"In {difference.wins:,} episodes it is more accurate, in {difference.ties:,} equally, in "
+        f"{difference.losses:,} less. To tell them apart (5 %, power 80 %) takes {needed} episodes."
     )
 
 
-def usage(comparison: Comparison) -> str:
-    """How to call the registered model."""
+def labels(document: Mapping[str, Any]) -> dict[str, str]:
+    """What a result is told by at a glance: method, setting, accuracy and version of the data.
+
+    Args:
+        document: Its lineage (`metashot.provenance`).
+    """
+    metrics, data = document["metrics"], f"data/processed/{document['dataset']}.parquet"
+    return {
+        "method": document["method"],
+        "setting": document["setting"],
+        "accuracy": accuracy(metrics["accuracy"], metrics["ci95"]),
+        "data": f"{document['dataset']} {document['training']['inputs'][data]['md5'][:8]}",
+    }
+
+
+def model_card(document: Mapping[str, Any]) -> str:
+    """What is to be known of a registered version: data, protocol, numbers, limits, use, lineage.
+
+    Args:
+        document: Its lineage (`metashot.provenance`).
+    """
+    metrics, origin = document["metrics"], document["origin"]
+    trained, name = document["training"], document["name"]
+    data = f"{document['dataset']} (synthetic data)" if origin["synthetic"] else document["dataset"]
+    shape = f"{metrics['n_way']}-way {metrics['k_shot']}-shot"
+    tested = [(shape, metrics), *((f"{key}, same model", extra) for key, extra in metrics["extra"].items())]
+    numbers = [f"| {what} | {accuracy(m['accuracy'], m['ci95'])} | {m['episodes']:,} |" for what, m in tested]
+    untrained = metrics["untrained"]
+    numbers.append(
+        f"| {shape}, untrained | {accuracy(untrained['accuracy'], untrained['ci95'])} | "
+        f"{untrained['episodes']:,} |"
+    )
+    tree, device = trained["git"], trained["device"]
+    commit = f"commit {tree['commit'][:10]}" if tree["commit"] else "no commit"
+    limits = [
+        f"It answers {metrics['n_way']} classes."
+        if metrics["fixed_way"]
+        else "It answers any number of classes from 2.",
+        "Transductive: an answer depends on the other queries of its task."
+        if metrics["transductive"]
+        else "Each query is answered by itself.",
+        "Measured on classes of the same data set that training did not see; other kinds of pictures were "
+        "not tried. One training, one seed: the interval is over test episodes only.",
+    ]
+    if origin["synthetic"]:
+        limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")
+    parts = [
+        f"**{document['method']}: {accuracy(metrics['accuracy'], metrics['ci95'])}** on {data}, {shape}, "
+        f"{metrics['n_query']} queries per class, chance {1 / metrics['n_way']:.1%}.",
+        "| test episodes of | accuracy (95 % interval) | episodes |\n|:--|--:|--:|\n" + "\n".join(numbers),
+        f"**Data.** {origin['source']}. Licence: {origin['licence']}. {origin['citation']}".rstrip(),
+        f"**Training.** {metrics['parameters']:,} parameters, {trained['steps']:,} outer steps in "
+        f"{duration(trained['seconds'])} on {device['name']} ({device['type']}), best validation at step "
+        f"{trained['best_step']:,}; {commit}{', tree changed' if tree['dirty'] else ''}.",
+        f"**Limits.** {' '.join(limits)}",
+        f"**Use.** {usage(name)}",
+        f"**Lineage.** Result `{document['result'][:16]}`: `metashot trace`, `audit` and `reproduce` take it "
+        "from here.",
+    ]
+    return "\n\n".join(parts)
+
+
+def usage(name: str) -> str:
+    """How to call a registered model."""
     return f"""One table is one task: rows with a `label` are the support set, rows whose `label` is null are
 answered, in their order.
 
 ```python
-model = mlflow.pyfunc.load_model("models:/{comparison.group}@champion")
+model = mlflow.pyfunc.load_model("models:/{name}@champion")  # or {name}/VERSION
 # image: the bytes of a PNG or JPEG file
 task = pandas.DataFrame({{"image": [a, b, unknown], "label": ["a", "b", None]}})
 model.predict(task)  # columns label, probability, probabilities
@@ -58,6 +123,19 @@ model.predict(task)  # columns label, probability, probabilities
 
 Pictures are scaled to the model's size. Models with one channel read drawings: dark ink on light paper and
 light ink on dark are both understood, told apart by the picture's border."""
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    """The best method against each of the others, and what the columns mean."""
+    if not comparison.pairs:
+        return []
+    lines = [
+        f"| {comparison.rows[0].label} against | difference | p | win / tie / loss | needed |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for row, pair in comparison.leads:
+        lines.append(f"| {row.label} | {' | '.join(shown(pair))} |")
+    return ["\n".join(lines), *(f"{note}." for note in comparison.pair_notes)]
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:

@@ -3,9 +3,7 @@
 Both change files that the gate reads and git tracks, below ``champions/``: what was done stays in history.
 """
 
-import getpass
 import shutil
-import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from metashot import compare, dvc, gate, lineage, params
+from metashot import compare, dvc, gate, git, lineage, params
 from metashot.compare import Comparison, Row
 from metashot.errors import MetashotError
 from metashot.files import replacing
@@ -88,7 +86,9 @@ def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
     bars = gate.read_bars(root, group)
     if champion.model not in {bar.model for bar in bars}:  # else a rollback was killed half-way
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        bars.append(Bar(champion.method, champion.model, champion.result, reason.strip(), now, _user(root)))
+        bars.append(
+            Bar(champion.method, champion.model, champion.result, reason.strip(), now, git.user(root))
+        )
     rule: params.Gate = params.read(root / "params.yaml", "gate", params.Gate)
     threads: int = params.read(root / "params.yaml", "threads", params.Threads)
     methods = lineage.listed(root, "methods")
@@ -113,9 +113,3 @@ def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
 def _judged(root: Path, dataset: str, setting: str) -> tuple[Lock, Comparison]:
     lock = Lock(root)
     return lock, compare.compare(lock, dataset, setting, lineage.listed(root, "methods"))
-
-
-def _user(root: Path) -> str:
-    """Who git says is working here."""
-    asked = subprocess.run(["git", "-C", root, "config", "user.name"], capture_output=True, text=True)
-    return asked.stdout.strip() or getpass.getuser()

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,11 @@ from metashot.errors import MetashotError
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
+
+Model = Annotated[
+    str, typer.Argument(help="MODEL for its champion, MODEL@ALIAS or MODEL/VERSION.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
 
@@ -48,36 +53,165 @@ def plan(
 
 @app.command()
 def compare(
-    dataset: Annotated[str | None, typer.Argument(help="All that are made, if none is named.")] = None,
-    setting: Annotated[str | None, typer.Argument(help="All that are made, if none is named.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="All that are made, if none is named; or a version, MODEL/VERSION.")
+    ] = None,
+    setting: Annotated[
+        str | None, typer.Argument(help="All that are made, if none is named; or another version.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines, every pair of methods.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the differences: a PNG file.", dir_okay=False)
+    ] = None,
 ) -> None:
-    """Print the methods of a data set and setting side by side."""
+    """Print the methods of a data set and setting side by side, and how surely the best leads the others.
+
+    Or hold two registered versions, MODEL/VERSION or MODEL@ALIAS, against each other.
+    """
     with mistakes():
+        if any(mark in f"{dataset}{setting}" for mark in "/@"):
+            if plot or not (dataset and setting):
+                raise MetashotError("two versions are compared in words or as JSON: name both")
+            _compare_versions(dataset, setting, as_json)
+            return
+        import json
+
         from metashot import compare as comparing
-        from metashot import lineage, tracking
+        from metashot import lineage
 
         root = lineage.find_root(Path.cwd())
         lock, methods = lineage.Lock(root), lineage.listed(root, "methods")
         groups = [(dataset, setting)] if dataset and setting else lineage.finished(lock)
-        for d, s in groups:
-            if dataset in (None, d) and setting in (None, s):
-                comparison = comparing.compare(lock, d, s, methods)
-                versions: Mapping[str, int] = {}
-                with warnings():
-                    versions = tracking.versions(root, comparison)
-                show(root, comparison, versions)
+        wanted = [(d, s) for d, s in groups if dataset in (None, d) and setting in (None, s)]
+        if not wanted:
+            made = ", ".join(f"{d} {s}" for d, s in groups)
+            raise MetashotError(f"nothing of {dataset} was evaluated (there is: {made}): run `dvc repro`")
+        comparisons: Iterable[Comparison] = (comparing.compare(lock, d, s, methods) for d, s in wanted)
+        if plot:
+            comparisons = list(comparisons)
+            _draw(comparisons, plot)
+        if as_json:
+            typer.echo(json.dumps([json.loads(comparison.json) for comparison in comparisons], indent=2))
+            return
+        from metashot import tracking  # slow to import
+
+        for comparison in comparisons:
+            versions: Mapping[str, int] = {}
+            with warnings():
+                versions = tracking.versions(root, comparison)
+            show(root, comparison, versions)
 
 
 @app.command()
 def publish() -> None:
-    """Make MLflow agree with dvc.lock; what is there already is left alone."""
+    """Make MLflow agree with git's history and DVC's files; what is there already is left alone."""
     with mistakes():
-        from metashot import lineage, tracking
+        from metashot import lineage, publishing
+
+        for published in publishing.publish_all(lineage.find_root(Path.cwd())):
+            typer.echo(published)
+
+
+@app.command()
+def trace(model: Model, as_json: Json = False) -> None:
+    """Show where a registered version came from: data, parameters, code, packages, episodes, publisher."""
+    with mistakes():
+        import json
+
+        from rich.console import Console
+
+        from metashot import tracing, tracking
+
+        with tracking.connect(_root()) as client:
+            traced = tracing.trace(tracking.resolve(client, model))
+        if as_json:
+            typer.echo(json.dumps(traced, indent=2))
+        else:
+            Console().print(tracing.page(traced))
+
+
+@app.command()
+def audit(
+    model: Annotated[
+        str | None, typer.Argument(help="MODEL for all its versions, MODEL@ALIAS or MODEL/VERSION for one.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every registered model.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what earlier audits computed.")] = False,
+    signers: Annotated[
+        Path | None, typer.Option(help="Folder of trusted public keys, instead of signers/.", file_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute what MLflow says of registered versions from stored bytes.
+
+    Exits with 1 if a check fails, with 3 if none does but one cannot be made.
+    """
+    with mistakes():
+        import json
+        from dataclasses import asdict
+
+        from rich.console import Console
+
+        from metashot import auditing, lineage
+
+        if (model is None) != everything:
+            raise MetashotError("name a registered model, or say --all")
+        found = auditing.audit(lineage.find_root(Path.cwd()), model, fresh=fresh, signers=signers)
+        if as_json:
+            typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
+        else:
+            Console().print(auditing.table(found))
+        verdicts = {one.verdict for one in found}
+        if verdicts != {"verified"}:
+            raise typer.Exit(1 if "refuted" in verdicts else 3)
+
+
+@app.command()
+def sign(
+    model: Model,
+    key: Annotated[Path, typer.Option(help="Private key, PEM, without password.", dir_okay=False)],
+) -> None:
+    """Sign the lineage of a registered version with a key of yours; audit names the signer."""
+    with mistakes():
+        from metashot import lineage, signing, tracking
 
         root = lineage.find_root(Path.cwd())
-        groups = lineage.finished(lineage.Lock(root))
-        for published in tracking.publish(root, groups, lineage.listed(root, "methods")):
-            typer.echo(published)
+        with tracking.connect(root) as client:
+            document = tracking.resolve(client, model).lineage
+        path = signing.sign(root, document, key)
+        typer.echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
+
+
+@app.command()
+def reproduce(
+    model: Model,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the accuracy, on another device or with other packages.")
+    ] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate a registered version again from what is on record, and compare.
+
+    Exits with 1 if it is neither bit-equal nor, on another device, within the tolerance.
+    """
+    with mistakes():
+        import json
+        from dataclasses import asdict
+
+        from rich.console import Console
+
+        from metashot import lineage, reproducing, tracking
+
+        root = lineage.find_root(Path.cwd())
+        with tracking.connect(root) as client:
+            version = tracking.resolve(client, model)
+            made = reproducing.reproduce(root, version, tolerance)
+        if as_json:
+            typer.echo(json.dumps(asdict(made), indent=2))
+        else:
+            Console().print(reproducing.table(made))
+        if made.verdict == "differs":
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -135,12 +269,13 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
     with mistakes():
         from metashot import lineage, tracking
 
-        uri = tracking.tracking_uri(lineage.find_root(Path.cwd()))
+        root = lineage.find_root(Path.cwd())
+        uri = tracking.tracking_uri(root)
         if not uri.startswith(tracking.SQLITE):
             typer.echo(f"MLflow runs at {tracking.without_credentials(uri)}")
             return
-        if not Path(uri.removeprefix(tracking.SQLITE)).exists():
-            raise MetashotError("nothing is published yet: run `metashot run` or `metashot publish`")
+        with tracking.connect(root):
+            tracking.follow_move(Path(uri.removeprefix(tracking.SQLITE)))
         # Without the workflow it opens on traces of language models
         address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
         typer.echo(f"MLflow UI at {address} (stop with Ctrl-C)")
@@ -148,6 +283,13 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
         # No background jobs: they serve MLflow's tracing of language models.
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *options], environment)
+
+
+def _root() -> Path:
+    """The repository; or any folder, where MLFLOW_TRACKING_URI names a server."""
+    from metashot import lineage
+
+    return Path.cwd() if os.environ.get("MLFLOW_TRACKING_URI") else lineage.find_root(Path.cwd())
 
 
 @contextmanager
@@ -199,6 +341,50 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
         raise
 
 
+def _compare_versions(one: str, other: str, as_json: bool) -> None:
+    """Print how two registered versions did on the same episodes, and show it in MLflow."""
+    import json
+    from dataclasses import asdict
+
+    from metashot import cards, history, lineage, publishing, tracking
+    from metashot import compare as comparing
+
+    root = lineage.find_root(Path.cwd())
+    with tracking.connect(root) as client:
+        versions = [tracking.resolve(client, wanted) for wanted in (one, other)]
+        sources = []
+        for version in versions:
+            said = version.lineage
+            sources.append(history.find(root, said["dataset"], said["setting"], said["result"]))
+        difference = comparing.pair(*sources)
+        first, second = versions
+        if as_json:
+            typer.echo(
+                json.dumps({"first": first.name, "second": second.name, **asdict(difference)}, indent=2)
+            )
+        else:
+            typer.echo(cards.versus(first.name, second.name, difference))
+        with warnings():
+            publishing.publish_pair(root, first, second, difference)
+
+
+def _draw(comparisons: Sequence["Comparison"], path: Path) -> None:
+    """Write the picture of the one comparison's differences."""
+    from metashot.files import replacing
+    from metashot.plots import differences_plot  # matplotlib is slow to import
+
+    if len(comparisons) != 1:
+        raise MetashotError(
+            f"--plot draws one comparison, not {len(comparisons)}: name a data set and a setting"
+        )
+    picture = differences_plot(comparisons[0])
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(picture)
+    except OSError as error:
+        raise MetashotError(f"{path}: cannot be written ({error.strerror}): name another file") from None
+
+
 def _listed(text: str, key: str, name: str) -> str:
     """The text of params.yaml with a name added to a list, every other character as it was."""
     from ruamel.yaml import YAML
@@ -226,6 +412,8 @@ def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> N
 
     console, seconds = Console(), comparing.train_seconds(lineage.Lock(root), comparison)
     console.print(comparing.table(comparison, seconds, versions))
+    if comparison.pairs:
+        console.print(comparing.pairs_table(comparison))
     plot = root / "reports" / f"{comparison.group}.png"
     if plot.exists():
         console.print(f"plot: {plot.relative_to(root)}", highlight=False)

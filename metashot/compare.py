@@ -1,11 +1,15 @@
-"""All methods of one data set and setting side by side, and which model the gate made champion."""
+"""All methods of one data set and setting side by side, every two of them paired, and who is champion."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from rich import box
 from rich.table import Table
@@ -14,6 +18,7 @@ from metashot import lineage
 from metashot.data import store
 from metashot.errors import MetashotError
 from metashot.lineage import Cell, Lock, digest
+from metashot.statistics import Difference, holm, paired
 
 SHARED = ("n_way", "k_shot", "n_query", "episodes", "manifest")  # what compared results have in common
 TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its episode"
@@ -61,15 +66,6 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Challenger minus incumbent, episode by episode: mean and 95 % interval, as fractions."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Decision:
     """Which model is champion, if any, and why; with nothing in it that a clock could change.
 
@@ -80,7 +76,9 @@ class Decision:
         allowed_regression: See there.
         incumbent: The champion that was adopted last and is not barred.
         challenger: The most accurate of the judged models that is not barred.
-        difference: Between these two, unless they are the same model.
+        difference: Challenger minus incumbent, unless they are the same model.
+        retested: Each judged model minus the incumbent, by method, where the incumbent is none of them: its
+            answers to these episodes are nowhere else.
         champion: One of these two.
         promoted: Whether the champion is another model than the incumbent.
         reasons: What led to it, a sentence each.
@@ -93,6 +91,7 @@ class Decision:
     incumbent: Standing | None
     challenger: Standing | None
     difference: Difference | None
+    retested: Mapping[str, Difference]
     champion: Standing | None
     promoted: bool
     reasons: list[str]
@@ -104,8 +103,33 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two rows of a comparison, by their names, the better one first.
+
+    Attributes:
+        first: The row that stands higher.
+        second: The other.
+        difference: First minus second.
+        p_corrected: The difference's p-value, corrected for all pairs of the comparison (`statistics.holm`).
+    """
+
+    first: str
+    second: str
+    difference: Difference
+    p_corrected: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two differ significantly, at 5 % for all pairs together."""
+        return self.p_corrected < 0.05
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The models of one data set and setting, best first, with nothing in it that a clock could change."""
+    """The models of one data set and setting, best first, and all pairs of them in the same order.
+
+    There is nothing in it that a clock could change.
+    """
 
     dataset: str
     setting: str
@@ -116,6 +140,7 @@ class Comparison:
     episodes: int
     manifest: str
     rows: list[Row]
+    pairs: list[Pair]
     decision: Decision
 
     @property
@@ -149,9 +174,22 @@ class Comparison:
         return [note for note, used in marks.items() if used]
 
     @property
+    def pair_notes(self) -> list[str]:
+        """What the columns of the paired differences mean."""
+        return [
+            "difference: points, with 95 % interval; p: corrected for all pairs (Holm)",
+            f"needed: episodes to tell the two apart (5 %, power 80 %); {self.episodes:,} there",
+        ]
+
+    @property
     def champion(self) -> Row | None:
         """The row of the champion."""
         return self.row(self.decision.champion)
+
+    @property
+    def leads(self) -> list[tuple[Row, Pair]]:
+        """Every row but the best, and the best's lead over it."""
+        return list(zip(self.rows[1:], self.pairs, strict=False))  # the best's pairs come first
 
     def row(self, standing: Standing | None) -> Row | None:
         """The row of a model that the decision names."""
@@ -175,10 +213,7 @@ def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> l
         MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
             on the same episodes.
     """
-    found = [
-        (cell, json.loads(lock.file(cell.evaluate, cell.metrics).read_text()))
-        for cell in lock.cells(dataset, setting, methods)
-    ]
+    found = [(cell, _metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
     (first, shared), *others = found
     for key in SHARED:
         for cell, metrics in others:
@@ -210,11 +245,56 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     rows = [_row(cell, metrics) for cell, metrics in evaluated]
     if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
         kept, cell = _kept(lock, dataset, setting, incumbent.model)
-        then = _row(cell, json.loads(kept.file(cell.evaluate, cell.metrics).read_text()), incumbent=True)
+        then = _row(cell, _metrics(kept, cell), incumbent=True)
         rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
     rows.sort(key=lambda row: (-row.accuracy, row.name))
-    synthetic = bool(store.about(lock.root / f"data/processed/{dataset}.parquet")["synthetic"])
-    return Comparison(dataset, setting, synthetic, **shared, rows=rows, decision=decision)
+    pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
+    images = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
+    synthetic = bool(store.about(images)["synthetic"])
+    return Comparison(dataset, setting, synthetic, **shared, rows=rows, pairs=pairs, decision=decision)
+
+
+def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
+    """Compare two models that were tested on the same episodes, maybe of different trainings.
+
+    Returns:
+        First minus second.
+
+    Raises:
+        MetashotError: They were not, and why; or files are missing or not those that the locks name.
+    """
+    one, other = first[1], second[1]
+    names = " and ".join(f"{cell.group}/{cell.method} ({cell.result[:8]})" for cell in (one, other))
+    if one.group != other.group:
+        raise MetashotError(
+            f"{names} are of different data sets or settings: name two models of one data set and setting"
+        )
+    if _data(one) != _data(other):
+        raise MetashotError(
+            f"{names} were tested on different images of {one.dataset}: "
+            f"make both with the same data.{one.dataset} in params.yaml"
+        )
+    if _shared(_metrics(*first)) != _shared(_metrics(*second)):
+        raise MetashotError(
+            f"{names} were tested on different episodes: evaluate both with the same seed and "
+            f"setting.{one.setting} in params.yaml"
+        )
+    return paired(accuracies(*first), accuracies(*second))
+
+
+def accuracies(lock: Lock, cell: Cell) -> np.ndarray:
+    """Return the accuracy ``[E]`` of a cell in each test episode of the setting itself, as fractions.
+
+    Raises:
+        MetashotError: The evaluation's counts are missing, or not those that the lock names.
+    """
+    return counted(lock.file(cell.evaluate, cell.episodes), cell.setting)
+
+
+def counted(path: Path, setting: str) -> np.ndarray:
+    """Return the accuracy ``[E]`` in each test episode of a setting, by an evaluation's file of counts."""
+    table = pq.read_table(path, filters=[("setting", "==", setting)]).sort_by("episode")
+    return np.asarray(table["correct"].to_numpy() / table["queries"].to_numpy())
 
 
 def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
@@ -224,12 +304,6 @@ def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
         row.name: _kept(lock, *where, row.model) if row.incumbent else (lock, lock.cell(*where, row.method))
         for row in comparison.rows
     }
-
-
-def as_tested(comparison: Comparison, lock: Lock, cell: Cell) -> Comparison:
-    """Return an incumbent alone, with the episodes it was evaluated on when it was trained."""
-    metrics = json.loads(lock.file(cell.evaluate, cell.metrics).read_text())
-    return replace(comparison, **_shared(metrics), rows=[_row(cell, metrics, incumbent=True)])
 
 
 def accuracy(mean: float, ci95: float) -> str:
@@ -276,6 +350,36 @@ def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mappin
     return view
 
 
+def pairs_table(comparison: Comparison) -> Table:
+    """Return the best row's leads over all others for a terminal; the comparison has at least two rows."""
+    best = comparison.rows[0]
+    title = f"{best.label} against each of the others, on the same episodes"
+    view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
+    view.caption, view.caption_justify = "\n".join(comparison.pair_notes), "left"
+    view.add_column("method", no_wrap=True)
+    for column in ("difference", "p", "win / tie / loss", "needed"):
+        view.add_column(column, justify="right", no_wrap=True)
+    for row, pair in comparison.leads:
+        view.add_row(row.label, *shown(pair))
+    return view
+
+
+def shown(pair: Pair) -> tuple[str, str, str, str]:
+    """Return a pair as people read it: difference in points, p, wins / ties / losses, episodes needed."""
+    found, p = pair.difference, pair.p_corrected
+    return (
+        points(found),
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+        " / ".join(f"{count:,}" for count in (found.wins, found.ties, found.losses)),
+        "∞" if found.needed is None else f"{found.needed:,}",
+    )
+
+
+def points(difference: Difference) -> str:
+    """Return a difference and its 95 % interval in percentage points: ``+0.09 ± 0.18``."""
+    return f"{100 * difference.mean:+.2f} ± {100 * difference.ci95:.2f}"
+
+
 def duration(seconds: float) -> str:
     """Return a time span as people read it: ``41 s``, ``3 min 05 s``, ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
@@ -306,6 +410,34 @@ def _kept(lock: Lock, dataset: str, setting: str, model: str) -> tuple[Lock, Cel
         f"{lineage.CHAMPIONS}/{group} has no longer the incumbent of {decision_path(group)}: "
         f"run `dvc repro register@{group}`"
     )
+
+
+def _metrics(lock: Lock, cell: Cell) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads(lock.file(cell.evaluate, cell.metrics).read_text())
+    return metrics
+
+
+def _data(cell: Cell) -> str:
+    """DVC's digest of the images that a cell was tested on."""
+    path = f"data/processed/{cell.dataset}.parquet"
+    return next(str(dep["md5"]) for dep in cell.evaluate.deps if dep["path"] == path)
+
+
+def _pairs(
+    rows: Sequence[Row], answered: Mapping[str, np.ndarray], retested: Mapping[str, Difference]
+) -> list[Pair]:
+    """Each row against each below it, from the present methods' accuracies and what the gate saw."""
+
+    def minus(first: Row, second: Row) -> Difference:
+        if first.incumbent:
+            return -retested[second.method]
+        if second.incumbent:
+            return retested[first.method]
+        return paired(answered[first.method], answered[second.method])
+
+    found = [(first.name, second.name, minus(first, second)) for first, second in combinations(rows, 2)]
+    corrected = holm([difference.p_value for *_, difference in found])
+    return [Pair(*names, p) for names, p in zip(found, corrected, strict=True)]
 
 
 def _shared(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from metashot import compare, lineage, params
-from metashot.compare import Decision, Difference, Standing, accuracy
+from metashot.compare import Decision, Standing, accuracy
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
 from metashot.files import md5
 from metashot.lineage import CHAMPIONS, Cell, Lock
-from metashot.statistics import mean_and_interval
+from metashot.statistics import mean_and_interval, paired
 
 if TYPE_CHECKING:  # torch, slow to import, is needed only where an incumbent is tested again
     import torch
@@ -38,6 +37,11 @@ class Bar:
     reason: str
     time: str
     by: str
+
+    @property
+    def sentence(self) -> str:
+        """What a decision says of it."""
+        return f"{self.method} was barred by {self.by} on {self.time[:10]}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,7 @@ def judge(
     """
     lock = Lock(root)
     evaluated = compare.results(lock, dataset, setting, names)
-    present = [
-        Candidate(cell.method, cell.weights, _accuracies(lock.file(cell.evaluate, cell.episodes), setting))
-        for cell, _ in evaluated
-    ]
+    present = [Candidate(cell.method, cell.weights, compare.accuracies(lock, cell)) for cell, _ in evaluated]
     incumbent: Candidate | None = None
     remarks: list[str] = []
     kept, passed_over = latest(root, dataset, setting, bars)
@@ -135,17 +136,18 @@ def decide(
         remarks: What is known beforehand, for the reasons.
     """
     barred = {bar.model for bar in bars}
-    reasons = [f"{bar.method} was barred by {bar.by} on {bar.time[:10]}: {bar.reason}" for bar in bars]
+    reasons = [bar.sentence for bar in bars]
     reasons += remarks
     admitted = [candidate for candidate in present if candidate.model not in barred]
     challenger = min(admitted, key=lambda c: (-c.accuracies.mean(), c.method), default=None)
     first = challenger.standing if challenger else None
     holder = incumbent.standing if incumbent else None
     same = bool(first and holder and first.model == holder.model)
-    difference = None
+    difference, retested = None, {}
     if challenger and incumbent and not same:
-        mean, half = mean_and_interval(challenger.accuracies - incumbent.accuracies)
-        difference = Difference(mean, mean - half, mean + half)
+        difference = paired(challenger.accuracies, incumbent.accuracies)
+    if incumbent and incumbent.model not in {candidate.model for candidate in present}:
+        retested = {model.method: paired(model.accuracies, incumbent.accuracies) for model in present}
 
     rises = first is not None and not same and _fit("challenger", first, rule, chance, reasons)
     stays = holder is not None and _fit("incumbent", holder, rule, chance, reasons)
@@ -171,6 +173,7 @@ def decide(
         incumbent=holder,
         challenger=first,
         difference=difference,
+        retested=retested,
         champion=champion,
         promoted=rises,
         reasons=reasons,
@@ -219,12 +222,6 @@ def _fit(role: str, model: Standing, rule: params.Gate, chance: float, reasons: 
     shown = accuracy(model.accuracy, model.ci95)
     reasons.append(f"the {role}, {model.method}, has {shown}: {' and '.join(limits)}")
     return above and enough
-
-
-def _accuracies(path: Path, setting: str) -> np.ndarray:
-    """Accuracy in each test episode of the setting itself, from an evaluation's counts."""
-    table = pq.read_table(path, filters=[("setting", "==", setting)]).sort_by("episode")
-    return np.asarray(table["correct"].to_numpy() / table["queries"].to_numpy())
 
 
 def _manifest(dataset: str, setting: str) -> str:

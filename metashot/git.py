@@ -1,5 +1,6 @@
 """Git as a process: what is checked out, and what differs from it."""
 
+import getpass
 import os
 import subprocess
 import tempfile
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metashot.errors import MetashotError
+
+CODE = "metashot", "stages", "flows"  # folders whose new files belong to a tree as much as changed ones
 
 
 def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
@@ -50,6 +53,31 @@ def state(root: Path) -> dict[str, Any]:
 
     changed = said("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
     return {"commit": said("rev-parse", "--verify", "--quiet", "HEAD"), "dirty": bool(changed)}
+
+
+def user(root: Path) -> str:
+    """Who git, or else the machine, says is working here."""
+    try:
+        return run(root, "config", "user.name")
+    except MetashotError:
+        return getpass.getuser()
+
+
+def diff(root: Path) -> str:
+    """What the tree has beyond its commit, as a patch for ``git apply``: changed files, and new ones of code.
+
+    dvc.lock is left out, and so are new files elsewhere, which may be large.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        run(root, "read-tree", "HEAD", environment=index)
+        run(root, "add", "--update", "--", ":/", environment=index)
+        code = [name for name in CODE if (root / name).exists()]
+        run(root, "add", "--all", "--", *code, environment=index)
+        patch = Path(folder, "patch")
+        options = "--cached", "--binary", f"--output={patch}", "HEAD", "--", ":/", ":(exclude,top)dvc.lock"
+        run(root, "diff", *options, environment=index)
+        return patch.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def commit(root: Path, branch: str, paths: Sequence[str], message: str) -> str:
@@ -116,3 +144,55 @@ def _identity(root: Path) -> list[str]:
     except MetashotError:
         return ["-c", "user.name=metashot", "-c", "user.email=metashot@localhost"]
     return []
+
+
+def reachable(root: Path) -> set[str]:
+    """Return every commit that HEAD, a branch or a tag leads to; empty outside a repository."""
+    try:
+        return set(run(root, "rev-list", "--all", "HEAD").split())
+    except MetashotError:
+        return set()
+
+
+def shallow(root: Path) -> bool:
+    """Whether a clone holds only the latest commits."""
+    return run(root, "rev-parse", "--is-shallow-repository") == "true"
+
+
+def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
+    """Return the files of a commit, with a patch of `diff` on top if there is one: path to blob.
+
+    Paths are relative to ``root``, what lies outside is left out.
+
+    Raises:
+        MetashotError: There is no such commit, or the patch does not fit it.
+    """
+    tree = commit
+    if patch:
+        with tempfile.TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": f"{folder}/index"}
+            run(root, "read-tree", commit, environment=index)
+            run(root, "apply", "--cached", str(patch.resolve()), environment=index)
+            tree = run(root, "write-tree", environment=index)
+    listed = run(root, "ls-tree", "-r", "-z", tree).split("\0")
+    return {path: line.split()[2] for line, _, path in (item.partition("\t") for item in listed if item)}
+
+
+def contents(root: Path, blobs: Sequence[str]) -> dict[str, bytes]:
+    """Return the bytes of blobs, all by one process.
+
+    Raises:
+        MetashotError: One of them is missing.
+    """
+    asked = "".join(f"{blob}\n" for blob in blobs)
+    done = subprocess.run(
+        ["git", "-C", root, "cat-file", "--batch"], input=asked.encode(), capture_output=True, check=False
+    )
+    found, rest = {}, done.stdout
+    for blob in blobs:
+        header, _, rest = rest.partition(b"\n")
+        if not header.startswith(f"{blob} blob ".encode()):
+            raise MetashotError(f"git has no object {blob}: `git fetch` it")
+        size = int(header.split()[2])
+        found[blob], rest = rest[:size], rest[size + 1 :]
+    return found

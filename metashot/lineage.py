@@ -145,11 +145,17 @@ class Lock:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        stages = _stages(root / "dvc.lock")
-        self.entries = {
-            name: Entry(name, str(e["cmd"]), e.get("deps", []), e.get("params", {}), e.get("outs", []))
-            for name, e in stages.items()
-        }
+        self.entries = entries(_whole(root / "dvc.lock"), str(root / "dvc.lock"))
+
+    def groups(self) -> list[tuple[str, str]]:
+        """Return the pairs of data set and setting that a method was evaluated on, in the file's order."""
+        names = (name.removeprefix("evaluate@").split("-") for name in self.entries if "evaluate@" in name)
+        return list(dict.fromkeys((dataset, setting) for dataset, setting, _ in names))
+
+    def methods(self, dataset: str, setting: str) -> list[str]:
+        """Return the methods that were evaluated on a data set and setting, whatever params.yaml asks for."""
+        prefix = f"evaluate@{dataset}-{setting}-"
+        return [name.removeprefix(prefix) for name in self.entries if name.startswith(prefix)]
 
     def cell(self, dataset: str, setting: str, method: str) -> Cell:
         """Return one finished cell.
@@ -190,9 +196,7 @@ class Lock:
             entry = todo.pop()
             if entry.stage not in found:
                 found[entry.stage] = entry
-                todo += [
-                    makers[path] for dep in entry.deps for path in _self_and_parents(dep["path"], makers)
-                ]
+                todo += [makers[path] for dep in entry.deps for path in self_and_parents(dep["path"], makers)]
         return [found[stage] for stage in sorted(found)]
 
     def file(self, entry: Entry, path: str) -> Path:
@@ -206,7 +210,7 @@ class Lock:
             MetashotError: The entry names no such output, or the workspace does not hold it, or other bytes.
         """
         outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
-        named = next(_self_and_parents(path, outs), None)
+        named = next(self_and_parents(path, outs), None)
         if named is None:
             raise MetashotError(f"{entry.stage} in dvc.lock names no {path}: run `dvc repro {entry.stage}`")
         if not (self.root / path).exists():
@@ -214,6 +218,12 @@ class Lock:
         if md5(self.root / named) != outs[named]:
             raise MetashotError(f"{named} is not what dvc.lock names: run `dvc checkout --force {named}`")
         return self.root / path
+
+    def listing(self, entry: Entry, path: str) -> dict[str, str]:
+        """Return the files of an output that is a folder: path in it to md5. Raises as `file`."""
+        folder = self.file(entry, path)
+        inside = (file for file in folder.rglob("*") if file.is_file())
+        return {file.relative_to(folder).as_posix(): files.md5(file) for file in sorted(inside)}
 
 
 def listed(root: Path, key: Literal["datasets", "settings", "methods"]) -> list[str]:
@@ -278,8 +288,8 @@ def find_root(start: Path) -> Path:
     raise MetashotError(f"no dvc.yaml in {start} or above it: run metashot inside its repository")
 
 
-def _self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
-    """Those of ``path`` and the folders above it that are named."""
+def self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
+    """Yield those of ``path`` and the folders above it that are named."""
     for candidate in (PurePosixPath(path), *PurePosixPath(path).parents):
         if str(candidate) in named:
             yield str(candidate)
@@ -287,6 +297,8 @@ def _self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
 
 def _whole(path: Path) -> str:
     """The text of a file that others may be writing in place, as DVC does: once it has rested, all of it."""
+    if not path.exists():
+        raise MetashotError(f"no {path}: nothing has been made yet, run `dvc repro`")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         before = path.stat()
@@ -300,15 +312,21 @@ def _whole(path: Path) -> str:
     raise MetashotError(f"{path} did not rest for {REST} s in {PATIENCE:.0f} s: try again when DVC has ended")
 
 
-def _stages(path: Path) -> dict[str, Any]:
+def entries(text: str, where: str) -> dict[str, Entry]:
+    """Return the stages of a dvc.lock, by address.
+
+    Raises:
+        MetashotError: It is not YAML, or of another schema.
+    """
     try:
-        data = YAML(typ="safe").load(_whole(path))  # as DVC reads it: 1e-05 is a number
-    except FileNotFoundError:
-        raise MetashotError(f"no {path}: nothing has been made yet, run `dvc repro`") from None
+        data = YAML(typ="safe").load(text)  # as DVC reads it: 1e-05 is a number
     except YAMLError as error:
-        raise MetashotError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise MetashotError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or data.get("schema") != "2.0":
         raise MetashotError(
-            f"{path} is not a dvc.lock of schema 2.0: restore it with git, or run `dvc repro`"
+            f"{where} is not a dvc.lock of schema 2.0: restore it with git, or run `dvc repro`"
         )
-    return data.get("stages") or {}
+    return {
+        name: Entry(name, str(e["cmd"]), e.get("deps", []), e.get("params", {}), e.get("outs", []))
+        for name, e in (data.get("stages") or {}).items()
+    }

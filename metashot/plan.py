@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import fsspec
 from rich import box
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -20,6 +19,7 @@ from ruamel.yaml import YAML
 from metashot import dvc, scratch
 from metashot.compare import duration
 from metashot.lineage import Entry, Lock, md5
+from metashot.objects import Store
 
 State = Literal["up to date", "cached locally", "cached on the remote", "must run"]
 
@@ -60,11 +60,11 @@ def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
     changed = dvc.status(root)
     entries = Lock(root).entries if (root / "dvc.lock").exists() else {}
     written = _stages(root)
-    stores: list[tuple[State, _Store]] = [("cached locally", _Store.local(root))]
-    if remote := _Store.remote(root):
+    stores: list[tuple[State, Store]] = [("cached locally", Store.local(root))]
+    if remote := Store.remote(root):
         stores.append(("cached on the remote", remote))
     steps: dict[str, Step] = {}
-    elsewhere: dict[str, tuple[str, _Store]] = {}  # outputs that are not in the workspace: md5, and where
+    elsewhere: dict[str, tuple[str, Store]] = {}  # outputs that are not in the workspace: md5, and where
     for stage, needed in order.items():
         entry, needs = entries.get(stage), tuple(sorted(needed))
         waits = [name for name in needs if steps[name].state == "must run"]
@@ -76,7 +76,7 @@ def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
         reason = _reason(root, changed.get(stage, []), entry, waits or moved)
         found = None if waits else _inputs(root, written[stage], elsewhere)
         for state, store in stores:
-            outs = store.outputs(found) if found else None
+            outs = _made(store, found) if found else None
             if outs is not None:
                 elsewhere |= {path: (digest, store) for path, digest in outs.items()}
                 steps[stage] = Step(stage, state, reason, 0.0, needs)
@@ -115,64 +115,15 @@ class _Inputs:
     outs: frozenset[str]
 
 
-@dataclass(frozen=True)
-class _Store:
-    """A DVC cache or remote: objects named by their md5, and the entries of the run cache."""
-
-    fs: Any
-    base: str
-
-    @classmethod
-    def local(cls, root: Path) -> "_Store":
-        return cls(fsspec.filesystem("file"), dvc.output(root, "cache", "dir").strip())
-
-    @classmethod
-    def remote(cls, root: Path) -> "_Store | None":
-        """The default remote, if there is one."""
-        config = dict(line.split("=", 1) for line in dvc.output(root, "config", "--list").splitlines())
-        name = config.get("core.remote")
-        if not name:
-            return None
-        told = {key.rpartition(".")[2]: value for key, value in config.items() if f"remote.{name}." in key}
-        url = told["url"]
-        if "://" not in url:
-            return cls(fsspec.filesystem("file"), str((root / ".dvc" / url).resolve()))
-        client = {"endpoint_url": told.get("endpointurl"), "region_name": told.get("region")}
-        options = {"profile": told.get("profile"), "client_kwargs": {k: v for k, v in client.items() if v}}
-        fs, base = fsspec.url_to_fs(url, **{key: value for key, value in options.items() if value})
-        return cls(fs, base)
-
-    def outputs(self, wanted: _Inputs) -> dict[str, str] | None:
-        """The outputs, path to md5, of an earlier run with the same inputs, if all their bytes are here."""
-        for entry in self._runs(wanted.cmd):
-            outs = {str(out["path"]): str(out["md5"]) for out in entry["outs"]}
-            deps = {str(dep["path"]): str(dep["md5"]) for dep in entry["deps"]}
-            same = (
-                deps == wanted.deps and entry.get("params", {}) == wanted.params and set(outs) == wanted.outs
-            )
-            if same and all(self._has(digest) for digest in outs.values()):
-                return outs
-        return None
-
-    def listing(self, digest: str) -> dict[str, str]:
-        """The files of a folder: path in it to md5."""
-        return {item["relpath"]: item["md5"] for item in json.loads(self.fs.cat_file(self._object(digest)))}
-
-    def _runs(self, cmd: str) -> Iterator[Mapping[str, Any]]:
-        yaml = YAML(typ="safe")
-        paths = self.fs.find(f"{self.base}/runs") if self.fs.exists(f"{self.base}/runs") else []
-        for path in sorted(paths):
-            text = self.fs.cat_file(path)
-            if text.startswith(f"cmd: {cmd}\n".encode()):
-                yield yaml.load(text)
-
-    def _has(self, digest: str) -> bool:
-        if not self.fs.exists(self._object(digest)):
-            return False
-        return not digest.endswith(".dir") or all(map(self._has, self.listing(digest).values()))
-
-    def _object(self, digest: str) -> str:
-        return f"{self.base}/files/md5/{digest[:2]}/{digest[2:]}"
+def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
+    """The outputs, path to md5, of an earlier run with the same inputs, if a store has all their bytes."""
+    for entry in store.runs(wanted.cmd):
+        outs = {str(out["path"]): str(out["md5"]) for out in entry["outs"]}
+        deps = {str(dep["path"]): str(dep["md5"]) for dep in entry["deps"]}
+        same = deps == wanted.deps and entry.get("params", {}) == wanted.params and set(outs) == wanted.outs
+        if same and all(store.has(digest) for digest in outs.values()):
+            return outs
+    return None
 
 
 def _stages(root: Path) -> dict[str, dict[str, Any]]:
@@ -202,7 +153,7 @@ def _filled(value: Any, cell: Mapping[str, object]) -> Any:
 
 
 def _inputs(
-    root: Path, stage: Mapping[str, Any], elsewhere: Mapping[str, tuple[str, _Store]]
+    root: Path, stage: Mapping[str, Any], elsewhere: Mapping[str, tuple[str, Store]]
 ) -> _Inputs | None:
     """What a stage would be made from now; None if that is not known before a run."""
     deps: dict[str, str] = {}
@@ -225,7 +176,7 @@ def _inputs(
     return _Inputs(stage["cmd"], deps, params, named)
 
 
-def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, _Store]]) -> str | None:
+def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, Store]]) -> str | None:
     """The md5 a dependency will have."""
     for above in (PurePosixPath(path), *PurePosixPath(path).parents):
         if str(above) in elsewhere:

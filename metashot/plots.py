@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from metashot.compare import Comparison, accuracy
+from metashot.compare import Comparison, accuracy, shown
+from metashot.errors import MetashotError
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
@@ -73,6 +74,66 @@ def comparison_plot(comparison: Comparison) -> bytes:
             color=GREY,
         )
         figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+        return _png(figure)
+
+
+def differences_plot(comparison: Comparison) -> bytes:
+    """Draw how far the best method leads each of the others, with 95 % intervals: a forest plot.
+
+    Raises:
+        MetashotError: There is one method only.
+    """
+    if not comparison.leads:
+        raise MetashotError(f"{comparison.group} has one method only: evaluate another to compare it with")
+    leads = comparison.leads[::-1]  # the closest on top
+    places = range(len(leads))
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 2.1 + 0.5 * len(leads)), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        far = any(abs(pair.difference.mean) + pair.difference.ci95 > 0.01 for _, pair in leads)
+        if far:  # close ones stay readable beside one that is far off
+            axes.set_xscale("symlog", linthresh=1)
+        for y, (_, pair) in zip(places, leads, strict=True):
+            axes.errorbar(
+                100 * pair.difference.mean,
+                y,
+                xerr=100 * pair.difference.ci95,
+                fmt="o",
+                color=BLUE if pair.apart else GREY,
+                markerfacecolor=BLUE if pair.apart else "white",
+                markersize=6,
+                capsize=8,
+                capthick=1.5,
+            )
+        axes.axvline(0, color=ORANGE, linestyle="--", zorder=1)
+        if far:
+            low, high = axes.get_xlim()
+            marks = (0.5, 1, 2, 5, 10, 20, 50, 100)
+            axes.set_xticks([x for x in (*(-mark for mark in marks), 0, *marks) if low <= x <= high])
+            axes.set_xlim(low, high)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+        axes.set_ylim(-0.6, len(leads) - 0.4)
+        axes.set_yticks(places, [row.label for row, _ in leads], fontsize=13)
+        values = axes.twinx()
+        values.set_ylim(axes.get_ylim())
+        values.set_yticks(places, ["{}   p {}".format(*shown(pair)) for _, pair in leads], fontsize=13)
+        values.tick_params(length=0)
+        for side in (axes, values):
+            side.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=12)
+        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.set_axisbelow(True)
+        lead = f"lead of {comparison.rows[0].label} in percentage points, mean and 95 % interval"
+        notes = [lead + "; logarithmic beyond 1" * far, *comparison.footnotes]
+        figure.supxlabel("\n".join(notes), fontsize=11)
+        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        axes.set_title(
+            f"the same {comparison.episodes:,} test episodes for all; filled where p < 0.05, "
+            "corrected for all pairs (Holm)",
+            fontsize=11,
+            color=GREY,
+        )
         return _png(figure)
 
 

@@ -20,6 +20,7 @@ from metashot import git, runtime
 from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
+PATCH = "tree.patch"  # what a dirty tree had beyond its commit, for `git apply`
 
 
 def code() -> dict[str, str]:
@@ -40,6 +41,8 @@ class Record:
         self, stage: str, device: torch.device, params: Mapping[str, Any], inputs: list[Path]
     ) -> None:
         self.started = time.time()
+        tree = git.state(Path())
+        self.patch = git.diff(Path()) if tree["commit"] and tree["dirty"] else ""
         self.facts: dict[str, Any] = {
             "stage": stage,
             "params": params,
@@ -51,7 +54,7 @@ class Record:
                 "threads": torch.get_num_threads(),
             },
             "code": code(),
-            "git": git.state(Path()),
+            "git": tree,
             "started": self.started,
         }
 
@@ -62,10 +65,12 @@ class Record:
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
     def save(self, directory: Path, journal: Sequence[Mapping[str, Any]] = (), **facts: Any) -> None:
-        """Write record.json, ``facts`` added, and journal.jsonl if there are points."""
+        """Write record.json, ``facts`` added; points as journal.jsonl; what a dirty tree had as a patch."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         spent = {"seconds": time.time() - self.started, "peak_memory_mb": peak}
         (directory / "record.json").write_text(json.dumps({**self.facts, **spent, **facts}, indent=2) + "\n")
+        if self.patch:
+            (directory / PATCH).write_text(self.patch, encoding="utf-8", errors="surrogateescape")
         if journal:
             lines = (json.dumps(point) + "\n" for point in journal)
             (directory / "journal.jsonl").write_text("".join(lines))

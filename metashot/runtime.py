@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +27,13 @@ def use_threads(threads: int) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """A person's name for ``device``: the GPU model or the processor architecture."""
+    """The model of a GPU, or of a processor with the kernels that torch picks for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    listed = cpuinfo.read_text().partition("model name")[2] if cpuinfo.exists() else ""
+    model = listed.partition("\n")[0].strip("\t :") or platform.machine()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def keep_freed_memory() -> None:

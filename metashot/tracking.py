@@ -1,40 +1,32 @@
-"""MLflow made to agree with dvc.lock. The only module that talks to a tracking store.
-
-``publish`` is a reconciler. Everything it makes carries the digest of the result it shows, is looked for
-before it is made, and is finished where an earlier publish was killed half-way: it may be called at any time,
-any number of times, and rebuilds an emptied store from the journals and records that DVC keeps.
-
-A run is one result. A logged model and its version are one result and the code they carry to predict with, so
-a change of that code is a new version of the same run.
-"""
+"""The way to MLflow: where it is, one publisher at a time, and what it says of registered versions."""
 
 import json
 import logging
 import os
 import re
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from metashot import cards, compare
-from metashot.compare import Comparison, Row, accuracy
+from metashot.compare import Comparison
 from metashot.errors import MetashotError
 from metashot.files import md5
-from metashot.lineage import Cell, Lock, digest
+from metashot.lineage import digest
 
 # Set before the import, which reads some of them. A server that is down is reported in seconds, not minutes.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a request whose answer was lost would make its run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_UV_AUTO_DETECT": "false",  # what a model needs does not depend on the current folder
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -43,40 +35,25 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-import mlflow  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModel,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    Run,
-)
-from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.artifacts import download_artifacts  # noqa: E402
+from mlflow.entities import LoggedModel, Metric, Run  # noqa: E402
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import Model, ModelSignature  # noqa: E402
-from mlflow.types.schema import ColSpec, DataType, Map, Schema  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlruns/mlflow.db"
 RESULT, CODE = "metashot.result", "metashot.code"
-PUBLISHED = "metashot.published"
-DECISION = "metashot.decision"  # DVC's md5 of the decision file that made a version champion
+LINEAGE = "metashot.lineage"  # digest of the document that the run carries as LINEAGE_FILE
+LINEAGE_FILE = "lineage.json"
+FILES = "metashot.files"  # digest of the files of a registered model
+COMMIT = "metashot.commit"  # a commit whose dvc.lock has the result
+PUBLISHER = "metashot.publisher"  # who registered a version, where, with which code
+DECISION = "metashot.decision"  # DVC's md5 of the decision file that the aliases follow
+KIND = "metashot.kind"  # of a run: result or comparison
+ALIASES = "challenger", "champion"
 NOTE = "mlflow.note.content"
-REQUIRED = (
-    "mlflow",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-    "torch",
-)  # to load and run a model
 PACKAGE = Path(__file__).parent
 BUILDER = "pyfunc_model.py"  # the file that MLflow runs to build a model
 CARRIED = (  # the code that a model takes along, as patterns in the package
@@ -90,57 +67,16 @@ CARRIED = (  # the code that a model takes along, as patterns in the package
     "methods/*.py",
     "runtime.py",
 )
-METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
-BEST_FIRST = {  # the UI's table of runs with the columns that matter, as its "share view" button stores it
-    "orderByKey": "metrics.`test_accuracy`",
-    "orderByAsc": False,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "modelVersionFilter": "All Runs",
-    "datasetsFilter": [],
-    "searchFilter": "",
-    "selectedColumns": [
-        "attributes.`Models`",
-        *(
-            f"metrics.`{key}`"
-            for key in ("test_accuracy", "test_ci95", "untrained_accuracy", "train_seconds")
-        ),
-    ],
-}
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "label", required=False)]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
-    ),
+ADDRESSES = (  # the columns of MLflow's database that hold addresses of files
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
-
-
-@dataclass(frozen=True)
-class Published:
-    """What one data set and setting looks like in MLflow after a publish.
-
-    Attributes:
-        group: Name of the experiment and of the registered model.
-        uri: The tracking URI, without credentials.
-        versions: The model version of each row of the comparison, by its name.
-        added: How many of them are new.
-        champion: The name of the row under the alias ``champion``, None if no model passed the gate.
-    """
-
-    group: str
-    uri: str
-    versions: Mapping[str, int]
-    added: int
-    champion: str | None
-
-    def __str__(self) -> str:
-        champion = f"{self.champion} v{self.versions[self.champion]}" if self.champion else "none"
-        counts = f"{len(self.versions)} models, {self.added} new"
-        return f"{self.group}: {counts}; champion {champion} (MLflow at {self.uri})"
+LEASE = "metashot-publishing"  # the registered model that stands for the right to publish to a server
+BEAT = 5.0  # seconds between signs of life of whoever holds it
+DEAD = 60.0  # seconds without one after which it is taken away
 
 
 def tracking_uri(root: Path) -> str:
@@ -155,23 +91,231 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
-def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[Published]:
-    """Make MLflow agree with dvc.lock and the files it names.
+def code_digest(package: Path | None = None, builder: Path | None = None) -> str:
+    """Return the digest of the code that a model registered now would carry, or that one carries.
 
     Args:
-        root: The repository.
-        groups: Pairs of data set and setting.
-        methods: Their methods, as far as they were evaluated.
+        package: What a model has of the package; the package itself by default.
+        builder: The file that builds the model, if it does not lie there.
+    """
+    package = package or PACKAGE
+    carried = {path.relative_to(package).as_posix(): md5(path) for path in code_files(package)}
+    return digest(carried | {BUILDER: md5(builder or package / BUILDER)})
 
-    Returns:
-        What MLflow holds now, a group each.
+
+def files_digest(folder: Path) -> str:
+    """Return the digest of all files of a registered model (`model_files`)."""
+    return digest({path.relative_to(folder).as_posix(): md5(path) for path in model_files(folder)})
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a registered model, but for what its use leaves there."""
+    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return sorted(path for path in there if path.name != "registered_model_meta")
+
+
+def code_files(package: Path) -> list[Path]:
+    """Return the files of a package that a model carries, but for the one that builds it."""
+    return sorted(path for pattern in CARRIED for path in package.glob(pattern))
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version, with the run and the logged model behind it.
+
+    Attributes:
+        client: Where it is registered.
+        entry: MLflow's entry of it.
+        aliases: Those that point to it.
+    """
+
+    client: MlflowClient
+    entry: ModelVersion
+    aliases: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        """The version."""
+        return int(self.entry.version)
+
+    @property
+    def name(self) -> str:
+        """``<registered model>/<number>``."""
+        return f"{self.entry.name}/{self.entry.version}"
+
+    @cached_property
+    def run(self) -> Run:
+        """The run that shows its result."""
+        return self.client.get_run(self.entry.run_id)
+
+    @cached_property
+    def model(self) -> LoggedModel:
+        """The logged model that it is a version of.
+
+        Raises:
+            MetashotError: The run has none whose files are the version's.
+        """
+        for output in self.run.outputs.model_outputs if self.run.outputs else []:
+            found = self.client.get_logged_model(output.model_id)
+            if found.artifact_location == self.entry.source:
+                return found
+        raise MetashotError(f"no logged model of its run has the files of {self.name}, {self.entry.source}")
+
+    @cached_property
+    def source(self) -> str:
+        """Where MLflow takes the model's files from: not always what the entry names as its source."""
+        return str(self.client.get_model_version_download_uri(self.entry.name, self.entry.version))
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's files, downloaded where they lie on a server.
+
+        Raises:
+            MetashotError: They are gone.
+        """
+        try:
+            return self._files(self.source)
+        except (MlflowException, OSError) as error:
+            raise MetashotError(f"{self.name} has no files at {self.source} ({_line(error)})") from None
+
+    @cached_property
+    def lineage(self) -> dict[str, Any]:
+        """The lineage document that its run carries (`metashot.provenance`).
+
+        Raises:
+            MetashotError: There is none, or it is not JSON.
+        """
+        try:
+            path = self._files(f"{self.run.info.artifact_uri}/{LINEAGE_FILE}")
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (MlflowException, OSError, ValueError) as error:
+            raise MetashotError(
+                f"{self.name} carries no {LINEAGE_FILE} that can be read ({_line(error)}): "
+                "run `metashot publish` where it was made"
+            ) from None
+        return found
+
+    def history(self, key: str) -> list[Metric]:
+        """Every point of a metric."""
+        return list(self.client.get_metric_history(self.entry.run_id, key))
+
+    def _files(self, uri: str) -> Path:
+        return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.client.tracking_uri))
+
+
+@contextmanager
+def connect(root: Path, advice: str = "see that it runs, then try again") -> Iterator[MlflowClient]:
+    """MLflow, which the block may ask anything; what goes wrong with it becomes one line.
 
     Raises:
-        MetashotError: Nothing to publish, files missing from the workspace, or MLflow not reachable.
+        MetashotError: Nothing was ever published, or MLflow is not reachable; the line ends in ``advice``.
     """
-    lock = Lock(root)
-    with _client(root) as (client, uri):
-        return [_publish(client, uri, lock, *group, methods) for group in groups]
+    uri = tracking_uri(root)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise MetashotError(
+            f"no {uri.removeprefix(SQLITE)}: nothing is published yet, run `metashot publish`"
+        )
+    with _told(uri, advice):
+        yield MlflowClient(uri, uri)
+
+
+@contextmanager
+def publishing(root: Path) -> Iterator[MlflowClient]:
+    """The same for whoever adds to it, one at a time: two at once would make a run or a version twice.
+
+    Raises:
+        MetashotError: MLflow is not reachable.
+    """
+    uri = tracking_uri(root)
+    with _told(uri, "run `metashot publish` when it is well"):
+        if not uri.startswith(SQLITE):
+            client = MlflowClient(uri, uri)
+            with _lease(client):
+                yield client
+            return
+        database = Path(uri.removeprefix(SQLITE))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(database.with_name(".publish.lock")):
+            follow_move(database)
+            yield MlflowClient(uri, uri)  # makes the database where there is none
+
+
+def follow_move(database: Path) -> None:
+    """Bring a database's addresses of files up to date where it has moved together with them.
+
+    MLflow notes where files lie by absolute addresses. Those of experiments whose files lie beside the
+    database now, in ``artifacts/<experiment>``, are made to say so.
+    """
+    if not database.exists():
+        return
+    here = (database.parent / "artifacts").as_uri()
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return
+        moved = set()
+        for name, location in connection.execute("SELECT name, artifact_location FROM experiments"):
+            before = str(location).removesuffix(f"/{name}")
+            lies_here = (database.parent / "artifacts" / name).is_dir()
+            if before.endswith("/artifacts") and before != here and lies_here:
+                moved.add(before)
+        for before in moved:
+            for table, column in ADDRESSES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (here, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
+
+
+def registered_models(client: MlflowClient) -> list[RegisteredModel]:
+    """Return every registered model that metashot publishes, by name."""
+    found = pages(lambda token: client.search_registered_models(page_token=token))
+    return sorted(
+        (model for model in found if "metashot.dataset" in model.tags), key=lambda model: model.name
+    )
+
+
+def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]:
+    """Return every version of a registered model, by number."""
+    found = pages(lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token))
+    return [
+        Registered(client, version, _aliases(model, version))
+        for version in sorted(found, key=lambda version: int(version.version))
+    ]
+
+
+def resolve(client: MlflowClient, wanted: str) -> Registered:
+    """Return the version that ``MODEL``, ``MODEL@ALIAS`` or ``MODEL/VERSION`` names.
+
+    A model alone stands for its champion, or for the latest version where it has none.
+
+    Raises:
+        MetashotError: There is no such model, alias or version.
+    """
+    name, mark, which = wanted.partition("@")
+    if not mark:
+        name, mark, which = wanted.partition("/")
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = ", ".join(model.name for model in registered_models(client)) or "none"
+        raise MetashotError(f"no registered model {name!r} (there are: {known})") from None
+    versions = registered(client, model)
+    if mark == "@" or (not mark and "champion" in model.aliases):
+        alias = which or "champion"
+        if alias not in model.aliases:
+            known = ", ".join(sorted(model.aliases)) or "none"
+            raise MetashotError(f"{name} has no alias {alias!r} (it has: {known})")
+        which = str(model.aliases[alias])
+    if not which and versions:
+        return versions[-1]
+    for version in versions:
+        if str(version.number) == which:
+            return version
+    known = ", ".join(str(version.number) for version in versions) or "none"
+    raise MetashotError(f"{name} has no version {which or 'at all'} (it has: {known})")
 
 
 def versions(root: Path, comparison: Comparison) -> dict[str, int]:
@@ -183,397 +327,88 @@ def versions(root: Path, comparison: Comparison) -> dict[str, int]:
     uri = tracking_uri(root)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return {}
-    with _client(root) as (client, _):
-        found = _versions(client, comparison.group, code_digest())
-    return {row.name: int(found[row.result].version) for row in comparison.rows if row.result in found}
-
-
-def code_digest() -> str:
-    """Return the digest of the code that a model registered now would carry."""
-    carried = [PACKAGE / BUILDER, *_carried()]
-    return digest({path.relative_to(PACKAGE).as_posix(): md5(path) for path in carried})
-
-
-def _carried() -> list[Path]:
-    return sorted(path for pattern in CARRIED for path in PACKAGE.glob(pattern))
-
-
-@contextmanager
-def _client(root: Path) -> Iterator[tuple[MlflowClient, str]]:
-    """One publisher at a time: two at once would make the database, a run or a version twice."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every migration of a new database
-    uri = tracking_uri(root)
-    try:
-        if uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        (root / "mlruns").mkdir(exist_ok=True)
-        with FileLock(root / "mlruns" / ".publish.lock"):
-            yield MlflowClient(uri, uri), uri
-    # the database or its folder cannot be used, or its driver is not installed
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        what = " ".join(str(error).split())
-        raise MetashotError(
-            without_credentials(f"MLflow at {uri} failed; run `metashot publish` when it is well: {what}")
-        ) from error
-
-
-def _publish(
-    client: MlflowClient, uri: str, lock: Lock, dataset: str, setting: str, methods: Sequence[str]
-) -> Published:
-    comparison = compare.compare(lock, dataset, setting, methods)
-    experiment = _experiment(client, uri, comparison)
-    _registered_model(client, comparison)
     code = code_digest()
-    before = _versions(client, comparison.group, code)
-    found = {}
-    for row in comparison.rows:
-        source, cell = compare.sources(lock, comparison)[row.name]
-        record = json.loads(source.file(cell.train, cell.train_record).read_text())
-        found[row.name] = source, cell, record
-    made = {}
-    # In the order of training, so that a rebuilt registry numbers its versions as the first one did
-    for row in sorted(comparison.rows, key=lambda row: (found[row.name][2]["started"], row.name)):
-        source, cell, record = found[row.name]
-        shown = comparison
-        if row.incumbent:  # as when it was trained: its run shows no later episodes
-            shown = compare.as_tested(comparison, source, cell)
-            (row,) = shown.rows
-        publisher = _CellPublisher(client, experiment, source, cell, row, record, shown, code)
-        made[row.name] = int(publisher.publish(before.get(row.result)).version)
-    for alias, standing in (
-        ("challenger", comparison.decision.challenger),
-        ("champion", comparison.decision.champion),
-    ):
-        named = comparison.row(standing)
-        _alias(client, comparison.group, alias, made[named.name] if named else None)
-    champion = comparison.champion
-    if champion:
-        decision = lock.root / compare.decision_path(comparison.group)
-        _show_decision(client, comparison.group, made[champion.name], decision)
-    added = sum(row.result not in before for row in comparison.rows)
-    name = champion.name if champion else None
-    return Published(comparison.group, without_credentials(uri), made, added, name)
-
-
-@dataclass(frozen=True)
-class _CellPublisher:
-    """One cell as a run, a logged model and a registered version, each step looked for before it is done."""
-
-    client: MlflowClient
-    experiment: str
-    lock: Lock
-    cell: Cell
-    row: Row
-    trained: Mapping[str, Any]  # the training's record
-    comparison: Comparison
-    code: str  # digest of what the model carries
-
-    def publish(self, version: ModelVersion | None) -> ModelVersion:
-        """Complete the run, the logged model and the version, and return the version."""
-        run = self._run()
-        done = run.data.tags.get(PUBLISHED)
-        # A run that showed an incumbent among the methods of its time goes on to do so
-        if version and (done == self._state or (done and self.row.incumbent)):
-            return version
-        run_id = run.info.run_id
-        evaluated = json.loads(self.lock.file(self.cell.evaluate, self.cell.evaluate_record).read_text())
-        data = _data({**evaluated["inputs"], **self.trained["inputs"]})
-        journal = self.lock.file(self.cell.train, self.cell.journal).read_text().splitlines()
-        points = [json.loads(line) for line in journal]
-        self._log_params(run_id)
-        self._log_curves(run_id, points)
-        self.client.log_inputs(run_id, list(data.values()))
-        model = self._model(run)
-        self._log_results(run_id, model, evaluated, data)
-        self._log_files(run_id, points)
-        version = version or self._version(run_id, model)
-        linked = json.dumps([{"name": version.name, "version": int(version.version)}])
-        self.client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": linked})  # the UI's link
-        self.client.set_terminated(run_id, "FINISHED", _ms(self.trained["started"] + self.trained["seconds"]))
-        self.client.set_tag(run_id, PUBLISHED, self._state)
-        return version
-
-    @property
-    def _state(self) -> str:
-        """All that a run shows beyond its result: once published, there is nothing left to do."""
-        return digest([self.comparison.digest, self.code])
-
-    @property
-    def _description(self) -> str:
-        return cards.result(self.comparison, self.row, self.trained)
-
-    @property
-    def _labels(self) -> dict[str, str]:
-        """The few tags that models and versions are listed with; the run has all."""
-        trained = accuracy(self.row.accuracy, self.row.ci95)
-        return {"method": self.cell.method, "accuracy": trained, RESULT: self.cell.result, CODE: self.code}
-
-    def _run(self) -> Run:
-        this = f"tags.`{RESULT}` = '{self.cell.result}'"
-        found = self.client.search_runs([self.experiment], this, max_results=1)
-        if found:
-            return found[0]
-        ancestry = [{"stage": entry.stage, **entry.inputs} for entry in self.lock.ancestry(self.cell)]
-        git = self.trained["git"]
-        tags = {
-            "metashot.dataset": self.cell.dataset,
-            "metashot.setting": self.cell.setting,
-            "metashot.method": self.cell.method,
-            "metashot.stage": f"{self.cell.train.stage} {self.cell.evaluate.stage}",
-            "metashot.key": self.cell.key,
-            RESULT: self.cell.result,
-            "metashot.git_commit": str(git["commit"]),
-            "metashot.git_dirty": str(git["dirty"]).lower(),
-            "metashot.lineage": digest(ancestry),
-            # The whole file as it was when the run was made: where it came from, no part of what it is
-            "metashot.dvc_lock": md5(self.lock.root / "dvc.lock"),
-            "metashot.synthetic": str(self.comparison.synthetic).lower(),
-            "metashot.transductive": str(self.row.transductive).lower(),
-            "metashot.device": self.trained["device"]["type"],
-            "mlflow.source.name": self.cell.train.stage,
-            "mlflow.source.type": "JOB",
-            NOTE: self._description,
-        }
-        if git["commit"]:
-            tags["mlflow.source.git.commit"] = git["commit"]
-        started = _ms(self.trained["started"])
-        return self.client.create_run(self.experiment, started, tags, run_name=self.cell.method)
-
-    def _log_params(self, run_id: str) -> None:
-        params = [Param(key, value) for key, value in _flat(self.trained["params"])]
-        for start in range(0, len(params), PARAMS_PER_BATCH):
-            self.client.log_batch(run_id, params=params[start : start + PARAMS_PER_BATCH])
-
-    def _log_curves(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
-        metrics = [
-            Metric(key, value, _ms(point["time"]), point["step"])
-            for point in points
-            for key, value in point["metrics"].items()
-        ]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-
-    def _model(self, run: Run) -> LoggedModel:
-        """The logged model: found or made, its files uploaded, linked to the run."""
-        this = f"tags.`{RESULT}` = '{self.cell.result}' AND tags.`{CODE}` = '{self.code}'"
-        found = self.client.search_logged_models([self.experiment], this, max_results=1)
-        model = found[0] if found else None
-        if model is None:
-            model = self.client.create_logged_model(
-                self.experiment,
-                name=self.cell.method,
-                source_run_id=run.info.run_id,
-                tags={**self._labels, NOTE: self._description},
-                params=dict(_flat(self.trained["params"])),
-                model_type="few-shot classifier",
-            )
-        if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name) / "model"
-                self._save(folder, model)
-                self.client.log_model_artifacts(model.model_id, str(folder))
-            model = self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        linked = run.outputs.model_outputs if run.outputs else []
-        if model.model_id not in [output.model_id for output in linked]:
-            output = LoggedModelOutput(model.model_id, self.trained["best_step"])
-            self.client.log_outputs(run.info.run_id, [output])
-        return model
-
-    def _save(self, folder: Path, model: LoggedModel) -> None:
-        """Write an MLflow model: our two files, the code that reads them, and what it needs to run."""
-        code = folder.with_name("code") / PACKAGE.name
-        for path in _carried():
-            copy = code / path.relative_to(PACKAGE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy)
-        paths = {name: f"{self.cell.model}/{name}" for name in ("model.json", "model.safetensors")}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*input example", UserWarning)  # it would be run to check it
-            mlflow.pyfunc.save_model(
-                path=folder,
-                python_model=PACKAGE / BUILDER,
-                artifacts={name: str(self.lock.file(self.cell.train, path)) for name, path in paths.items()},
-                code_paths=[str(code)],
-                pip_requirements=requirements(),
-                signature=SIGNATURE,
-                mlflow_model=Model(
-                    artifact_path=model.artifact_location,
-                    run_id=model.source_run_id,
-                    model_uuid=model.model_id,
-                    model_id=model.model_id,
-                    metadata={RESULT: self.cell.result, CODE: self.code},
-                ),
-            )
-
-    def _log_results(
-        self, run_id: str, model: LoggedModel, evaluated: Mapping[str, Any], data: Mapping[str, DatasetInput]
-    ) -> None:
-        """The evaluation, linked to the model and to the episodes it was measured on, and what it took.
-
-        All at step 0, which the UI compares as bars.
-        """
-        when, row = _ms(evaluated["started"] + evaluated["seconds"]), self.row
-        episodes = f"data/episodes/{self.cell.group}"
-
-        def tested(path: str, values: Mapping[str, float]) -> list[Metric]:
-            test = data[path].dataset
-            linked = {"model_id": model.model_id, "dataset_name": test.name, "dataset_digest": test.digest}
-            return [Metric(key, value, when, 0, **linked) for key, value in values.items()]
-
-        metrics = tested(
-            f"{episodes}/test.parquet",
-            {
-                "test_accuracy": row.accuracy,
-                "test_ci95": row.ci95,
-                "untrained_accuracy": row.untrained_accuracy,
-                "untrained_ci95": row.untrained_ci95,
-            },
+    with connect(root) as client:
+        pages_ = pages(
+            lambda token: client.search_model_versions(f"name = '{comparison.group}'", page_token=token)
         )
-        for name, extra in row.extra.items():
-            values = {f"test_accuracy_{name}": extra["accuracy"], f"test_ci95_{name}": extra["ci95"]}
-            metrics += tested(f"{episodes}/test-{name}.parquet", values)
-        took = {
-            "best_step": self.trained["best_step"],
-            "parameters": row.parameters,
-            "train_seconds": self.trained["seconds"],
-            "peak_memory_mb": self.trained["peak_memory_mb"],
-        }
-        metrics += [Metric(key, float(value), when, 0) for key, value in took.items()]
-        self.client.log_batch(run_id, metrics=metrics)
-
-    def _log_files(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
-        """Comparison, learning curve, lineage and record, as files of the run."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            cards.write_report(self.comparison, folder)
-            (folder / Path(compare.decision_path(self.cell.group)).name).write_text(
-                self.comparison.decision.json, encoding="utf-8"
-            )
-            curve = [{"step": point["step"], **point["metrics"]} for point in points]
-            title = f"{self.cell.method} on {self.comparison.data}, {self.cell.setting}"
-            from metashot import plots  # matplotlib is slow to import
-
-            (folder / "learning-curve.png").write_bytes(plots.learning_curve(title, curve))
-            lineage = {e.stage: {**e.inputs, "outs": e.outs} for e in self.lock.ancestry(self.cell)}
-            (folder / "lineage.json").write_text(json.dumps(lineage, indent=2))
-            (folder / "train-record.json").write_text(json.dumps(self.trained, indent=2))
-            self.client.log_artifacts(run_id, name)
-
-    def _version(self, run_id: str, model: LoggedModel) -> ModelVersion:
-        return self.client.create_model_version(
-            self.comparison.group,
-            source=model.artifact_location,
-            run_id=run_id,
-            model_id=model.model_id,
-            tags=self._labels,
-            description=self._description,
-        )
+        found = {v.tags.get(RESULT): int(v.version) for v in pages_ if v.tags.get(CODE) == code}
+    return {row.name: found[row.result] for row in comparison.rows if row.result in found}
 
 
-def requirements() -> list[str]:
-    """Return the pins of metashot that a registered model needs."""
-    return [pin for pin in metadata.requires("metashot") or [] if pin.split("==")[0] in REQUIRED]
-
-
-def _experiment(client: MlflowClient, uri: str, comparison: Comparison) -> str:
-    found = client.get_experiment_by_name(comparison.group)
-    if found is None:
-        artifacts = None  # a server has its own place for them
-        if uri.startswith(SQLITE):
-            artifacts = (Path(uri.removeprefix(SQLITE)).parent / "artifacts" / comparison.group).as_uri()
-        found = client.get_experiment(client.create_experiment(comparison.group, artifacts))
-    elif found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    runs = (
-        f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=metashot"
-    )
-    tags = {
-        NOTE: f"{cards.overview(comparison)}\n\n[All runs, best first]({runs})",
-        "mlflow.experimentKind": "custom_model_development",  # runs and models, not traces and prompts
-        "mlflow.sharedViewState.metashot": json.dumps(BEST_FIRST),
-    }
-    for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return str(found.experiment_id)
-
-
-def _registered_model(client: MlflowClient, comparison: Comparison) -> None:
-    description = f"{cards.overview(comparison)}\n\n{cards.usage(comparison)}"
-    tags = {
-        "metashot.dataset": comparison.dataset,
-        "metashot.setting": comparison.setting,
-        "metashot.synthetic": str(comparison.synthetic).lower(),
-    }
-    try:
-        found = client.get_registered_model(comparison.group)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        client.create_registered_model(comparison.group, tags=tags, description=description)
-    else:
-        if found.description != description:
-            client.update_registered_model(comparison.group, description)
-
-
-def _versions(client: MlflowClient, group: str, code: str) -> dict[str, ModelVersion]:
-    """The versions of a registered model that carry the code, by the result they hold."""
-    found: dict[str, ModelVersion] = {}
+def pages(call: Callable[[str | None], Any]) -> list[Any]:
+    """Return all that a paged call finds; it is given the token of each page, None for the first."""
+    found: list[Any] = []
     token = None
     while True:
-        page = client.search_model_versions(f"name = '{group}'", page_token=token)
-        found |= {version.tags[RESULT]: version for version in page if version.tags.get(CODE) == code}
+        page = call(token)
+        found += page
         token = page.token
         if not token:
             return found
 
 
-def _alias(client: MlflowClient, group: str, alias: str, version: int | None) -> None:
-    """Point an alias at a version, or take it away."""
-    now = client.get_registered_model(group).aliases.get(alias)
-    if version is None:
-        if now is not None:
-            client.delete_registered_model_alias(group, alias)
-    elif now is None or int(now) != version:
-        client.set_registered_model_alias(group, alias, str(version))
+@contextmanager
+def _told(uri: str, advice: str) -> Iterator[None]:
+    """Tell in one line what goes wrong with MLflow in the block."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every migration of a new database
+    try:
+        yield
+    # the database or its folder cannot be used, or its driver is not installed
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        raise MetashotError(
+            without_credentials(f"MLflow at {uri} failed; {advice}: {_line(error)}")
+        ) from error
 
 
-def _show_decision(client: MlflowClient, group: str, version: int, path: Path) -> None:
-    """Tag the champion's version with the decision that made it so, and show the file in its run."""
-    found, decision = client.get_model_version(group, str(version)), md5(path)
-    if found.tags.get(DECISION) != decision:
-        client.log_artifact(found.run_id, str(path))
-        client.set_model_version_tag(group, str(version), DECISION, decision)
+@contextmanager
+def _lease(client: MlflowClient) -> Iterator[None]:
+    """The right to publish to a server: a registered model of a name that only one can create.
+
+    A holder changes its description every few seconds. Where it stays the same for a minute by the clock of
+    one who waits, the holder is dead: the model is renamed, which only one can do, and deleted.
+    """
+    me = uuid.uuid4().hex
+    seen, since = "", time.monotonic()
+    while True:
+        try:
+            client.create_registered_model(LEASE, description=f"{me} 0")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with suppress(MlflowException):  # given back meanwhile, or taken away by another who waits
+            said = client.get_registered_model(LEASE).description or ""
+            if said != seen:
+                seen, since = said, time.monotonic()
+            elif time.monotonic() - since > DEAD:
+                dead = f"{LEASE}-{seen.partition(' ')[0]}"
+                client.rename_registered_model(LEASE, dead)
+                client.delete_registered_model(dead)
+        time.sleep(0.5)
+    ended = threading.Event()
+
+    def live() -> None:
+        beat = 0
+        while not ended.wait(BEAT):
+            beat += 1
+            with suppress(MlflowException):  # a server that is away comes back, or the block fails by itself
+                client.update_registered_model(LEASE, f"{me} {beat}")
+
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(MlflowException):  # the server is gone: whoever publishes next takes it away
+            client.delete_registered_model(LEASE)
 
 
-def _data(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, DatasetInput]:
-    """The data among the files a record says were read: name and digest are DVC's path and md5."""
-    contexts = {"val": "validation", "test": "evaluation"}  # train.parquet and the images: training
-    return {
-        path: DatasetInput(
-            Dataset(
-                name=path,
-                digest=file["md5"],
-                source_type="local",
-                source=json.dumps({"uri": path, "get": f"dvc checkout {path}"}),
-                profile=json.dumps({"bytes": file["size"]}),
-            ),
-            [InputTag("mlflow.data.context", contexts.get(Path(path).stem.split("-")[0], "training"))],
-        )
-        for path, file in sorted(inputs.items(), reverse=True)  # data/processed before data/episodes
-        if path.startswith("data/")
-    }
+def _aliases(model: RegisteredModel, version: ModelVersion) -> tuple[str, ...]:
+    return tuple(sorted(a for a, number in model.aliases.items() if str(number) == str(version.version)))
 
 
-def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested parameters as ``outer.inner`` and value."""
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
-
-
-def _ms(seconds: float) -> int:
-    """Unix seconds as MLflow's milliseconds."""
-    return round(1000 * seconds)
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -58,6 +58,7 @@ def main(dataset: str, setting: str, method: str) -> None:
         "k_shot": main_manifest.k_shot,
         "n_query": main_manifest.n_query,
         "transductive": model.transductive,
+        "fixed_way": not _can_answer(model, main_manifest.n_way + 1),
         "parameters": model.parameter_count(),
         "untrained": _summarise(correct_queries(untrained, images, first) / first.queries),
         "extra": summary,
@@ -85,7 +86,7 @@ def main(dataset: str, setting: str, method: str) -> None:
 
 
 def _can_answer(model: Method, n_way: int) -> bool:
-    """Whether an extra protocol, which is evaluated where the method allows it, can be."""
+    """Whether the model can tell so many classes apart: extra protocols are evaluated where it can."""
     try:
         model.check_setting(n_way)
     except MetashotError:

@@ -14,9 +14,9 @@ def main(dataset: str, setting: str) -> None:
     methods = read_params("methods", list[str])
     write_report(compare(Lock(root), dataset, setting, methods), root / "reports")
 
-    from metashot import tracking  # slow to import
+    from metashot import publishing  # slow to import
 
-    for published in tracking.publish(root, [(dataset, setting)], methods):
+    for published in publishing.publish(root, [(dataset, setting)], methods):
         print(published)  # noqa: T201
 
 

@@ -4,6 +4,9 @@ import functools
 import hashlib
 import json
 import math
+import random
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +36,11 @@ def make(
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     _dump(root / "params.yaml", params | {"datasets": [ds], "settings": [s], "methods": list(accuracy)})
     (root / "raw.txt").write_text("raw")
-    about = json.dumps({"synthetic": ds == "glyphs", "source": "made up"})
+    raw = f"data/raw/{ds}"
+    (root / raw).mkdir(parents=True)
+    (root / raw / f"{ds}.zip").write_text("archive")
+    origin = {"source": "made up", "licence": "none", "citation": "", "synthetic": ds == "glyphs"}
+    about = json.dumps(origin)
     said = {"metashot.image": "28,28,1", "metashot.about": about}
     data, episodes = f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
     for path in (data, *(f"{episodes}/{part}.parquet" for part in ("train", "val", "test", "test-5w5s"))):
@@ -41,7 +48,8 @@ def make(
         table = pa.table({"path": [path]})
         pq.write_table(table.replace_schema_metadata(said), root / path)
     stages = {
-        f"preprocess@{ds}": _stage(root, f"python -m stages.preprocess {ds}", ["raw.txt"], [data]),
+        f"download@{ds}": _stage(root, f"python -m stages.download {ds}", ["raw.txt"], [raw]),
+        f"preprocess@{ds}": _stage(root, f"python -m stages.preprocess {ds}", [raw], [data]),
         f"episodes@{ds}-{s}": _stage(root, f"python -m stages.episodes {ds} {s}", [data], [episodes]),
     }
     for index, method in enumerate(accuracy):
@@ -57,10 +65,12 @@ def retrain(root: Path, method: str, accuracy: float, started: float = STARTED +
     judge(root)
 
 
-def train(root: Path, method: str, accuracy: float, started: float = STARTED + 1000, **changes) -> None:
-    """Train and evaluate one method of glyphs 5w1s again; the gate has not seen it."""
+def train(
+    root: Path, method: str, accuracy: float, started: float = STARTED + 1000, ds: str = "glyphs", **changes
+) -> None:
+    """Train and evaluate one method of 5w1s again; the gate has not seen it."""
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
-    stages |= cell(root, "glyphs", "5w1s", method, accuracy, started, **changes)
+    stages |= cell(root, ds, "5w1s", method, accuracy, started, **changes)
     _dump(root / "dvc.lock", {"schema": "2.0", "stages": stages})
 
 
@@ -68,23 +78,94 @@ def judge(root: Path, ds: str = "glyphs", s: str = "5w1s") -> None:
     """Run the gate, and enter its decision in dvc.lock."""
     path = root / "params.yaml"
     rule, methods = params.read(path, "gate", params.Gate), params.read(path, "methods", list[str])
-    decision = gate.judge(root, ds, s, methods, rule, gate.read_bars(root, f"{ds}-{s}"), 1)
+    bars = gate.read_bars(root, f"{ds}-{s}")
+    enter_decision(root, gate.judge(root, ds, s, methods, rule, bars, 1), ds, s)
+
+
+def enter_decision(root: Path, decision: compare.Decision, ds: str = "glyphs", s: str = "5w1s") -> None:
+    """Write a decision, and enter it in dvc.lock."""
+    methods = params.read(root / "params.yaml", "methods", list[str])
     out = compare.decision_path(f"{ds}-{s}")
     (root / out).parent.mkdir(exist_ok=True)
     (root / out).write_text(decision.json)
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
-    stages[f"gate@{ds}-{s}"] = _stage(root, f"python -m stages.gate {ds} {s}", ["raw.txt"], [out])
+    judged = {"params.yaml": {"methods": methods}}
+    stages[f"gate@{ds}-{s}"] = _stage(root, f"python -m stages.gate {ds} {s}", ["raw.txt"], [out], judged)
     _dump(root / "dvc.lock", {"schema": "2.0", "stages": stages})
+
+
+def enter(root: Path, stage: str) -> None:
+    """Bring an entry of dvc.lock up to date with its outputs."""
+    stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
+    stages[stage]["outs"] = [_item(root, out["path"]) for out in stages[stage]["outs"]]
+    _dump(root / "dvc.lock", {"schema": "2.0", "stages": stages})
+
+
+def version(root: Path) -> None:
+    """Make it a repository of git and DVC, all outputs cached, with nothing committed yet."""
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    (root / ".gitignore").write_text(
+        "/data\n/models\n/results\n/records\n/reports\n/mlruns\n/.dvc/cache\n/.dvc/tmp\n"
+    )
+    git(root, "init", "-q", "-b", "main")
+    cache(root)
+
+
+def commit(root: Path, message: str) -> str:
+    """Cache and commit what is there; returns the commit."""
+    cache(root)
+    git(root, "add", "--all")
+    git(root, "commit", "-q", "-m", message)
+    return git(root, "rev-parse", "HEAD")
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git as somebody; returns what it prints."""
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def cached(root: Path, digest: str) -> Path:
+    """Where DVC's cache has the file, or the listing of the folder, with this digest."""
+    return root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+
+
+def cache(root: Path) -> None:
+    """Put every output that dvc.lock names into DVC's cache, as DVC lays it out."""
+    for out in _outs(root):
+        path = root / out["path"]
+        files = [path]
+        if path.is_dir():
+            files = [file for file in path.rglob("*") if file.is_file()]
+            _put(cached(root, out["md5"]), _listing(path).encode())
+        for file in files:
+            _put(cached(root, _md5(file)), file.read_bytes())
+
+
+def checkout(root: Path, branch: str) -> None:
+    """Check out a branch, and the outputs that its dvc.lock names."""
+    git(root, "checkout", "-q", branch)
+    for out in _outs(root):
+        path, kept = root / out["path"], cached(root, out["md5"])
+        if not out["md5"].endswith(".dir"):
+            shutil.copy(kept, path)
+            continue
+        shutil.rmtree(path)
+        for item in json.loads(kept.read_text()):
+            (path / item["relpath"]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(cached(root, item["md5"]), path / item["relpath"])
 
 
 def give_database(root: Path) -> None:
     """Put an empty MLflow database at its place: to make one takes MLflow seconds."""
     (root / "mlruns").mkdir()
-    (root / "mlruns/mlflow.db").write_bytes(_database())
+    (root / "mlruns/mlflow.db").write_bytes(database())
 
 
 @functools.cache
-def _database() -> bytes:
+def database() -> bytes:
+    """An MLflow database with nothing in it."""
     from metashot.tracking import MlflowClient  # which keeps MLflow quiet
 
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +213,8 @@ def cell(
         "started": started,
         "seconds": 41.5,
         "peak_memory_mb": 512.0,
-        "best_step": 18,
+        "steps": 20,
+        "best_step": 2,  # the earliest of equals
     }
     metrics = {
         "accuracy": accuracy,
@@ -142,8 +224,9 @@ def cell(
         "k_shot": 1,
         "n_query": 15,
         "transductive": False,
+        "fixed_way": False,
         "parameters": 111936,
-        "untrained": {"accuracy": 0.45, "ci95": 0.006},
+        "untrained": {"accuracy": 0.45, "ci95": 0.006, "episodes": 100},
         "extra": {"5w5s": {"accuracy": accuracy + 0.02, "ci95": 0.003, "episodes": 1000}},
         "manifest": manifest or _md5(root / tests[0]),
     }
@@ -160,7 +243,7 @@ def cell(
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
-    pq.write_table(_counts(s, accuracy), root / result / "episodes.parquet")
+    pq.write_table(_counts(s, method, accuracy), root / result / "episodes.parquet")
     if save:
         save(method, root / model)
     name, params = f"{group}-{method}", {"params.yaml": {"seed": 0}}
@@ -177,10 +260,14 @@ def cell(
     }
 
 
-def _counts(setting: str, accuracy: float, queries: int = 10**6) -> pa.Table:
-    """1,000 test episodes with this mean accuracy and a 95 % interval of 0.004 on both sides."""
+def _counts(setting: str, method: str, accuracy: float, queries: int = 10**6) -> pa.Table:
+    """1,000 test episodes with this mean accuracy and a 95 % interval of 0.004 on both sides.
+
+    Which of them are hard is drawn for each method.
+    """
     around = 0.004 * math.sqrt(999) / 1.96
     correct = [round(queries * (accuracy + sign * around)) for sign in (-1, 1)] * 500
+    random.Random(method).shuffle(correct)
     columns = {"setting": [setting] * 1000, "episode": range(1000), "correct": correct}
     return pa.table({**columns, "queries": [queries] * 1000})
 
@@ -198,10 +285,23 @@ def _item(root: Path, path: str) -> dict:
     return {"path": path, "hash": "md5", "md5": _md5(root / path), "size": 1}
 
 
+def _outs(root: Path) -> list[dict]:
+    stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
+    return [out for stage in stages.values() for out in stage["outs"]]
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _listing(folder: Path) -> str:
+    return json.dumps([{"md5": _md5(file), "relpath": file.name} for file in sorted(folder.iterdir())])
+
+
 def _md5(path: Path) -> str:
     if path.is_dir():
-        listing = [{"md5": _md5(file), "relpath": file.name} for file in sorted(path.iterdir())]
-        return hashlib.md5(json.dumps(listing).encode()).hexdigest() + ".dir"
+        return hashlib.md5(_listing(path).encode()).hexdigest() + ".dir"
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 

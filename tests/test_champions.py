@@ -55,18 +55,21 @@ def aliased(project: Project) -> dict[str, str]:
 
     Read from the database itself: a client in this process would keep a deleted one open.
     """
+    file = project.root / f"reports/{GROUP}-gate.json"
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
     with sqlite3.connect(project.root / "mlruns/mlflow.db") as database:
         found = database.execute(
-            "select a.alias, v.run_id, t.key, t.value from registered_model_aliases a"
+            "select a.alias, t.key, t.value from registered_model_aliases a"
             " join model_versions v using (name, version) join model_version_tags t using (name, version)"
         ).fetchall()
-    file = project.root / f"reports/{GROUP}-gate.json"
-    tags = {key: (run, value) for alias, run, key, value in found if alias == "champion"}
-    run, decided = tags["metashot.decision"]
-    assert decided == hashlib.md5(file.read_bytes()).hexdigest()
+        comparisons = database.execute(
+            "select run_uuid from tags where key = 'metashot.decision' and value = ?", [digest]
+        ).fetchall()
+    ((run,),) = comparisons  # each decision is shown once
     copy = project.root / f"mlruns/artifacts/{GROUP}/{run}/artifacts/{file.name}"
     assert copy.read_bytes() == file.read_bytes()
-    return {alias: value for alias, _, key, value in found if key == "metashot.result"}
+    assert ("champion", "metashot.decision", digest) in found
+    return {alias: value for alias, key, value in found if key == "metashot.result"}
 
 
 def by_hand(folder: Path, project: Project) -> list[float]:
@@ -116,6 +119,12 @@ def test_a_champion_is_adopted_defends_itself_is_replaced_and_comes_back(project
     shown = project.run("metashot", "compare", "glyphs", "5w1s").stdout
     assert "prototypical ‡ ★" in shown
     assert "incumbent, stays champion" in shown
+    [compared] = json.loads(project.run("metashot", "compare", "--json").stdout)
+    [pair] = compared["pairs"]
+    assert (pair["first"], pair["second"]) == ("prototypical (incumbent)", "prototypical")
+    assert pair["difference"]["mean"] == pytest.approx(np.mean(old) - np.mean(new))
+    assert pair["difference"]["wins"] == np.greater(old, new).sum()
+    assert pair["p_corrected"] < 0.05
 
     # an emptied MLflow gets the incumbent back
     shutil.rmtree(project.root / "mlruns")

@@ -1,5 +1,6 @@
 """The commands as a person meets them, on real DVC and MLflow; the trainings never ran."""
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from flows.pipeline import made
+from metashot import compare, lineage, plots
 
 LISTS = f"""datasets: [glyphs] # what to make
 settings:
@@ -90,11 +92,44 @@ def test_compare_shows_the_table_or_one_line(repository):
     )
 
 
+def test_compare_prints_every_pair_for_machines_and_draws_the_leads(repository, tmp_path):
+    picture = tmp_path / "pictures/leads.png"
+    done = invoke("compare", "--json", "--plot", str(picture))
+    assert (done.exit_code, done.stderr) == (0, "")
+    [said] = json.loads(done.stdout)
+    lock, methods = lineage.Lock(repository), list(synthetic.ACCURACY)
+    comparison = compare.compare(lock, "glyphs", "5w1s", methods)
+    assert said == json.loads(comparison.json)
+    names = {(pair["first"], pair["second"]) for pair in said["pairs"]}
+    assert names == {("prototypical", "matching"), ("prototypical", "transfer"), ("matching", "transfer")}
+    assert picture.read_bytes() == plots.differences_plot(comparison)
+    table = invoke("compare", "glyphs", "5w1s", "--plot", str(picture))
+    assert table.output == invoke("compare", "glyphs", "5w1s").output
+    assert "prototypical against each of the others, on the same episodes" in table.output
+
+
+def test_a_comparison_of_what_was_not_made_is_one_line(repository):
+    for arguments in (["omniglot"], ["omniglot", "--json"], ["omniglot", "--plot", "a.png"]):
+        done = invoke("compare", *arguments)
+        said = "nothing of omniglot was evaluated (there is: glyphs 5w1s): run `dvc repro`"
+        assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
+
+
+def test_a_plot_that_cannot_be_drawn_is_one_line(repository, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = invoke("compare", "--plot", str(tmp_path / "file/a.png"))
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"error: {tmp_path}/file/a.png: cannot be written (Not a directory")
+    (tmp_path / "folder").mkdir()
+    assert invoke("compare", "--plot", str(tmp_path / "folder")).exit_code == 2
+    assert (tmp_path / "folder").is_dir()
+
+
 def test_compare_needs_no_mlflow_and_shows_no_password(repository, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     done = invoke("compare", "glyphs", "5w1s")
     assert (done.exit_code, "prototypical ★" in done.stdout) == (0, True)
-    assert done.stderr.startswith("warning: MLflow at http://127.0.0.1:9 failed; run `metashot publish`")
+    assert done.stderr.startswith("warning: MLflow at http://127.0.0.1:9 failed; see that it runs")
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.output
     assert invoke("ui").output == "MLflow runs at http://127.0.0.1:9\n"

@@ -13,6 +13,7 @@ from metashot.errors import MetashotError
 from metashot.gate import Bar, Candidate
 from metashot.lineage import Lock
 from metashot.params import Gate
+from metashot.statistics import Difference, paired
 
 RULE = Gate(min_accuracy=0.0, allowed_regression=0.0)
 EPISODES = 400
@@ -81,9 +82,8 @@ def test_a_challenger_replaces_the_incumbent_if_its_lead_is_sure(lead, allowed, 
     decision = decide([new], old, rule=Gate(min_accuracy=0.0, allowed_regression=allowed))
     assert (lead - half > -allowed) == promoted
     assert (decision.promoted, decision.champion.method) == (promoted, "reptile" if promoted else "maml")
-    assert decision.difference == compare.Difference(
-        pytest.approx(lead), pytest.approx(lead - half), pytest.approx(lead + half)
-    )
+    found = decision.difference
+    assert [found.mean, found.low, found.high] == pytest.approx([lead, lead - half, lead + half])
     verb = "lies" if promoted else "does not lie"
     assert f"its lower end {verb} above {0 - 100 * allowed:.2f}" in decision.reasons[-2]
 
@@ -92,7 +92,7 @@ def test_equal_answers_leave_the_incumbent():
     old = candidate("maml", 0.8)
     decision = decide([replace(old, method="reptile", model="other")], old)
     assert (decision.champion.method, decision.promoted) == ("maml", False)
-    assert decision.difference == compare.Difference(0.0, 0.0, 0.0)
+    assert decision.difference == Difference(0.0, 0.0, 0.0, 1.0, 0, EPISODES, 0, None)
 
 
 def test_an_incumbent_that_is_the_challenger_stays_without_a_comparison():
@@ -106,6 +106,14 @@ def test_a_present_incumbent_is_held_against_a_better_challenger():
     models = [candidate("maml", 0.8), candidate("siamese", 0.9, seed=1)]
     decision = decide(models, models[0])
     assert (decision.champion.method, decision.promoted) == ("siamese", True)
+    assert decision.retested == {}  # its answers are among those of the present models
+
+
+def test_an_incumbent_tested_again_is_held_against_every_present_model():
+    models, old = [candidate("maml", 0.8), candidate("siamese", 0.9, seed=1)], candidate("maml", 0.85, seed=2)
+    decision = decide(models, replace(old, model="old"), bars=[bar(models[1])])
+    assert decision.retested == {model.method: paired(model.accuracies, old.accuracies) for model in models}
+    assert decision.difference == decision.retested["maml"]  # siamese is barred
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def test_ancestry_goes_back_to_the_raw_data(tmp_path):
     lock = Lock(synthetic.make(tmp_path))
     names = [entry.stage for entry in lock.ancestry(lock.cell("glyphs", "5w1s", "matching"))]
     cell = "glyphs-5w1s-matching"
-    assert names == ["episodes@glyphs-5w1s", f"evaluate@{cell}", "preprocess@glyphs", f"train@{cell}"]
+    data = ["download@glyphs", "episodes@glyphs-5w1s", f"evaluate@{cell}", "preprocess@glyphs"]
+    assert names == [*data, f"train@{cell}"]
 
 
 def test_an_evaluation_of_an_earlier_model_is_no_cell(tmp_path):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("metashot", "stages")
 # Modules that code picks by name at run time: importer -> what it picks, for a cell of the matrix.
 PICKED = {
-    "metashot.tracking": "metashot.pyfunc_model",  # runs as a file
+    "metashot.publishing": "metashot.pyfunc_model",  # runs as a file
     "metashot.data.source": "metashot.data.{dataset}",
     "metashot.methods": "metashot.methods.{method}",
 }

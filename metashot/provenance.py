@@ -1,0 +1,64 @@
+"""Where a result came from, in one document: back to the raw download, and on to what was measured.
+
+The document is computed from dvc.lock and the files that it names, and from nothing else: whoever holds them
+gets the same one. It goes to MLflow with each run, is what a signature signs, and what an audit holds
+everything else against.
+"""
+
+import json
+from typing import Any
+
+from metashot.data import store
+from metashot.errors import MetashotError
+from metashot.lineage import Cell, Entry, Lock
+
+FORMAT = 1
+CHECK = "check"  # the stage that says the same whatever goes in, and is part of no lineage
+
+
+def document(lock: Lock, cell: Cell) -> dict[str, Any]:
+    """Return the lineage of a result.
+
+    Returns:
+        Of which ``stages`` holds every stage it stands on as dvc.lock has it, with its key; ``origin``
+        source, licence and citation of the data, and the md5 of each raw file; ``training`` and
+        ``evaluation`` the records: resolved parameters, inputs as read, packages, device, code and commit;
+        ``model`` the md5 of each file of the model; ``metrics`` what was measured.
+
+    Raises:
+        MetashotError: A file that dvc.lock names is missing, or is another one.
+    """
+    stages = [entry for entry in lock.ancestry(cell) if entry.stage != CHECK]
+    processed, raw = f"data/processed/{cell.dataset}.parquet", f"data/raw/{cell.dataset}"
+    about = store.about(lock.file(maker(stages, processed), processed))
+    return {
+        "format": FORMAT,
+        "name": cell.group,
+        "dataset": cell.dataset,
+        "setting": cell.setting,
+        "method": cell.method,
+        "key": cell.key,
+        "result": cell.result,
+        "model": lock.listing(cell.train, cell.model),
+        "metrics": json.loads(lock.file(cell.evaluate, cell.metrics).read_text()),
+        "training": json.loads(lock.file(cell.train, cell.train_record).read_text()),
+        "evaluation": json.loads(lock.file(cell.evaluate, cell.evaluate_record).read_text()),
+        "origin": {**about, "files": lock.listing(maker(stages, raw), raw)},
+        "stages": {e.stage: {"key": e.key, **e.inputs, "outs": _sorted(e.outs)} for e in stages},
+    }
+
+
+def maker(stages: list[Entry], path: str) -> Entry:
+    """Return the stage that makes an output.
+
+    Raises:
+        MetashotError: None does.
+    """
+    for entry in stages:
+        if any(out["path"] == path for out in entry.outs):
+            return entry
+    raise MetashotError(f"no stage in dvc.lock makes {path}: run `dvc repro`")
+
+
+def _sorted(items: Any) -> list[dict[str, Any]]:
+    return sorted((dict(item) for item in items), key=lambda item: str(item["path"]))

@@ -1,0 +1,111 @@
+"""Signed lineage: an in-toto statement over a version's lineage, in a DSSE envelope, by a key of one's own.
+
+Optional. Signatures lie in git, ``signatures/<model>/<result>.json``, and so do the public keys that are
+trusted, ``signers/<name>.pem``: an emptied MLflow loses none.
+
+Sources: in-toto Attestation Framework v1 (statement), DSSE v1.0 (envelope).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metashot.errors import MetashotError
+from metashot.files import replacing
+from metashot.lineage import digest
+
+SIGNATURES, SIGNERS = Path("signatures"), Path("signers")
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:metashot:lineage:1"
+
+
+def path(root: Path, document: Mapping[str, Any]) -> Path:
+    """Return where the signature of a result lies, if there is one."""
+    return root / SIGNATURES / str(document["name"]) / f"{document['result']}.json"
+
+
+def statement(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the in-toto statement: its subjects are the files of the model, its predicate the lineage."""
+    subjects = [{"name": name, "digest": {"md5": md5}} for name, md5 in sorted(document["model"].items())]
+    subjects.append({"name": document["name"], "digest": {"sha256": digest(document)}})
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": subjects,
+        "predicateType": PREDICATE_TYPE,
+        "predicate": dict(document),
+    }
+
+
+def sign(root: Path, document: Mapping[str, Any], key: Path) -> Path:
+    """Sign a lineage, and return the file to commit.
+
+    Args:
+        root: The repository.
+        document: The lineage (`metashot.provenance`).
+        key: A private key without password, PEM: Ed25519, ECDSA or RSA.
+
+    Raises:
+        MetashotError: The key cannot be read.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import CryptoSigner
+
+    try:
+        signer = CryptoSigner(load_pem_private_key(key.read_bytes(), password=None))
+    except (OSError, ValueError, TypeError) as error:
+        raise MetashotError(
+            f"{key}: no private key that can be read ({' '.join(str(error).split())}): "
+            "`openssl genpkey -algorithm ed25519 -out KEY` makes one"
+        ) from None
+    payload = json.dumps(statement(document), sort_keys=True).encode()
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    with replacing(path(root, document)) as partial:
+        partial.write_text(json.dumps(envelope.to_dict(), indent=1) + "\n")
+    return path(root, document)
+
+
+def verify(file: Path, document: Mapping[str, Any], signers: Path) -> str:
+    """Return the name of the signer of a lineage: that of the public key's file.
+
+    Args:
+        file: The signature.
+        document: The lineage that it has to be over.
+        signers: Folder of the public keys that are trusted.
+
+    Raises:
+        MetashotError: It is no signature, by none of the keys, or over another lineage.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import VerificationError
+    from securesystemslib.signer import SSlibKey
+
+    keys = {}
+    for pem in sorted(signers.glob("*.pem")):
+        try:
+            key = SSlibKey.from_crypto(load_pem_public_key(pem.read_bytes()))
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise MetashotError(f"{pem}: no public key that can be read ({reason})") from None
+        keys[key.keyid] = key, pem.stem
+    if not keys:
+        raise MetashotError(f"{file.name} is signed, but {signers} holds no public key (*.pem) to verify it")
+    try:
+        envelope = Envelope.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        accepted = envelope.verify([key for key, _ in keys.values()], threshold=1)
+        signed = json.loads(envelope.payload)
+    except VerificationError:
+        raise MetashotError(f"{file}: not signed by a key in {signers}, or changed since") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise MetashotError(f"{file}: no signature ({type(error).__name__})") from None
+    if envelope.payload_type != PAYLOAD_TYPE or signed != json.loads(json.dumps(statement(document))):
+        raise MetashotError(f"{file}: signed by {_names(accepted, keys)}, but over another lineage")
+    return _names(accepted, keys)
+
+
+def _names(accepted: Mapping[str, Any], keys: Mapping[str, tuple[Any, str]]) -> str:
+    return ", ".join(keys[keyid][1] for keyid in accepted)
