@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run omniglot test drills lint ui bench clean
+.PHONY: help run omniglot test drills lint ui bench peers clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +48,21 @@ ui: .venv/installed ## the MLflow UI on loopback
 
 bench: .venv/installed ## speed, as ratios against named alternatives
 	python -m benchmarks.speed
+
+# What cannot be installed as published is built from its source, whose generated C is of an older Python
+.venv-peers/installed: requirements.lock benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	uv pip install --quiet --python .venv-peers/bin/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python .venv-peers/bin/python --no-deps -r benchmarks/peers.txt
+	rm -rf .venv-peers/source && .venv-peers/bin/python -m pip download --quiet --no-deps --no-binary :all: \
+	    --no-build-isolation --dest .venv-peers/source learn2learn==0.2.0
+	cd .venv-peers/source && tar xzf learn2learn-0.2.0.tar.gz && cd learn2learn-0.2.0 && \
+	    ../../bin/cython -3 learn2learn/data/*.pyx && \
+	    uv pip install --quiet --python ../../bin/python --no-deps --no-build-isolation .
+	@touch $@
+
+peers: .venv/installed .venv-peers/installed ## speed, against other few-shot libraries in an environment of their own
+	.venv-peers/bin/python -m benchmarks.peers
 
 clean: ## remove what the pipeline made and checkpoints; the DVC cache, MLflow's records and .venv stay
 	rm -rf data/raw data/processed data/episodes data/params.ok models results records reports .metashot

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.func import vmap
 from torch.utils.data import DataLoader, Dataset
 
 from metashot import params, runtime
@@ -75,9 +74,7 @@ class LoopMaml(maml.Maml):
 class VmapMaml(maml.Maml):
     """All tasks as one batch, as on a GPU."""
 
-    def over_tasks(self, function: Callable[..., adaptation.Weights], *batches: Tensor) -> adaptation.Weights:
-        """See `Adaptation.over_tasks`."""
-        return vmap(function)(*batches)
+    maps_tasks = True
 
 
 def tasks(alternative: type[maml.Maml]) -> tuple[Work, Work]:

@@ -1,5 +1,6 @@
 """Each method against independent truth: closed forms, brute force, finite differences, plain autograd."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metashot import methods, runtime
-from metashot.backbones import BatchNorm, Conv4
+from metashot.backbones import BatchNorm, Block, Conv4, Downsample
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
 from metashot.methods import adaptation, base, maml, siamese
@@ -196,6 +197,33 @@ def test_statistics_of_the_first_rows(rows: int) -> None:
     var = ((x[:rows] - mean) ** 2).mean((0, 2, 3), keepdim=True)
     expected = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
     torch.testing.assert_close(norm(x, rows), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_block_is_convolution_and_batch_norm_however_it_is_computed(
+    channels: int, downsample: Downsample, first: bool, training: bool
+) -> None:
+    block = Block(channels, 4, downsample, first).double()
+    nn.init.uniform_(block.norm.weight, -1, 1)
+    nn.init.uniform_(block.norm.bias)
+    nn.init.uniform_(block.norm.running_var)
+    plain = nn.Sequential(copy.deepcopy(block.conv), nn.BatchNorm2d(4).double())
+    plain[1].load_state_dict(block.norm.state_dict())
+    images = torch.rand(22, channels, 17, 17, dtype=torch.double)  # an odd size, and more than one part
+    for _ in range(2):
+        expected = plain.train(training)(images)
+        expected = F.relu(F.max_pool2d(expected, 2) if downsample == "pool" else expected)
+        out = block.train(training)(images)
+        torch.testing.assert_close(out, expected)
+    for now, then in zip(block.norm.buffers(), plain[1].buffers(), strict=True):
+        torch.testing.assert_close(now, then)
+    out.sin().sum().backward()
+    expected.sin().sum().backward()
+    for now, then in zip(block.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(now.grad, then.grad)
 
 
 # --- prototypical
@@ -407,9 +435,7 @@ def test_vmap_and_the_loop_over_tasks_give_the_same_gradients(name: str, monkeyp
     gradients = []
     for use_vmap in (False, True):
         method = build(name).double()
-        if use_vmap:
-            mapped = lambda self, function, *batches: torch.func.vmap(function)(*batches)  # noqa: E731
-            monkeypatch.setattr(type(method), "over_tasks", mapped)
+        monkeypatch.setattr(type(method), "maps_tasks", use_vmap)
         with runtime.reproducible(5):
             method.backward(double(episodes(batch=3)))
         gradients.append([p.grad for p in method.parameters()])

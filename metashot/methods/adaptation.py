@@ -2,7 +2,8 @@
 
 It is written once, for one task, as a function of the weights. Over a batch of tasks it is mapped by ``vmap``
 on a GPU, where launches cost most. On a CPU sharing one small task between cores is slow, and so are the
-grouped convolutions that ``vmap`` makes of all tasks together: each core works on tasks of its own.
+grouped convolutions that ``vmap`` makes of all tasks together: each core works on tasks of its own, and takes
+gradients by plain autograd, as the transforms of ``torch.func``, which ``vmap`` needs, cost a fifth more.
 """
 
 import copy
@@ -79,6 +80,11 @@ class Adaptation(base.Method):
         self.transductive = params.query_norm == "query"
         self._of_thread = threading.local()
 
+    @property
+    def maps_tasks(self) -> bool:
+        """Whether tasks are mapped by ``vmap``."""
+        return next(self.network.parameters()).is_cuda
+
     def weights(self) -> Weights:
         """The weights that adaptation starts from, cut off from autograd's graph."""
         return {name: value.detach() for name, value in self.network.named_parameters()}
@@ -90,6 +96,35 @@ class Adaptation(base.Method):
             self._of_thread.network = copy.deepcopy(self.network)
         logits: Tensor = functional_call(self._of_thread.network, weights, (images, stats_rows))
         return logits
+
+    def gradient(
+        self,
+        function: Callable[..., Tensor],
+        weights: Weights,
+        *tensors: Tensor,
+        differentiable: bool = False,
+    ) -> tuple[Weights, Tensor]:
+        """Gradient of ``function(weights, *tensors)``, a scalar, by the weights; and its value.
+
+        Args:
+            function: Of weights and tensors.
+            weights: Where the gradient is taken.
+            *tensors: Of one task.
+            differentiable: Whether the gradient itself may be differentiated.
+        """
+        if self.maps_tasks:
+            gradient, value = grad_and_value(function)(weights, *tensors)
+        else:
+            with torch.enable_grad():
+                at = {
+                    name: w if w.requires_grad else w.detach().requires_grad_() for name, w in weights.items()
+                }
+                value = function(at, *tensors)
+                found = torch.autograd.grad(value, list(at.values()), create_graph=differentiable)
+            gradient = dict(zip(at, found, strict=True))
+        if not differentiable:
+            gradient = {name: part.detach() for name, part in gradient.items()}
+        return gradient, value.detach()
 
     def fit_loss(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
         """The inner objective: cross-entropy (scalar) of ``[M, C, H, W]`` and labels ``[M]``."""
@@ -111,10 +146,10 @@ class Adaptation(base.Method):
         """
         losses = []
         for step_images, step_labels in zip(images, labels, strict=True):
-            gradient, loss = grad_and_value(self.fit_loss)(weights, step_images, step_labels)
-            losses.append(loss.detach())
-            if not differentiable:
-                gradient = {name: value.detach() for name, value in gradient.items()}
+            gradient, loss = self.gradient(
+                self.fit_loss, weights, step_images, step_labels, differentiable=differentiable
+            )
+            losses.append(loss)
             weights = {name: value - self.params.inner_lr * gradient[name] for name, value in weights.items()}
         return weights, torch.stack(losses)
 
@@ -126,7 +161,7 @@ class Adaptation(base.Method):
 
     def over_tasks(self, function: Callable[..., Weights], *batches: Tensor) -> Weights:
         """``function`` of each task of a batch; each of the tensors it names, stacked to ``[B, ...]``."""
-        if batches[0].is_cuda:
+        if self.maps_tasks:
             return vmap(function)(*batches)
         results = list(_cores().map(function, *batches))
         return {name: torch.stack([result[name] for result in results]) for name in results[0]}

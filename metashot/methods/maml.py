@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from torch.func import grad_and_value
 from torch.nn import functional as F
 
 from metashot.episodes import Episodes
@@ -48,7 +47,7 @@ class Maml(adaptation.Adaptation):
         weights = self.weights()
 
         def task(*tensors: Tensor) -> adaptation.Weights:
-            gradient, loss = grad_and_value(self.query_loss)(weights, *tensors)
+            gradient, loss = self.gradient(self.query_loss, weights, *tensors)
             return {**gradient, "loss": loss}
 
         tasks = self.over_tasks(
