@@ -103,6 +103,15 @@ def compare(
 
 
 @app.command()
+def results() -> None:
+    """Print what was measured beside what the papers report, as a Markdown page."""
+    with mistakes():
+        from metashot import lineage, published
+
+        typer.echo(published.page(lineage.find_root(Path.cwd())), nl=False)
+
+
+@app.command()
 def publish() -> None:
     """Make MLflow agree with git's history and DVC's files; what is there already is left alone."""
     with mistakes():

@@ -206,7 +206,11 @@ def cell(
         "dataset": ds,
         "setting": s,
         "method": method,
-        "params": {"seed": 1, "method": {"name": method, "lr": 1e-3}, "setting": {"n_way": 5, "k_shot": 1}},
+        "params": {
+            "seed": 1,
+            "method": {"name": method, "lr": 1e-3, "meta_batch": 1},
+            "setting": {"n_way": 5, "k_shot": 1},
+        },
         "inputs": _inputs(root, [data, *manifests]),
         "device": {"type": "cpu", "name": "a processor", "threads": 2},
         "git": {"commit": "c" * 40, "dirty": False},
@@ -247,6 +251,7 @@ def cell(
     if save:
         save(method, root / model)
     name, params = f"{group}-{method}", {"params.yaml": {"seed": 0}}
+    extra = {f"setting.{s}.extra": {"5w5s": {"n_way": 5, "k_shot": 5, "episodes": 1000}}}
     return {
         f"train@{name}": _stage(
             root, f"python -m stages.train {ds} {s} {method}", [data, *manifests], [model, trained], params
@@ -256,6 +261,7 @@ def cell(
             f"python -m stages.evaluate {ds} {s} {method}",
             [data, episodes, model],
             [f"{result}/episodes.parquet", f"{result}/metrics.json", evaluated],
+            {"params.yaml": extra},
         ),
     }
 

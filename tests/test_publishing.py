@@ -63,6 +63,7 @@ def test_a_run_shows_what_dvc_keeps(published):
         "seed": "1",
         "method.name": "matching",
         "method.lr": "0.001",
+        "method.meta_batch": "1",
         "setting.n_way": "5",
         "setting.k_shot": "1",
     }
