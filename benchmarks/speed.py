@@ -6,6 +6,7 @@ judge by the ratio and by its spread. Nothing is asserted.
 """
 
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -26,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metashot import params, runtime
-from metashot.data.store import ImageSet
+from metashot.data import store
+from metashot.data.store import ImageSet, Key
 from metashot.episodes import Episodes, Manifest, sample
 from metashot.evaluation import correct_queries
 from metashot.methods import adaptation, base, maml, prototypical
@@ -135,6 +138,34 @@ def input_steps(*, train: bool) -> tuple[Work, Work]:
     return partial(steps, gathered), partial(steps, loaded)
 
 
+def reading(folder: Path) -> tuple[Work, Work]:
+    """2,000 pictures from Parquet, or from PNG files one by one."""
+    data, kept = images(100), folder / "noise.parquet"
+    keys = [Key("test", "noise", name, str(row)) for name in data.class_names for row in range(20)]
+    store.write(kept, data.images.transpose(0, 2, 3, 1), keys, rotations=False, about={})
+    for row, picture in enumerate(data.images):
+        Image.fromarray(picture[0]).save(folder / f"{row}.png")
+    files = sorted(folder.glob("*.png"))
+
+    def one_by_one() -> None:
+        np.stack([np.asarray(Image.open(file)) for file in files])
+
+    return partial(store.load, kept, "test"), one_by_one
+
+
+def drawing() -> tuple[Work, Work]:
+    """1,000 test episodes: drawn as whole classes by numpy, or class by class with ``random.sample``."""
+    data = images(400)
+    rows = [np.flatnonzero(data.labels == label).tolist() for label in range(400)]
+
+    def by_class() -> None:
+        for _ in range(1000):
+            for label in random.sample(range(400), 5):
+                random.sample(rows[label], 16)
+
+    return partial(sample, data, n_way=5, k_shot=1, n_query=15, episodes=1000, seed=0), by_class
+
+
 def process(directory: str, *arguments: str) -> Work:
     """A Python process from start to end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -174,6 +205,8 @@ def main() -> None:
         shutil.copy(ROOT / "params.yaml", directory)
         bare = process(directory, "-c", "import torch")
         works = {
+            "read images: Parquet / PNG files": reading(Path(directory)),
+            "draw test episodes: numpy / random.sample": drawing(),
             "evaluate: embed once / in every episode": evaluation(),
             "MAML: threads over tasks / plain loop": tasks(LoopMaml),
             "MAML: threads over tasks / vmap": tasks(VmapMaml),
