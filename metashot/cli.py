@@ -140,6 +140,39 @@ def trace(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def predict(
+    model: Model,
+    wanted: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)],
+    support: Annotated[
+        Path, typer.Option(help="Folder of labelled pictures, <class>/<picture>.", file_okay=False)
+    ],
+    as_json: Json = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the answers: a PNG file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Let a registered model tell classes apart that a few labelled pictures show."""
+    with mistakes():
+        import json
+        from dataclasses import asdict
+
+        from rich.console import Console
+
+        from metashot import predicting, tracking
+
+        with tracking.connect(_root()) as client:
+            answers = predicting.predict(tracking.resolve(client, model), support, wanted)
+        if picture:
+            from metashot import plots
+
+            _write(picture, plots.answers_plot(predicting.labelled(support), answers))
+        if as_json:
+            typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
+        else:
+            Console().print(predicting.table(answers))
+
+
+@app.command()
 def audit(
     model: Annotated[
         str | None, typer.Argument(help="MODEL for all its versions, MODEL@ALIAS or MODEL/VERSION for one.")
@@ -379,14 +412,19 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
 
 def _draw(comparisons: Sequence["Comparison"], path: Path) -> None:
     """Write the picture of the one comparison's differences."""
-    from metashot.files import replacing
     from metashot.plots import differences_plot  # matplotlib is slow to import
 
     if len(comparisons) != 1:
         raise MetashotError(
             f"--plot draws one comparison, not {len(comparisons)}: name a data set and a setting"
         )
-    picture = differences_plot(comparisons[0])
+    _write(path, differences_plot(comparisons[0]))
+
+
+def _write(path: Path, picture: bytes) -> None:
+    """Write a picture where a user wants it."""
+    from metashot.files import replacing
+
     try:
         with replacing(path) as partial:
             partial.write_bytes(picture)

@@ -2,17 +2,25 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image, ImageOps
 
 from metashot.compare import Comparison, accuracy, shown
 from metashot.errors import MetashotError
 
+if TYPE_CHECKING:
+    from metashot.predicting import Answer
+
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
 
 
 def comparison_plot(comparison: Comparison) -> bytes:
@@ -162,6 +170,57 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
         left.set_title(title)
         left.grid(color="#EEEEEE")
         return _png(figure)
+
+
+def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence["Answer"]) -> bytes:
+    """Draw a row for each class: what was shown of it, and the pictures taken for it, the surest first.
+
+    Args:
+        support: Pictures with their classes.
+        answers: What the model said of others.
+    """
+    classes = sorted({label for _, label in support})
+    drawn = classes[:CLASSES]
+    of_class = {label: sorted((a for a in answers if a.label == label), key=_unsure) for label in drawn}
+    shown = {label: [file for file, name in support if name == label][:SHOWN] for label in drawn}
+    left = max(len(files) for files in shown.values())
+    right = max(1, min(ANSWERED, max(len(taken) for taken in of_class.values())))
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        size = 1.5 + 1.1 * (left + right), 1.1 + 1.35 * len(drawn)
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
+        grid = figure.subplots(len(drawn), left + right, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for row, label in zip(grid, drawn, strict=True):
+            for axes, file in zip(row, shown[label], strict=False):
+                _show(axes, file, BLUE)
+            row[0].set_title(label, loc="left", fontsize=11, color=BLUE)
+            for axes, answer in zip(row[left:], of_class[label], strict=False):
+                _show(axes, Path(answer.file), GREY)
+                axes.set_title(f"{answer.probability:.0%}", fontsize=10, color=GREY)
+        parts = [f"{len(answers):,} pictures", "blue: the support set", "grey: taken for the class"]
+        left_out = sum(max(0, len(taken) - right) for taken in of_class.values())
+        left_out += sum(answer.label not in of_class for answer in answers)
+        figure.suptitle("; ".join(parts) + (f"; {left_out:,} not drawn" if left_out else ""), fontsize=12)
+        return _png(figure)
+
+
+def _unsure(answer: "Answer") -> tuple[float, str]:
+    return -answer.probability, answer.file
+
+
+def _show(axes: Axes, file: Path, colour: str) -> None:
+    with Image.open(file) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
+    picture.thumbnail((110, 110))
+    axes.imshow(picture)
+    axes.axis("on")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_color(colour)
+        side.set_linewidth(2)
 
 
 def _png(figure: Figure) -> bytes:
