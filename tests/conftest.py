@@ -42,3 +42,19 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("drawn"))
     project.repro("preprocess@glyphs")
     return project
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose published models are real, with random weights."""
+    import synthetic  # slow to import, and so is MLflow
+
+    from metashot import publishing
+
+    folder = tmp_path_factory.mktemp("registered") / "repository"
+    root = synthetic.make(folder, synthetic.MODELS, synthetic.save_random)
+    synthetic.give_database(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        publishing.publish(root, [("glyphs", "5w1s")], list(synthetic.MODELS))
+    return root

@@ -13,12 +13,23 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from ruamel.yaml import YAML
 
-from metashot import compare, gate, params
+from metashot import compare, gate, methods, params
+from metashot.methods.base import Problem
 
 ROOT = Path(__file__).parent.parent
 ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
+# Models with random weights, and how accurate they are made out to be
+MODELS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
+BASE = {"downsample": "pool", "lr": 1e-3, "meta_batch": 1}
+ADAPTED = BASE | {"width": 8, "inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
+PARAMS = {
+    "prototypical": BASE | {"width": 32, "train_way": 5},
+    "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
+    "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
+}
 STARTED = 1_790_000_000.0
 
 
@@ -264,6 +275,14 @@ def cell(
             {"params.yaml": extra},
         ),
     }
+
+
+def save_random(method: str, folder: Path) -> None:
+    """Write a real model."""
+    cls = methods.method_class(method)
+    torch.manual_seed(0)
+    model = cls(cls.params_type(**PARAMS[method]), Problem((1, 28, 28), 5))
+    methods.save(model, folder)
 
 
 def _counts(setting: str, method: str, accuracy: float, queries: int = 10**6) -> pa.Table:

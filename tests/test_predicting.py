@@ -8,26 +8,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import synthetic
 from PIL import Image
-from test_serving import BLOTS, GROUP, METHODS, save_random
+from test_serving import BLOTS, GROUP
 from typer.testing import CliRunner
 
-from metashot import plots, predicting, publishing
+from metashot import plots, predicting
 from metashot.cli import app
 
 CLASSES = ("b", "d", "a", "c", "e")
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory) -> Path:
-    """A repository whose published models are real, with random weights."""
-    root = synthetic.make(tmp_path_factory.mktemp("registered") / "repository", METHODS, save_random)
-    synthetic.give_database(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        publishing.publish(root, [("glyphs", "5w1s")], list(METHODS))
-    return root
 
 
 @pytest.fixture

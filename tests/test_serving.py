@@ -30,17 +30,8 @@ from project import wait_until
 
 from metashot import methods, publishing, pyfunc_model
 from metashot.data import archive
-from metashot.methods.base import Problem
 
 GROUP = "glyphs-5w1s"
-METHODS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
-BASE = {"downsample": "pool", "lr": 1e-3, "meta_batch": 1}
-ADAPTED = BASE | {"width": 8, "inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
-PARAMS = {
-    "prototypical": BASE | {"width": 32, "train_way": 5},
-    "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
-    "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
-}
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -55,24 +46,6 @@ PICTURES = [encoded(Image.fromarray(blot)) for blot in BLOTS]
 LABELS = [*"bdace", *[None] * 75]
 TASK = list(zip(PICTURES, LABELS, strict=True))
 COLUMNS = ("image", "label")
-
-
-def save_random(method: str, folder: Path) -> None:
-    cls = methods.method_class(method)
-    torch.manual_seed(0)
-    model = cls(cls.params_type(**PARAMS[method]), Problem((1, 28, 28), 5))
-    methods.save(model, folder)
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory) -> Path:
-    """A repository whose published models are real, with random weights."""
-    root = synthetic.make(tmp_path_factory.mktemp("registered") / "repository", METHODS, save_random)
-    synthetic.give_database(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        publishing.publish(root, [("glyphs", "5w1s")], list(METHODS))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +137,7 @@ def test_a_server_answers_bit_for_bit_what_a_plain_call_answers(plain, served, m
     assert ask(served[method], TASK) == answer
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", synthetic.MODELS)
 def test_answers_are_those_of_the_method(plain, registered, method):
     """Of a transductive one too: 300 queries are more than are otherwise answered at once."""
     queries = 4 * list(range(5, 80))
@@ -405,7 +378,7 @@ def test_the_champion_predicts_in_a_fresh_process_without_metashot(plain, regist
 def test_the_champion_of_a_copied_repository_is_its_own(registered, plain, tmp_path):
     copy = tmp_path / "elsewhere"
     shutil.copytree(registered, copy)
-    publishing.publish(copy, [("glyphs", "5w1s")], list(METHODS))
+    publishing.publish(copy, [("glyphs", "5w1s")], list(synthetic.MODELS))
     uri = f"sqlite:///{copy}/mlruns/mlflow.db"
     source = mlflow.MlflowClient(uri, uri).get_model_version_by_alias(GROUP, "champion").source
     assert source.startswith(f"file://{copy}/")
