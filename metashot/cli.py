@@ -103,12 +103,28 @@ def compare(
 
 
 @app.command()
-def results() -> None:
+def results(
+    plot: Annotated[
+        list[str] | None,
+        typer.Option(help="DATASET-SETTING=FILE.png: draw how accuracy grew with time.", show_default=False),
+    ] = None,
+) -> None:
     """Print what was measured beside what the papers report, as a Markdown page."""
     with mistakes():
         from metashot import lineage, published
 
-        typer.echo(published.page(lineage.find_root(Path.cwd())), nl=False)
+        root = lineage.find_root(Path.cwd())
+        page = published.page(root)
+        for wanted in plot or []:
+            from metashot.plots import minutes_plot
+
+            name, _, file = wanted.partition("=")
+            dataset, _, setting = name.partition("-")
+            if not (setting and file):
+                raise MetashotError(f"--plot takes DATASET-SETTING=FILE.png, not {wanted!r}")
+            curves = published.curves(root, dataset, setting)
+            _write(Path(file), minutes_plot(f"{dataset} {setting}", curves))
+        typer.echo(page, nl=False)
 
 
 @app.command()

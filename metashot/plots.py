@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
 CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
 
 
@@ -169,6 +171,32 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
         left.set_xlabel("outer step")
         left.set_title(title)
         left.grid(color="#EEEEEE")
+        return _png(figure)
+
+
+def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    """Draw validation accuracy against minutes of training, a line for each method.
+
+    Args:
+        title: What they were trained on.
+        curves: By method: minutes since its training began, and accuracy as a fraction.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        best = sorted(curves.items(), key=lambda item: -max(accuracy for _, accuracy in item[1]))
+        for (method, points), colour, mark in zip(best, COLOURS, MARKS, strict=False):
+            minutes, accuracies = zip(*points, strict=True)
+            label = f"{method}, {100 * max(accuracies):.1f} %"
+            axes.plot(minutes, [100 * a for a in accuracies], mark, color=colour, markersize=4, label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("minutes of training")
+        axes.set_ylabel("accuracy on validation episodes (%)")
+        axes.set_title(title, loc="left")
+        axes.grid(color="#EEEEEE", which="both")
+        axes.legend(loc="lower right", title="best")
         return _png(figure)
 
 
