@@ -181,7 +181,8 @@ def predict(
         if picture:
             from metashot import plots
 
-            _write(picture, plots.answers_plot(predicting.labelled(support), answers))
+            taken = [(Path(answer.file), answer.label, answer.probability) for answer in answers]
+            _write(picture, plots.answers_plot(predicting.labelled(support), taken))
         if as_json:
             typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         else:

@@ -154,9 +154,8 @@ def find(root: Path, dataset: str, setting: str, result: str) -> tuple[Lock, Cel
 def _entries(root: Path, blob: str, where: str) -> dict[str, Entry]:
     """The stages of a dvc.lock; kept as JSON, which is read twenty times as fast as YAML."""
     kept = root / PARSED / f"{blob}.json"
-    if kept.exists():
-        with suppress(ValueError, TypeError):  # not whole after a loss of power
-            return {name: Entry(**fields) for name, fields in json.loads(kept.read_text()).items()}
+    with suppress(OSError, ValueError, TypeError):  # not there, or not whole after a loss of power
+        return {name: Entry(**fields) for name, fields in json.loads(kept.read_text()).items()}
     found = entries(git.run(root, "cat-file", "blob", blob), where)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as partial:

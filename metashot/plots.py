@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,9 +13,6 @@ from PIL import Image, ImageOps
 
 from metashot.compare import Comparison, accuracy, shown
 from metashot.errors import MetashotError
-
-if TYPE_CHECKING:
-    from metashot.predicting import Answer
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
@@ -200,16 +196,17 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
         return _png(figure)
 
 
-def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence["Answer"]) -> bytes:
+def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence[tuple[Path, str, float]]) -> bytes:
     """Draw a row for each class: what was shown of it, and the pictures taken for it, the surest first.
 
     Args:
         support: Pictures with their classes.
-        answers: What the model said of others.
+        answers: Other pictures with the classes they are taken for, and how probable those are.
     """
     classes = sorted({label for _, label in support})
     drawn = classes[:CLASSES]
-    of_class = {label: sorted((a for a in answers if a.label == label), key=_unsure) for label in drawn}
+    surest = sorted(answers, key=lambda answer: (-answer[2], answer[0]))
+    of_class = {label: [answer for answer in surest if answer[1] == label] for label in drawn}
     shown = {label: [file for file, name in support if name == label][:SHOWN] for label in drawn}
     left = max(len(files) for files in shown.values())
     right = max(1, min(ANSWERED, max(len(taken) for taken in of_class.values())))
@@ -224,18 +221,14 @@ def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence["Answer"
             for axes, file in zip(row, shown[label], strict=False):
                 _show(axes, file, BLUE)
             row[0].set_title(label, loc="left", fontsize=11, color=BLUE)
-            for axes, answer in zip(row[left:], of_class[label], strict=False):
-                _show(axes, Path(answer.file), GREY)
-                axes.set_title(f"{answer.probability:.0%}", fontsize=10, color=GREY)
+            for axes, (file, _, probability) in zip(row[left:], of_class[label], strict=False):
+                _show(axes, file, GREY)
+                axes.set_title(f"{probability:.0%}", fontsize=10, color=GREY)
         parts = [f"{len(answers):,} pictures", "blue: the support set", "grey: taken for the class"]
         left_out = sum(max(0, len(taken) - right) for taken in of_class.values())
-        left_out += sum(answer.label not in of_class for answer in answers)
+        left_out += sum(label not in of_class for _, label, _ in answers)
         figure.suptitle("; ".join(parts) + (f"; {left_out:,} not drawn" if left_out else ""), fontsize=12)
         return _png(figure)
-
-
-def _unsure(answer: "Answer") -> tuple[float, str]:
-    return -answer.probability, answer.file
 
 
 def _show(axes: Axes, file: Path, colour: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from metashot.history import history, history_and_gaps
+from metashot.history import PARSED, entries, forget, history, history_and_gaps
 
 LOCK = """schema: '2.0'
 stages:
@@ -69,3 +69,26 @@ def test_a_lock_that_cannot_be_read_is_left_out_and_told_of(root):
     assert [name for lock in locks for name in lock.entries] == ["first", "last"]
     assert gap.startswith(f"dvc.lock of commit {broken[:10]} is not ")
     assert "\n" not in gap
+
+
+def test_a_lock_is_parsed_once_and_again_where_what_was_kept_is_damaged_or_forgotten(root, monkeypatch):
+    commit(root, LOCK.format(name="first"))
+    commit(root, LOCK.format(name="second"))
+    found = [lock.entries for lock in history(root)]
+    parsed: list[str] = []
+
+    def parse(text: str, where: str) -> dict:
+        parsed.append(where)
+        return entries(text, where)
+
+    monkeypatch.setattr("metashot.history.entries", parse)
+    assert [lock.entries for lock in history(root)] == found
+    assert parsed == []
+    first, second = (root / PARSED).iterdir()
+    first.write_text(first.read_text()[:-20])
+    second.write_text("")
+    assert [lock.entries for lock in history(root)] == found
+    assert len(parsed) == 2
+    forget(root)
+    assert [lock.entries for lock in history(root)] == found
+    assert len(parsed) == 4

@@ -72,10 +72,7 @@ def test_a_table_and_a_picture_that_shows_every_answer(task):
 def test_the_picture_draws_what_is_sure_first_and_says_what_it_leaves_out(task):
     support = predicting.labelled(task / "support")
     files = predicting.pictures([task / "asked"])
-    answers = [
-        predicting.Answer(str(files[number % 10]), "a", 1 - number / 100, {})
-        for number in range(plots.ANSWERED + 3)
-    ]
+    answers = [(files[number % 10], "a", 1 - number / 100) for number in range(plots.ANSWERED + 3)]
     picture = plots.answers_plot(support, answers)
     assert picture == plots.answers_plot(support, answers[::-1])
     fewer = plots.answers_plot(support, answers[: plots.ANSWERED])
