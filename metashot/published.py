@@ -30,7 +30,7 @@ TRANSDUCTIVE = " (transductive)"  # a method whose published number depends on i
 PUBLISHED: Mapping[str, Mapping[str, Published]] = {
     "omniglot": {
         "siamese": _omniglot(
-            "Koch's network in table 1 of Vinyals et al. 2016, arXiv:1606.04080", 97.3, 98.4, 88.2, 97.0
+            "Koch's network in table 1 of Finn et al. 2017, arXiv:1703.03400", 97.3, 98.4, 88.2, 97.0
         ),
         "matching": _omniglot("table 1 of Vinyals et al. 2016, arXiv:1606.04080", 98.1, 98.9, 93.8, 98.5),
         "prototypical": _omniglot("table 1 of Snell et al. 2017, arXiv:1703.05175", 98.8, 99.7, 96.0, 98.9),
@@ -43,12 +43,11 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
 }
 DIFFERENCES: Mapping[str, Sequence[str]] = {
     "omniglot": (
-        "The papers share the 1,200 / 423 characters of Vinyals et al. 2016 (Siamese as tabulated there). "
-        "With `split: vinyals` the 423 test characters are theirs; of the 1,200 others 172 are kept for "
-        "validation here.",
+        "The papers train on 1,200 characters and test on the 423 others, not all on the same ones. With "
+        "`split: vinyals` the 423 are those of Vinyals et al., and 172 of the 1,200 are kept for validation.",
         "Turned characters are classes of their own in training and test, as in the papers.",
-        "The papers train for days on a GPU: 60,000 outer steps of 32 tasks (MAML), 100,000 of 5 (Reptile). "
-        "The steps taken here are in the table of trainings.",
+        "Finn et al. take 60,000 outer steps of 32 tasks, Nichol et al. 100,000 of 5; those taken here are "
+        "in the table of trainings.",
         "MAML normalises queries by the statistics of all queries together, as its published code does; its "
         "answers are transductive (†). The embedding methods use running statistics here.",
         "Siamese, matching and prototypical networks train on 60-way episodes here, as the prototypical ones "

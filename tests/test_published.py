@@ -30,7 +30,7 @@ def test_the_page_has_every_shape_that_was_tested_beside_what_is_published(tmp_p
     ]
     assert "| prototypical | 97.00 ± 0.30 % | 1,000 | 99.7 | -2.7 |" in five_shot
     assert "| prototypical | 20 | " in page  # steps
-    assert "the 423 test characters are theirs" in page
+    assert "the 423 are those of Vinyals et al." in page
 
 
 def test_synthetic_data_have_nothing_beside_them(tmp_path):
