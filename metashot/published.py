@@ -124,7 +124,7 @@ def _tables(dataset: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
             )
             said = paper.accuracies.get((n_way, k_shot)) if paper else None
             beside = (
-                f"{said:.1f} | {100 * tested['accuracy'] - said:+.1f} | {paper.source}"
+                f"{said:.1f} | {round(100 * tested['accuracy'] - said, 1) + 0.0:+.1f} | {paper.source}"
                 if paper and said
                 else "| |"
             )
