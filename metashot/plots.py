@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image, ImageOps
 
 from metashot.compare import Comparison, accuracy, shown
@@ -187,7 +187,9 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
             label = f"{method}, {100 * max(accuracies):.1f} %"
             axes.plot(minutes, [100 * a for a in accuracies], mark, color=colour, markersize=4, label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("minutes of training")
         axes.set_ylabel("accuracy on validation episodes (%)")
         axes.set_title(title, loc="left")
