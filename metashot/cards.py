@@ -41,8 +41,8 @@ def versus(first: str, second: str, difference: Difference) -> str:
     p = "< 0.001" if difference.p_value < 0.001 else f"= {difference.p_value:.3f}"
     needed = "no number of" if difference.needed is None else f"{difference.needed:,}"
     return (
-        f"{first} leads {second} by {points(difference)} percentage points (95 % interval), p {p}. "
-        f"In {difference.wins:,} episodes it is more accurate, in {difference.ties:,} equally, in "
+        f"{first} minus {second}: {points(difference)} percentage points (95 % interval), p {p}. "
+        f"In {difference.wins:,} episodes the first is more accurate, in {difference.ties:,} equally, in "
         f"{difference.losses:,} less. To tell them apart (5 %, power 80 %) takes {needed} episodes."
     )
 

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import shutil
 import time
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import synthetic
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from shown import client_of, snapshot
+from typer.testing import CliRunner
 
-from metashot import cards, publishing, tracking
+from metashot import cards, compare, publishing, tracking
+from metashot.cli import app
 from metashot.errors import MetashotError
 from metashot.lineage import Lock
 
@@ -185,6 +188,38 @@ def test_other_code_in_the_model_is_a_new_version_of_the_same_run(tmp_path, monk
     newest = Path(version.source.removeprefix("file://"))
     assert (newest / "pyfunc_model.py").read_text().endswith("# changed\n")
     assert (newest / "code/metashot/methods/base.py").read_text().endswith("# changed\n")
+
+
+def test_two_versions_are_compared_in_a_run_that_is_linked_to_both_and_made_once(repository, monkeypatch):
+    versions = publish(repository).versions
+    monkeypatch.chdir(repository)
+    lock = Lock(repository)
+    one, other = ((lock, lock.cell("glyphs", "5w1s", method)) for method in ("matching", "prototypical"))
+    expected = compare.pair(one, other)
+    names = [f"{GROUP}/{versions[method]}" for method in ("matching", "prototypical")]
+    done = CliRunner().invoke(app, ["compare", *names, "--json"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert [said.pop("first"), said.pop("second")] == names
+    assert said == asdict(expected)
+    before = snapshot(repository)
+    added = f"comparison: {names[0]} against {names[1]}"
+    assert before["compared"][added] == ["matching", "prototypical"]
+    assert before["points"][added, "lead"][0][2] == expected.mean < 0
+
+    done = CliRunner().invoke(app, ["compare", names[0], f"{GROUP}@champion"])
+    assert done.stdout.startswith(f"{names[0]} minus {names[1]}: -4.00 ± ")
+    assert f"In {expected.wins:,} episodes the first is more accurate" in done.stdout.replace("\n", " ")
+    assert snapshot(repository) == before
+    assert publish(repository).added == 0  # a run that publishing does not know disturbs nothing
+    assert snapshot(repository) == before
+
+    for wrong, error in (
+        ([names[0]], "two versions are compared in words or as JSON: name both"),
+        ([names[0], f"{GROUP}/9"], f"{GROUP} has no version 9"),
+    ):
+        done = CliRunner().invoke(app, ["compare", *wrong])
+        assert (done.exit_code, done.stderr.startswith(f"error: {error}")) == (1, True)
 
 
 class Killed(BaseException):
