@@ -21,6 +21,7 @@ from metashot.errors import MetashotError
 from metashot.evidence import PATCH, Differs, Evidence, Unknown, where
 from metashot.lineage import Cell, Entry, Lock, digest
 from metashot.objects import FOLDER, Missing
+from metashot.plan import below
 from metashot.tracking import Registered
 
 FLAVOR = {  # of a registered model, as MLflow lays down what to load and how
@@ -183,7 +184,7 @@ class Claim:
         for file, values in stage.params.items():
             there = self.evidence.parameters(commit, patch, file)
             for key, value in values.items():
-                _same(f"{key} in {file} at commit {commit[:10]}", _value(there, key), value)
+                _same(f"{key} in {file} at commit {commit[:10]}", below(there, key), value)
 
     def _made_of_one(self, stage: Entry, trees: list[tuple[str, str | None]]) -> None:
         """The same for a stage that keeps no record of where it ran: one of several trees has it."""
@@ -506,15 +507,6 @@ def _bytecode(path: Path, sources: set[Path], folder: Path) -> None:
         raise Unknown(f"{name} of the registered model is of another Python: delete it")
     if marshal.loads(content[16:]) != compile(source.read_bytes(), str(source), "exec", dont_inherit=True):
         raise Differs(f"{name} of the registered model is not {source.name} compiled")
-
-
-def _value(content: Any, key: str) -> Any:
-    """The value below a dotted key; None if there is none."""
-    for part in key.split("."):
-        if not isinstance(content, Mapping) or part not in content:
-            return None
-        content = content[part]
-    return content
 
 
 def _indexes(manifest: Path, data: Path, split: Any, name: str) -> None:

@@ -13,6 +13,7 @@ from metashot.errors import MetashotError
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
+    from metashot.lineage import Lock
 
 Model = Annotated[
     str, typer.Argument(help="MODEL for its champion, MODEL@ALIAS or MODEL/VERSION.", show_default=False)
@@ -63,6 +64,9 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the differences: a PNG file.", dir_okay=False)
     ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against minutes: a PNG file.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Print the methods of a data set and setting side by side, and how surely the best leads the others.
 
@@ -70,7 +74,7 @@ def compare(
     """
     with mistakes():
         if any(mark in f"{dataset}{setting}" for mark in "/@"):
-            if plot or not (dataset and setting):
+            if plot or curves or not (dataset and setting):
                 raise MetashotError("two versions are compared in words or as JSON: name both")
             _compare_versions(dataset, setting, as_json)
             return
@@ -87,9 +91,9 @@ def compare(
             made = ", ".join(f"{d} {s}" for d, s in groups)
             raise MetashotError(f"nothing of {dataset} was evaluated (there is: {made}): run `dvc repro`")
         comparisons: Iterable[Comparison] = (comparing.compare(lock, d, s, methods) for d, s in wanted)
-        if plot:
+        if plot or curves:
             comparisons = list(comparisons)
-            _draw(comparisons, plot)
+            _draw(comparisons, lock, plot, curves)
         if as_json:
             typer.echo(json.dumps([json.loads(comparison.json) for comparison in comparisons], indent=2))
             return
@@ -103,28 +107,12 @@ def compare(
 
 
 @app.command()
-def results(
-    plot: Annotated[
-        list[str] | None,
-        typer.Option(help="DATASET-SETTING=FILE.png: draw how accuracy grew with time.", show_default=False),
-    ] = None,
-) -> None:
+def results() -> None:
     """Print what was measured beside what the papers report, as a Markdown page."""
     with mistakes():
         from metashot import lineage, published
 
-        root = lineage.find_root(Path.cwd())
-        page = published.page(root)
-        for wanted in plot or []:
-            from metashot.plots import minutes_plot
-
-            name, _, file = wanted.partition("=")
-            dataset, _, setting = name.partition("-")
-            if not (setting and file):
-                raise MetashotError(f"--plot takes DATASET-SETTING=FILE.png, not {wanted!r}")
-            curves = published.curves(root, dataset, setting)
-            _write(Path(file), minutes_plot(f"{dataset} {setting}", curves))
-        typer.echo(page, nl=False)
+        typer.echo(published.page(lineage.find_root(Path.cwd())), nl=False)
 
 
 @app.command()
@@ -427,15 +415,21 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
             publishing.publish_pair(root, first, second, difference)
 
 
-def _draw(comparisons: Sequence["Comparison"], path: Path) -> None:
-    """Write the picture of the one comparison's differences."""
-    from metashot.plots import differences_plot  # matplotlib is slow to import
+def _draw(
+    comparisons: Sequence["Comparison"], lock: "Lock", differences: Path | None, curves: Path | None
+) -> None:
+    """Write the pictures of the one comparison: its differences, and accuracy against minutes of training."""
+    from metashot import compare, plots  # matplotlib is slow to import
 
     if len(comparisons) != 1:
         raise MetashotError(
-            f"--plot draws one comparison, not {len(comparisons)}: name a data set and a setting"
+            f"a picture is of one comparison, not {len(comparisons)}: name a data set and a setting"
         )
-    _write(path, differences_plot(comparisons[0]))
+    (comparison,) = comparisons
+    if differences:
+        _write(differences, plots.differences_plot(comparison))
+    if curves:
+        _write(curves, plots.minutes_plot(comparison.group, compare.curves(lock, comparison)))
 
 
 def _write(path: Path, picture: bytes) -> None:

@@ -306,6 +306,26 @@ def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
     }
 
 
+def curves(lock: Lock, comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
+    """Return how each method got on: minutes since its training began, and accuracy on validation episodes.
+
+    Time in which a training was interrupted counts too.
+
+    Raises:
+        MetashotError: Files that the lock names are missing.
+    """
+    found = {}
+    for name, (source, cell) in sources(lock, comparison).items():
+        record = json.loads(source.file(cell.train, cell.train_record).read_text())
+        points = map(json.loads, source.file(cell.train, cell.journal).read_text().splitlines())
+        found[name] = [
+            ((point["time"] - record["started"]) / 60, point["metrics"]["val_accuracy"])
+            for point in points
+            if "val_accuracy" in point["metrics"]
+        ]
+    return found
+
+
 def accuracy(mean: float, ci95: float) -> str:
     """Return an accuracy and its 95 % interval as people read it: ``97.12 ± 0.31 %``."""
     return f"{100 * mean:.2f} ± {100 * ci95:.2f} %"

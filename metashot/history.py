@@ -125,7 +125,8 @@ def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
 
 def forget(root: Path) -> None:
     """Parse every dvc.lock anew from now on."""
-    shutil.rmtree(root / PARSED, ignore_errors=True)
+    if (root / PARSED).exists():
+        shutil.rmtree(root / PARSED)
 
 
 def cells(lock: Lock, dataset: str, setting: str) -> list[Cell]:

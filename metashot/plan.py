@@ -167,7 +167,7 @@ def _inputs(
     for item in stage.get("params", []):
         for file, keys in {"params.yaml": [item]}.items() if isinstance(item, str) else item.items():
             for key in keys or _read(root / file):
-                value = _value(_read(root / file), key)
+                value = below(_read(root / file), key, _MISSING)
                 if value is _MISSING:
                     return None
                 params.setdefault(file, {})[key] = value
@@ -199,11 +199,11 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _value(content: Any, key: str) -> Any:
-    """The value below a dotted key."""
+def below(content: Any, key: str, default: Any = None) -> Any:
+    """Return the value below a dotted key, or the default where there is none."""
     for part in key.split("."):
         if not isinstance(content, Mapping) or part not in content:
-            return _MISSING
+            return default
         content = content[part]
     return content
 
@@ -232,7 +232,7 @@ def _parameters(old: Mapping[str, Any], content: Mapping[str, Any], what: Any) -
     """``key: old → new`` for each value that differs below the changed keys."""
     changed = list(what) if isinstance(what, Mapping) else list(old)
     before = dict(_leaves("", {key: old[key] for key in changed if key in old}))
-    now = {key: value for key in changed if (value := _value(content, key)) is not _MISSING}
+    now = {key: value for key in changed if (value := below(content, key, _MISSING)) is not _MISSING}
     after = dict(_leaves("", now))
     return [
         f"{key}: {_shown(before, key)} → {_shown(after, key)}"
@@ -264,7 +264,7 @@ def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
     if seconds is None or entry is None:
         return seconds
     for key, budget in entry.params.get("params.yaml", {}).items():
-        now = _value(_read(root / "params.yaml"), key)
+        now = below(_read(root / "params.yaml"), key, _MISSING)
         if key.startswith("budget.") and isinstance(now, int):
             seconds *= now / budget
     return seconds

@@ -16,10 +16,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from metashot.data import archive
 from metashot.errors import MetashotError
 from metashot.tracking import Registered
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ANSWER = """
 import json, sys
 import mlflow, pandas
@@ -28,7 +28,7 @@ table = pandas.DataFrame(json.load(sys.stdin))
 try:
     found = mlflow.pyfunc.load_model(sys.argv[1]).predict(table).to_dict("records")
 except MlflowException as error:
-    found = str(error)
+    found = " ".join(str(error).split())
 print(json.dumps(found))
 """
 
@@ -107,13 +107,13 @@ def pictures(wanted: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in wanted:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = sorted(p for p in path.rglob("*") if archive.is_picture(p.relative_to(path)) and p.is_file())
         if path.is_file():
             found.append(path)
         elif inside:
             found += inside
         else:
-            reason = f"has no picture ({', '.join(SUFFIXES)})" if path.is_dir() else "is not there"
+            reason = "has no picture (png, jpeg, bmp, webp)" if path.is_dir() else "is not there"
             raise MetashotError(f"{path} {reason}")
     return found
 

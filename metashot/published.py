@@ -1,6 +1,5 @@
 """Our numbers beside those of the papers, as a Markdown page made from what DVC holds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,26 +77,6 @@ def page(root: Path) -> str:
             parts.append("Where the protocol differs from the papers:")
             parts.append("\n".join(f"- {line}" for line in DIFFERENCES[dataset]))
     return "\n\n".join(parts) + "\n"
-
-
-def curves(root: Path, dataset: str, setting: str) -> dict[str, list[tuple[float, float]]]:
-    """Return how each method got on: minutes since its training began, and accuracy on validation episodes.
-
-    Time in which a training was interrupted counts too.
-
-    Raises:
-        MetashotError: Nothing was evaluated, or files that dvc.lock names are missing.
-    """
-    lock, found = Lock(root), {}
-    for cell in lock.cells(dataset, setting, lineage.listed(root, "methods")):
-        record = json.loads(lock.file(cell.train, cell.train_record).read_text())
-        points = [json.loads(line) for line in lock.file(cell.train, cell.journal).read_text().splitlines()]
-        found[cell.method] = [
-            ((point["time"] - record["started"]) / 60, point["metrics"]["val_accuracy"])
-            for point in points
-            if "val_accuracy" in point["metrics"]
-        ]
-    return found
 
 
 def _tables(dataset: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -265,9 +265,8 @@ class _Group:
         """Bring all of it up to date."""
         before = len(self.versions)
         self._publish_results()
-        self._publish_comparison(
-            self.present, self.comparison
-        )  # first, for its files need not be in the cache
+        # The present one first, for its files need not be in the cache
+        self._publish_comparison(self.present, self.comparison)
         for lock in self.judged:
             try:
                 self._publish_comparison(lock)

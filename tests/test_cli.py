@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from flows.pipeline import made
-from metashot import compare, lineage, plots
+from metashot import compare, lineage, plots, published
 
 LISTS = f"""datasets: [glyphs] # what to make
 settings:
@@ -103,6 +103,10 @@ def test_compare_prints_every_pair_for_machines_and_draws_the_leads(repository, 
     names = {(pair["first"], pair["second"]) for pair in said["pairs"]}
     assert names == {("prototypical", "matching"), ("prototypical", "transfer"), ("matching", "transfer")}
     assert picture.read_bytes() == plots.differences_plot(comparison)
+    minutes = tmp_path / "pictures/minutes.png"
+    assert invoke("compare", "glyphs", "5w1s", "--curves", str(minutes)).exit_code == 0
+    assert minutes.read_bytes() == plots.minutes_plot("glyphs-5w1s", compare.curves(lock, comparison))
+    assert invoke("results").stdout == published.page(repository)
     table = invoke("compare", "glyphs", "5w1s", "--plot", str(picture))
     assert table.output == invoke("compare", "glyphs", "5w1s").output
     assert "prototypical against each of the others, on the same episodes" in table.output

@@ -304,3 +304,24 @@ def test_the_plot_of_the_leads_is_the_same_bytes_and_needs_two_methods(tmp_path)
     )
     with pytest.raises(MetashotError, match="glyphs-5w1s has one method only"):
         plots.differences_plot(replace(comparison, rows=comparison.rows[:1], pairs=[]))
+
+
+def test_curves_are_those_of_the_journals_in_minutes(tmp_path):
+    root = synthetic.make(tmp_path)
+    comparison = compare.compare(Lock(root), "glyphs", "5w1s", METHODS)
+    found = compare.curves(Lock(root), comparison)
+    assert sorted(found) == sorted(METHODS)
+    for method, points in found.items():
+        journal = root / f"records/train/glyphs-5w1s/{method}/journal.jsonl"
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        began = json.loads(journal.with_name("record.json").read_text())["started"]
+        expected = [
+            (x["time"], x["metrics"]["val_accuracy"]) for x in lines if "val_accuracy" in x["metrics"]
+        ]
+        assert [accuracy for _, accuracy in points] == [accuracy for _, accuracy in expected]
+        assert [60 * minutes + began for minutes, _ in points] == pytest.approx(
+            [time for time, _ in expected]
+        )
+    picture = plots.minutes_plot("glyphs 5w1s", found)
+    assert picture == plots.minutes_plot("glyphs 5w1s", found)
+    assert picture != plots.minutes_plot("glyphs 5w1s", {"matching": found["matching"]})

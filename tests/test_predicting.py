@@ -31,6 +31,7 @@ def task(registered, tmp_path, monkeypatch) -> Path:
         folder = tmp_path / "asked" / ("below" if number > 12 else "")
         Image.fromarray(BLOTS[number]).save(folder / f"{number:02d}.PNG")
     (tmp_path / "asked/notes.txt").write_text("no picture")
+    (tmp_path / "asked/._05.PNG").write_text("what a Mac leaves beside a picture")
     return tmp_path
 
 
@@ -42,7 +43,7 @@ def test_answers_about_files_are_those_of_a_plain_call(task, registered):
     done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"), "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     said = json.loads(done.stdout)
-    files = sorted((task / "asked").rglob("*.PNG"))
+    files = sorted((task / "asked").rglob("[0-9]*.PNG"))
     assert [Path(answer["file"]) for answer in said] == files
 
     uri = f"sqlite:///{registered}/mlruns/mlflow.db"
@@ -93,7 +94,7 @@ def test_the_picture_draws_what_is_sure_first_and_says_what_it_leaves_out(task):
         ),
         (GROUP, "asked/below", "asked", "below has no class folders"),
         (GROUP, "support", "gone.png", "gone.png is not there"),
-        (GROUP, "support", "empty", "empty has no picture (.png, .jpg, .jpeg, .bmp, .webp)"),
+        (GROUP, "support", "empty", "empty has no picture (png, jpeg, bmp, webp)"),
         (GROUP, "hollow", "asked", "hollow/d has no picture"),
         (GROUP, "alone", "asked", "every labelled row says 'b': few-shot classification needs two classes"),
         (GROUP, "support", "asked/notes.txt", "asked/notes.txt is not a readable picture"),

@@ -1,14 +1,11 @@
 """The page of results against what the evaluation measured and the papers report."""
 
-import json
 import re
 
 import pytest
 import synthetic
-from typer.testing import CliRunner
 
-from metashot import plots, published
-from metashot.cli import app
+from metashot import published
 from metashot.errors import MetashotError
 
 
@@ -44,39 +41,3 @@ def test_before_anything_is_evaluated_it_is_one_line(tmp_path):
     (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     with pytest.raises(MetashotError, match="no method was evaluated yet"):
         published.page(root)
-
-
-def test_curves_are_those_of_the_journals_in_minutes(tmp_path):
-    root = synthetic.make(tmp_path)
-    found = published.curves(root, "glyphs", "5w1s")
-    assert sorted(found) == sorted(synthetic.ACCURACY)
-    for method, points in found.items():
-        journal = root / f"records/train/glyphs-5w1s/{method}/journal.jsonl"
-        lines = [json.loads(line) for line in journal.read_text().splitlines()]
-        began = json.loads(journal.with_name("record.json").read_text())["started"]
-        expected = [
-            (x["time"], x["metrics"]["val_accuracy"]) for x in lines if "val_accuracy" in x["metrics"]
-        ]
-        assert [accuracy for _, accuracy in points] == [accuracy for _, accuracy in expected]
-        assert [60 * minutes + began for minutes, _ in points] == pytest.approx(
-            [time for time, _ in expected]
-        )
-    picture = plots.minutes_plot("glyphs 5w1s", found)
-    assert picture == plots.minutes_plot("glyphs 5w1s", found)
-    assert picture != plots.minutes_plot("glyphs 5w1s", {"matching": found["matching"]})
-
-
-def test_the_command_prints_the_page_and_draws(tmp_path, monkeypatch):
-    root = synthetic.make(tmp_path / "repository")
-    monkeypatch.chdir(root)
-    picture = tmp_path / "minutes.png"
-    done = CliRunner().invoke(app, ["results", "--plot", f"glyphs-5w1s={picture}"])
-    assert (done.exit_code, done.stdout, done.stderr) == (0, published.page(root), "")
-    assert picture.read_bytes() == plots.minutes_plot("glyphs 5w1s", published.curves(root, "glyphs", "5w1s"))
-    for wrong, error in (
-        ("glyphs-5w1s", "--plot takes DATASET-SETTING=FILE.png, not 'glyphs-5w1s'"),
-        ("omniglot-5w1s=a.png", "no method was evaluated on omniglot-5w1s yet"),
-    ):
-        done = CliRunner().invoke(app, ["results", "--plot", wrong])
-        assert (done.exit_code, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"error: {error}")

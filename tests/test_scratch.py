@@ -34,7 +34,7 @@ def main(what, *, attempt):
         while what == "write" and not Path("go").exists():
             try:
                 time.sleep(0.05)
-            except Exception:
+            except Exception:  # as a careless library might: a signal has to get through this
                 pass
         partial.write_text("whole")
 
