@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run omniglot test drills lint ui bench peers clean
+.PHONY: help run omniglot paper test drills lint ui bench peers clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,6 +30,9 @@ run: .venv/installed ## the whole pipeline of params.yaml (default: six methods 
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
+
+paper: .venv/installed ## Omniglot trained for as long as it takes to stand beside the papers: docs/performance.md says how long
+	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot_paper --setting paper_5w1s
 
 test: lint ## lint, then the tests
 	pytest

@@ -70,9 +70,8 @@ class Repository(Project):
         super().__init__(root)
         with self.params() as values:
             values["methods"] = list(METHODS)
-            values["budget"]["glyphs"] = dict.fromkeys(METHODS, 2)
-            for method in METHODS:
-                values["method"][method]["width"] = 8
+            values["data"]["glyphs"]["backbone"]["width"] = 8
+            values["data"]["glyphs"]["budget"] = dict.fromkeys(METHODS, 2)
             for method in ("siamese", "matching", "transfer"):
                 values["method"][method]["train_way"] = 20
             values["setting"]["5w1s"]["extra"] = {}

@@ -33,7 +33,9 @@ from torchvision.datasets import utils
 from torchvision.transforms.functional import to_tensor
 
 from metashot import runtime
-from metashot.data.store import ImageSet
+from metashot.backbones import Conv4Params
+from metashot.data.images import form
+from metashot.data.store import SampleSet
 from metashot.episodes import Manifest, sample
 from metashot.evaluation import correct_queries
 from metashot.methods import adaptation, base, maml, prototypical
@@ -62,6 +64,8 @@ SubsetTask.__getitems__ = lambda self, rows: [self[row] for row in rows]
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 SIZE, WIDTH = (1, 28, 28), 64
+FORM = form(28, 1)
+NETWORK = Conv4Params(name="conv4", width=WIDTH, downsample="pool")
 N_WAY, K_SHOT, N_QUERY = 5, 1, 15
 EPISODES, META_BATCH = 20, 4  # in one piece of work
 TESTED, TESTED_SLOWLY = 10_000, 40
@@ -72,11 +76,11 @@ Task = tuple[Tensor, Tensor, Tensor, Tensor]  # support [M, 1, 28, 28], its labe
 
 
 @cache
-def images(classes: int = 100, per_class: int = 20) -> ImageSet:
+def images(classes: int = 100, per_class: int = 20) -> SampleSet:
     """Noise in the shape of a data set; no speed here depends on what is in the pictures."""
     pixels = np.random.default_rng(0).integers(0, 256, (classes * per_class, *SIZE), dtype=np.uint8)
     labels = np.arange(classes).repeat(per_class)
-    return ImageSet(pixels, labels, [str(number) for number in range(classes)], md5="", split="test")
+    return SampleSet(pixels, labels, [str(number) for number in range(classes)], FORM, md5="", split="test")
 
 
 class Pictures(easyfsl.datasets.FewShotDataset):
@@ -240,8 +244,8 @@ def metashot_prototypical() -> Work:
 
 def prototypical_network() -> prototypical.Prototypical:
     """metashot's."""
-    hyper = base.MetricParams(width=WIDTH, downsample="pool", lr=OUTER_LR, meta_batch=1, train_way=N_WAY)
-    return prototypical.Prototypical(hyper, base.Problem(SIZE, N_WAY))
+    hyper = base.MetricParams(lr=OUTER_LR, meta_batch=1, train_way=N_WAY)
+    return prototypical.Prototypical(hyper, base.Problem(FORM, NETWORK, N_WAY))
 
 
 def prototypical_steps(tasks: Iterator[Task], network: nn.Module, loss: Callable[..., Tensor]) -> Work:
@@ -316,8 +320,6 @@ def metashot_maml(steps: int, second_order: bool) -> Work:
 def maml_network(steps: int, second_order: bool) -> maml.Maml:
     """metashot's."""
     hyper = maml.Params(
-        width=WIDTH,
-        downsample="pool",
         lr=OUTER_LR,
         meta_batch=META_BATCH,
         inner_lr=INNER_LR,
@@ -326,7 +328,7 @@ def maml_network(steps: int, second_order: bool) -> maml.Maml:
         query_norm="query",
         second_order=second_order,
     )
-    return maml.Maml(hyper, base.Problem(SIZE, N_WAY))
+    return maml.Maml(hyper, base.Problem(FORM, NETWORK, N_WAY))
 
 
 def maml_steps(tasks: Iterator[Task], network: nn.Module, backward: Callable[..., object]) -> Work:

@@ -27,9 +27,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from metashot import params, runtime
-from metashot.data import store
-from metashot.data.store import ImageSet, Key
+from metashot import backbones, params, runtime
+from metashot.data import Key, store
+from metashot.data.images import form
+from metashot.data.store import SampleSet
 from metashot.episodes import Episodes, Manifest, sample
 from metashot.evaluation import correct_queries
 from metashot.methods import adaptation, base, maml, prototypical
@@ -37,24 +38,26 @@ from metashot.methods import adaptation, base, maml, prototypical
 ROUNDS = 5
 ROOT = Path(__file__).parents[1]
 SIZE = (1, 28, 28)
+FORM = form(28, 1)
+NETWORK = backbones.Conv4Params(name="conv4", width=64, downsample="pool")
 METRIC: base.MetricParams = params.read(ROOT / "params.yaml", "method.prototypical", base.MetricParams)
 GRADIENT: maml.Params = params.read(ROOT / "params.yaml", "method.maml", maml.Params)
 
 Work = Callable[[], object]
 
 
-def images(classes: int, per_class: int = 20) -> ImageSet:
+def images(classes: int, per_class: int = 20) -> SampleSet:
     """Noise in the shape of a data set; no speed here depends on what is in the pictures."""
     pixels = np.random.default_rng(0).integers(0, 256, (classes * per_class, *SIZE), dtype=np.uint8)
     labels = np.arange(classes).repeat(per_class)
-    return ImageSet(pixels, labels, [str(number) for number in range(classes)], md5="", split="test")
+    return SampleSet(pixels, labels, [str(number) for number in range(classes)], FORM, md5="", split="test")
 
 
 def evaluation() -> tuple[Work, Work]:
     """100 test episodes: every image embedded once, or anew in each episode it is in."""
     data = images(100)
     manifest = sample(data, n_way=5, k_shot=1, n_query=15, episodes=100, seed=0)
-    method = prototypical.Prototypical(METRIC, base.Problem(SIZE, 5)).eval()
+    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK, 5)).eval()
 
     @torch.no_grad()
     def per_episode() -> None:
@@ -85,21 +88,21 @@ def tasks(alternative: type[maml.Maml]) -> tuple[Work, Work]:
     data = images(60)
     manifest = sample(data, n_way=5, k_shot=1, n_query=5, episodes=GRADIENT.meta_batch, seed=0)
     batch = manifest.gather(data.tensor(), slice(None))
-    ours, other = (cls(GRADIENT, base.Problem(SIZE, 5)) for cls in (maml.Maml, alternative))
+    ours, other = (cls(GRADIENT, base.Problem(FORM, NETWORK, 5)) for cls in (maml.Maml, alternative))
     return partial(ours.backward, batch), partial(other.backward, batch)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Single images by number, as a data set for a loader usually is."""
 
-    def __init__(self, data: ImageSet) -> None:
+    def __init__(self, data: SampleSet) -> None:
         self.pixels, self.labels = data.tensor(), data.labels
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.pixels[index].float().div(255), int(self.labels[index])
 
 
-def loaded(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
+def loaded(data: SampleSet, manifest: Manifest) -> Iterator[Episodes]:
     """The episodes of a manifest through a DataLoader in this process, one batch of images for each."""
     batches = [np.r_[s.ravel(), q.ravel()] for s, q in zip(manifest.support, manifest.query, strict=True)]
     shots = manifest.n_way * manifest.k_shot
@@ -114,7 +117,7 @@ def loaded(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
         )
 
 
-def gathered(data: ImageSet, manifest: Manifest) -> Iterator[Episodes]:
+def gathered(data: SampleSet, manifest: Manifest) -> Iterator[Episodes]:
     """The same episodes by index from the tensor in memory."""
     pixels = data.tensor()
     for row in range(len(manifest)):
@@ -125,10 +128,10 @@ def input_steps(*, train: bool) -> tuple[Work, Work]:
     """4 episodes of 60 classes and 360 images: made, or made and trained on."""
     data = images(100)
     manifest = sample(data, n_way=60, k_shot=1, n_query=5, episodes=4, seed=0)
-    method = prototypical.Prototypical(METRIC, base.Problem(SIZE, 5))
+    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK, 5))
     optimizer = torch.optim.Adam(method.parameters(), lr=METRIC.lr)
 
-    def steps(source: Callable[[ImageSet, Manifest], Iterator[Episodes]]) -> None:
+    def steps(source: Callable[[SampleSet, Manifest], Iterator[Episodes]]) -> None:
         for episodes in source(data, manifest):
             if train:
                 optimizer.zero_grad()
@@ -142,8 +145,9 @@ def reading(folder: Path) -> tuple[Work, Work]:
     """2,000 pictures from Parquet, or from PNG files one by one."""
     data, kept = images(100), folder / "noise.parquet"
     keys = [Key("test", "noise", name, str(row)) for name in data.class_names for row in range(20)]
-    store.write(kept, data.images.transpose(0, 2, 3, 1), keys, rotations=False, about={})
-    for row, picture in enumerate(data.images):
+    with store.writing(kept, FORM, rotations=False, about={}) as writer:
+        writer.write(keys, data.samples, [bytes(16)] * len(keys))
+    for row, picture in enumerate(data.samples):
         Image.fromarray(picture[0]).save(folder / f"{row}.png")
     files = sorted(folder.glob("*.png"))
 

@@ -2,11 +2,45 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from metashot.compare import Comparison, accuracy, duration, points, shown
+from metashot.compare import Comparison, Marks, accuracy, duration, points, shown
 from metashot.files import replacing
 from metashot.statistics import Difference
+
+
+class Use(NamedTuple):
+    """How a model is given samples: the column of the table, what it holds, and what becomes of it."""
+
+    column: str
+    holds: str
+    prepared: str
+
+
+USES = {
+    "images": Use(
+        "image",
+        "the bytes of a PNG or JPEG file",
+        "Pictures are scaled to the model's size. Models with one channel read drawings: dark ink on light "
+        "paper and light ink on dark are both understood, told apart by the picture's border.",
+    ),
+    "sounds": Use(
+        "sound",
+        "the bytes of a WAV or FLAC file",
+        "Sounds are brought to the model's sample rate and length: the middle counts, and silence is added.",
+    ),
+    "series": Use(
+        "series",
+        "lists of numbers, one for each channel",
+        "Series are brought to the model's length, and prepared as those that it was trained on.",
+    ),
+    "texts": Use(
+        "text",
+        "a text",
+        "Case and spaces do not count. The model goes by words and pieces of words: it knows no synonyms but "
+        "those that training showed it.",
+    ),
+}
 
 
 def overview(comparison: Comparison) -> str:
@@ -70,7 +104,8 @@ def model_card(document: Mapping[str, Any]) -> str:
     """
     metrics, origin = document["metrics"], document["origin"]
     trained, name = document["training"], document["name"]
-    data = f"{document['dataset']} (synthetic data)" if origin["synthetic"] else document["dataset"]
+    marks = Marks.of(origin)
+    data = marks.on(document["dataset"])
     shape = f"{metrics['n_way']}-way {metrics['k_shot']}-shot"
     tested = [(shape, metrics), *((f"{key}, same model", extra) for key, extra in metrics["extra"].items())]
     numbers = [f"| {what} | {accuracy(m['accuracy'], m['ci95'])} | {m['episodes']:,} |" for what, m in tested]
@@ -88,10 +123,14 @@ def model_card(document: Mapping[str, Any]) -> str:
         "Transductive: an answer depends on the other queries of its task."
         if metrics["transductive"]
         else "Each query is answered by itself.",
-        "Measured on classes of the same data set that training did not see; other kinds of pictures were "
-        "not tried. One training, one seed: the interval is over test episodes only.",
+        "Measured on new samples of the classes that it was trained on: how it does on other classes was not "
+        "tried."
+        if marks.known_classes
+        else "Measured on classes of the same data set that training did not see; other kinds of data were "
+        "not tried.",
+        "One training, one seed: the interval is over test episodes only.",
     ]
-    if origin["synthetic"]:
+    if marks.synthetic:
         limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")
     parts = [
         f"**{document['method']}: {accuracy(metrics['accuracy'], metrics['ci95'])}** on {data}, {shape}, "
@@ -102,27 +141,27 @@ def model_card(document: Mapping[str, Any]) -> str:
         f"{duration(trained['seconds'])} on {device['name']} ({device['type']}), best validation at step "
         f"{trained['best_step']:,}; {commit}{', tree changed' if tree['dirty'] else ''}.",
         f"**Limits.** {' '.join(limits)}",
-        f"**Use.** {usage(name)}",
+        f"**Use.** {usage(name, origin['kind'])}",
         f"**Lineage.** Result `{document['result'][:16]}`: `metashot trace`, `audit` and `reproduce` take it "
         "from here.",
     ]
     return "\n\n".join(parts)
 
 
-def usage(name: str) -> str:
-    """How to call a registered model."""
+def usage(name: str, kind: str) -> str:
+    """How to call a registered model of a kind of samples."""
+    use = USES[kind]
     return f"""One table is one task: rows with a `label` are the support set, rows whose `label` is null are
 answered, in their order.
 
 ```python
 model = mlflow.pyfunc.load_model("models:/{name}@champion")  # or {name}/VERSION
-# image: the bytes of a PNG or JPEG file
-task = pandas.DataFrame({{"image": [a, b, unknown], "label": ["a", "b", None]}})
+# {use.column}: {use.holds}
+task = pandas.DataFrame({{"{use.column}": [a, b, unknown], "label": ["a", "b", None]}})
 model.predict(task)  # columns label, probability, probabilities
 ```
 
-Pictures are scaled to the model's size. Models with one channel read drawings: dark ink on light paper and
-light ink on dark are both understood, told apart by the picture's border."""
+{use.prepared}"""
 
 
 def _differences(comparison: Comparison) -> list[str]:

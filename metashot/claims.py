@@ -354,9 +354,12 @@ class Claim:
         said, cell = self.cell.train.params["params.yaml"], self.cell
         _same("seed in the record", resolved["seed"], said["seed"])
         _same("n_way in the record", resolved["n_way"], said[f"setting.{cell.setting}.n_way"])
-        _same("budget in the record", resolved["budget"], said[f"budget.{cell.dataset}.{cell.method}"])
+        _same("budget in the record", resolved["budget"], said[f"data.{cell.dataset}.budget.{cell.method}"])
         for key, value in said[f"method.{cell.method}"].items():
             _same(f"{key} in the record", resolved["method"].get(key), value)
+        for part in ("backbone", "augment"):
+            for key, value in said[f"data.{cell.dataset}.{part}"].items():
+                _same(f"{part}.{key} in the record", resolved[part].get(key), value)
         return f"{len(shown)} as dvc.lock has them"
 
     def records(self) -> str:
@@ -512,14 +515,14 @@ def _bytecode(path: Path, sources: set[Path], folder: Path) -> None:
 def _indexes(manifest: Path, data: Path, split: Any, name: str) -> None:
     """Every image that a manifest numbers exists and is of the class that the manifest says, and once."""
     try:
-        images = store.load(data, split)
-        episodes = load_manifest(manifest, images)
+        samples = store.load(data, split, within=0)
+        episodes = load_manifest(manifest, samples)
     except MetashotError as error:
         raise Differs(f"{name}: {error}") from None
     for rows in (episodes.support, episodes.query):
-        if rows.size and (rows.min() < 0 or rows.max() >= len(images.labels)):
+        if rows.size and (rows.min() < 0 or rows.max() >= len(samples.labels)):
             raise Differs(f"{name} numbers images that {data.name} does not have")
-        if (images.labels[rows] != episodes.classes[..., None]).any():
+        if (samples.labels[rows] != episodes.classes[..., None]).any():
             raise Differs(f"{name} has images under other classes than theirs")
     both = np.concatenate([episodes.support, episodes.query], axis=2).reshape(len(episodes), -1)
     if (np.diff(np.sort(both, axis=1), axis=1) == 0).any():

@@ -146,16 +146,19 @@ def trace(model: Model, as_json: Json = False) -> None:
 @app.command()
 def predict(
     model: Model,
-    wanted: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)],
+    wanted: Annotated[
+        list[Path],
+        typer.Argument(help="Files of pictures, sounds or texts, or folders of them.", show_default=False),
+    ],
     support: Annotated[
-        Path, typer.Option(help="Folder of labelled pictures, <class>/<picture>.", file_okay=False)
+        Path, typer.Option(help="Folder of labelled files, <class>/<file>, or table of labelled texts.")
     ],
     as_json: Json = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw the answers: a PNG file.", dir_okay=False)
+        Path | None, typer.Option(help="Draw the answers about pictures: a PNG file.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Let a registered model tell classes apart that a few labelled pictures show."""
+    """Let a registered model tell classes apart that a few labelled files show."""
     with mistakes():
         import json
         from dataclasses import asdict
@@ -165,12 +168,16 @@ def predict(
         from metashot import predicting, tracking
 
         with tracking.connect(_root()) as client:
-            answers = predicting.predict(tracking.resolve(client, model), support, wanted)
+            version = tracking.resolve(client, model)
+            kind = predicting.taken(version)
+            if picture and kind.what != "picture":
+                raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.what} files")
+            answers = predicting.predict(version, support, wanted)
         if picture:
             from metashot import plots
 
-            taken = [(Path(answer.file), answer.label, answer.probability) for answer in answers]
-            _write(picture, plots.answers_plot(predicting.labelled(support), taken))
+            shown = [(Path(answer.sample), answer.label, answer.probability) for answer in answers]
+            _write(picture, plots.answers_plot(predicting.labelled(support, kind), shown))
         if as_json:
             typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         else:
@@ -295,19 +302,65 @@ def rollback(
 
 @app.command()
 def refresh() -> None:
-    """Pin the present content of image folders in params.yaml; the next run takes it up."""
+    """Pin the present content of local files in params.yaml; the next run takes it up."""
     with mistakes():
         from metashot import lineage
         from metashot.data import source
 
         root = lineage.find_root(Path.cwd())
         for dataset in lineage.listed(root, "datasets"):
-            if not source.is_local(dataset):
+            new = source.refresh(root, dataset)
+            if new is None:
                 typer.echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
-            elif source.refresh(root, dataset):
-                typer.echo(f"{dataset}: new content pinned in params.yaml")
             else:
-                typer.echo(f"{dataset}: unchanged")
+                typer.echo(f"{dataset}: {'new content pinned in params.yaml' if new else 'unchanged'}")
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of class folders, or a zip file of one.", show_default=False)
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the data set; by default the folder's.")] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folder with lists of what is in each split.", file_okay=False)
+    ] = None,
+) -> None:
+    """Look at a folder of your own, and describe it in params.yaml: the next run trains on it.
+
+    Exits with 1, and writes nothing, where something in the folder would stop the run.
+    """
+    with mistakes():
+        from rich.console import Console
+
+        from metashot import lineage, proposing
+        from metashot.data import folders
+
+        try:
+            root = lineage.find_root(Path.cwd())
+        except MetashotError:
+            raise MetashotError(
+                f"no project in {Path.cwd()} or above it: clone metashot's repository with git, and run "
+                "`metashot init` in the clone"
+            ) from None
+
+        def from_root(path: Path | None) -> str:
+            return "" if path is None else str(path) if path.is_absolute() else os.path.relpath(path, root)
+
+        raw = folders.Raw(path=from_root(folder), splits=from_root(splits), md5="")
+        proposal = proposing.init(root, raw, name or proposing.name_of(folder))
+        Console().print(proposing.page(proposal), soft_wrap=True)
+        for line in proposing.warnings(proposal):
+            typer.echo(f"warning: {line}", err=True)
+        if proposal.mistakes:
+            *others, last = proposal.mistakes
+            for line in others:
+                typer.echo(f"error: {line}", err=True)
+            raise MetashotError(f"{last}\nparams.yaml is as it was: mend the folder and run again")
+        proposing.write(root, proposal)
+        what = "added to" if proposal.described else "of"
+        typer.echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
+        typer.echo("next: metashot run")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,6 +25,25 @@ TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its 
 INCUMBENT = (
     "‡ incumbent: trained earlier, tested again on these episodes; its untrained backbone as tested then"
 )
+
+KNOWN = "known classes: tested on new samples of the classes that it was trained on"
+
+
+class Marks(NamedTuple):
+    """What every result has to say of its data: that they are made up, that its classes were trained on."""
+
+    synthetic: bool
+    known_classes: bool
+
+    @classmethod
+    def of(cls, origin: Mapping[str, Any]) -> "Marks":
+        """Read from what the data say of themselves (`store.about`)."""
+        return cls(bool(origin["synthetic"]), origin.get("classes") == "shared")
+
+    def on(self, name: str) -> str:
+        """A name with its marks: ``flowers (known classes)``."""
+        said = [mark for mark, true in zip(("synthetic data", "known classes"), self, strict=True) if true]
+        return f"{name} ({', '.join(said)})" if said else name
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,8 @@ class Comparison:
     dataset: str
     setting: str
     synthetic: bool
+    known_classes: bool
+    kind: str
     n_way: int
     k_shot: int
     n_query: int
@@ -150,8 +171,8 @@ class Comparison:
 
     @property
     def data(self) -> str:
-        """The data set as people read it, saying so where it is synthetic."""
-        return f"{self.dataset} (synthetic data)" if self.synthetic else self.dataset
+        """The data set as people read it, with its marks."""
+        return Marks(self.synthetic, self.known_classes).on(self.dataset)
 
     @property
     def protocol(self) -> str:
@@ -166,8 +187,9 @@ class Comparison:
 
     @property
     def footnotes(self) -> list[str]:
-        """What the marks of the labels mean."""
+        """What the marks of the labels and of the data set mean."""
         marks = {
+            KNOWN: self.known_classes,
             TRANSDUCTIVE: any(row.transductive for row in self.rows),
             INCUMBENT: any(row.incumbent for row in self.rows),
         }
@@ -249,9 +271,10 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
         rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
     rows.sort(key=lambda row: (-row.accuracy, row.name))
     pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
-    images = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
-    synthetic = bool(store.about(images)["synthetic"])
-    return Comparison(dataset, setting, synthetic, **shared, rows=rows, pairs=pairs, decision=decision)
+    samples = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
+    about = store.about(samples)
+    marks = *Marks.of(about), about["kind"]
+    return Comparison(dataset, setting, *marks, **shared, rows=rows, pairs=pairs, decision=decision)
 
 
 def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:

@@ -1,7 +1,7 @@
 """Episodes: drawn once, frozen in manifests, gathered as tensors.
 
 An episode is fully determined by its manifest row: the classes and the row numbers of its support and query
-images in one split of one data set. Whoever reads the same manifest sees the same episodes, which is what
+samples in one split of one data set. Whoever reads the same manifest sees the same episodes, which is what
 makes methods comparable.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metashot.data.store import ImageSet
+from metashot.data.store import SampleSet, Streamed
 from metashot.errors import MetashotError
 from metashot.files import replacing
 
@@ -27,9 +27,9 @@ class Episodes:
     """A batch of B episodes; labels count 0..N-1 within each episode.
 
     Attributes:
-        support: ``[B, N*K, C, H, W]`` float in [0, 1].
+        support: ``[B, N*K, *shape]`` float in [0, 1].
         support_labels: ``[B, N*K]`` int64.
-        query: ``[B, N*Q, C, H, W]``.
+        query: ``[B, N*Q, *shape]``.
         query_labels: ``[B, N*Q]`` int64.
         classes: ``[B, N]`` int64, the class of the data set behind each label.
     """
@@ -52,9 +52,9 @@ class Manifest:
 
     Attributes:
         classes: ``[E, N]`` int32 class numbers.
-        support: ``[E, N, K]`` int32 image numbers.
-        query: ``[E, N, Q]`` int32 image numbers.
-        data_md5: md5 of the Parquet file whose images are numbered.
+        support: ``[E, N, K]`` int32 sample numbers.
+        query: ``[E, N, Q]`` int32 sample numbers.
+        data_md5: md5 of the Parquet file whose samples are numbered.
         split: Which split of it.
     """
 
@@ -74,17 +74,17 @@ class Manifest:
 
     @property
     def k_shot(self) -> int:
-        """Support images of each class."""
+        """Support samples of each class."""
         return int(self.support.shape[2])
 
     @property
     def n_query(self) -> int:
-        """Query images of each class."""
+        """Query samples of each class."""
         return int(self.query.shape[2])
 
     @property
     def queries(self) -> int:
-        """Query images of an episode."""
+        """Query samples of an episode."""
         return self.n_way * self.n_query
 
     def head(self, episodes: int) -> "Manifest":
@@ -110,17 +110,17 @@ class Manifest:
 
         return Manifest(cut(self.classes), cut(self.support), cut(self.query), self.data_md5, self.split)
 
-    def gather(self, images: "Tensor", rows: np.ndarray | slice) -> Episodes:
-        """The episodes ``rows`` as tensors on the device of ``images``.
+    def gather(self, samples: "Tensor | Streamed", rows: np.ndarray | slice) -> Episodes:
+        """The episodes ``rows`` as tensors on the device of ``samples``.
 
         Args:
-            images: uint8 images ``[M, C, H, W]`` of the split, or anything else with one row for each of
-                them, such as their features ``[M, D]``; uint8 becomes float in [0, 1].
+            samples: ``[M, *shape]`` of the split, or anything else with one row for each of them, such as
+                their features ``[M, D]``; `scaled` to floats.
             rows: Which episodes, B of them.
         """
         import torch
 
-        device = images.device
+        device = samples.device
         classes, support, query = (
             torch.from_numpy(a[rows]) for a in (self.classes, self.support, self.query)
         )
@@ -128,9 +128,7 @@ class Manifest:
         def take(index: "Tensor") -> "tuple[Tensor, Tensor]":
             batch, n_way, per_class = index.shape
             labels = torch.arange(n_way, device=device).repeat_interleave(per_class).expand(batch, -1)
-            picked = images.index_select(0, index.flatten().to(device))
-            if picked.dtype == torch.uint8:
-                picked = picked.float().div_(255)
+            picked = scaled(samples.index_select(0, index.flatten().to(device)))
             return picked.reshape(batch, n_way * per_class, *picked.shape[1:]), labels
 
         return Episodes(*take(support), *take(query), classes.long().to(device))
@@ -161,11 +159,16 @@ class Manifest:
             pq.write_table(table, partial, compression="zstd")
 
 
-def load_manifest(path: Path, images: ImageSet) -> Manifest:
-    """Read a manifest written by `Manifest.save` for use with ``images``.
+def scaled(samples: "Tensor") -> "Tensor":
+    """Samples as a network takes them: uint8 becomes float in [0, 1], others stay."""
+    return samples.float().div_(255) if samples.element_size() == 1 else samples
+
+
+def load_manifest(path: Path, samples: SampleSet) -> Manifest:
+    """Read a manifest written by `Manifest.save` for use with ``samples``.
 
     Raises:
-        MetashotError: There is no such file, or it numbers the images of other data.
+        MetashotError: There is no such file, or it numbers the samples of other data.
     """
     if not path.exists():
         raise MetashotError(f"{path}: no such episode manifest: make it with `dvc repro`")
@@ -176,9 +179,9 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
         raise MetashotError(f"{path}: damaged ({reason}): bring it back with `dvc checkout`") from None
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     data_md5, split = about.get("metashot.data_md5", ""), about.get("metashot.split", "")
-    if (data_md5, split) != (images.md5, images.split):
+    if (data_md5, split) != (samples.md5, samples.split):
         raise MetashotError(
-            f"{path}: made for other data (md5 {data_md5}, {split}; not {images.md5}, {images.split}): "
+            f"{path}: made for other data (md5 {data_md5}, {split}; not {samples.md5}, {samples.split}): "
             "make it again with `dvc repro`"
         )
 
@@ -191,27 +194,29 @@ def load_manifest(path: Path, images: ImageSet) -> Manifest:
     return Manifest(classes, rows("support").reshape(shape), rows("query").reshape(shape), data_md5, split)
 
 
-def sample(images: ImageSet, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int) -> Manifest:
-    """Draw episodes: N classes, and of each K support and Q query images, all without replacement.
+def sample(
+    samples: SampleSet, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int
+) -> Manifest:
+    """Draw episodes: N classes, and of each K support and Q query samples, all without replacement.
 
     Raises:
-        MetashotError: The split has fewer than N classes, or a class fewer than K + Q images.
+        MetashotError: The split has fewer than N classes, or a class fewer than K + Q samples.
     """
-    counts = np.bincount(images.labels, minlength=len(images.class_names))
+    counts = np.bincount(samples.labels, minlength=len(samples.class_names))
     need = k_shot + n_query
     if len(counts) < n_way:
         raise MetashotError(
-            f"split {images.split!r} has {len(counts)} classes: too few for {n_way}-way episodes"
+            f"split {samples.split!r} has {len(counts)} classes: too few for {n_way}-way episodes"
         )
     if counts.min() < need:
         poorest = int(counts.argmin())
         raise MetashotError(
-            f"class {images.class_names[poorest]!r} of split {images.split!r} has {counts[poorest]} images: "
-            f"too few for {k_shot} support + {n_query} query images; lower k_shot or n_query, or leave the "
-            "class out"
+            f"class {samples.class_names[poorest]!r} of split {samples.split!r} has {counts[poorest]} "
+            f"samples: too few for {k_shot} support + {n_query} query samples; lower k_shot or n_query, or "
+            "leave the class out"
         )
     starts = np.concatenate([[0], counts.cumsum()[:-1]])
-    absent = np.arange(counts.max()) >= counts[:, None]  # [C, most images of a class]
+    absent = np.arange(counts.max()) >= counts[:, None]  # [C, most samples of a class]
     rng = np.random.default_rng(seed)
     classes = np.empty((episodes, n_way), dtype=np.int32)
     picked = np.empty((episodes, n_way, need), dtype=np.int32)
@@ -220,4 +225,4 @@ def sample(images: ImageSet, *, n_way: int, k_shot: int, n_query: int, episodes:
         order = np.where(absent[chosen], np.inf, rng.random((n_way, absent.shape[1]))).argsort(axis=1)
         classes[row] = chosen
         picked[row] = starts[chosen, None] + order[:, :need]
-    return Manifest(classes, picked[..., :k_shot], picked[..., k_shot:], images.md5, images.split)
+    return Manifest(classes, picked[..., :k_shot], picked[..., k_shot:], samples.md5, samples.split)

@@ -1,7 +1,9 @@
 """params.yaml, validated: every section has a type, and a key nobody knows is an error."""
 
 import importlib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -9,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode
 
 from metashot.errors import MetashotError
 
@@ -19,6 +22,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Way = Annotated[int, Field(ge=2)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+LINE = 110  # characters of a line that is written
+WORD = re.compile(r"\w+")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -49,7 +54,8 @@ class Setting:
         n_query: Query images of each class.
         val_episodes: Rows of the validation manifest.
         test_episodes: Rows of each test manifest.
-        train_way: Classes in a row of the training manifest; methods that train on fewer cut rows into parts.
+        train_way: Classes in a row of the training manifest; methods that train on fewer cut rows into parts,
+            and those that would train on more take so many.
         train_query: Query images of each class in a training row.
         train_episodes: Rows of the training manifest, which training cycles through.
         extra: Further protocols for the evaluation, by name.
@@ -89,8 +95,46 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """A data set, from its files to how long each method trains on it.
+
+    Attributes:
+        source: What gets it: a module of `metashot.data`.
+        raw: What is downloaded.
+        prepare: How it becomes one table.
+        backbone: The network that turns a sample into features.
+        augment: How training samples are varied; empty for not at all.
+        budget: Outer steps of each training.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    source: Name
+    raw: dict[str, Any]
+    prepare: dict[str, Any]
+    backbone: dict[str, Any]
+    augment: dict[str, Any]
+    budget: dict[Name, PositiveInt]
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Which models are tested on data sets that they were not trained on.
+
+    Attributes:
+        trained_on: Data sets of the models.
+        tested_on: Data sets of the episodes.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    trained_on: list[Name]
+    tested_on: list[Name]
+
+
+@dataclass(frozen=True)
 class File:
-    """The whole of params.yaml; the sections below data, setting and method have types of their own."""
+    """The whole of params.yaml; what lies below a data set, setting and method has types of its own."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -99,10 +143,10 @@ class File:
     datasets: list[Name]
     settings: list[Name]
     methods: list[Name]
-    data: dict[Name, dict[str, Any]]
+    data: dict[Name, DataSet]
     setting: dict[Name, dict[str, Any]]
     method: dict[Name, dict[str, Any]]
-    budget: dict[Name, dict[Name, PositiveInt]]
+    cross: Cross
     gate: Gate
 
 
@@ -127,12 +171,96 @@ def read(path: Path, key: str, type_: Any) -> Any:
     try:
         return TypeAdapter(type_).validate_python(value)
     except ValidationError as invalid:
-        mistakes = (_describe(key, error, type_) for error in invalid.errors())
+        mistakes = (_describe(key, error, type_, value) for error in invalid.errors())
         raise MetashotError(f"{path}: {'; '.join(mistakes)}") from None
 
 
-def _describe(key: str, error: Any, type_: Any) -> str:
-    where = ".".join(part for part in (key, *map(str, error["loc"])) if part)
+def edited(text: str, key: str, value: Any) -> str:
+    """The text of a params.yaml with the section ``key`` (dotted) set, every other character as it was.
+
+    Raises:
+        MetashotError: It is written in a way that this cannot be done in.
+    """
+    *above, last = key.split(".")
+    try:
+        node = YAML().compose(text)
+        for part in above:
+            node = next(child for name, child in node.value if name.value == part)
+        there = [(name, child) for name, child in node.value if name.value == last]
+        if not there:
+            new = _inserted(text, node, last, value)
+        elif _is_block(there[0][1]):
+            name, child = there[0]
+            indent = name.start_mark.column
+            new = text[: name.start_mark.index] + _written(last, value, indent) + text[_end(child) :]
+        else:
+            child = there[0][1]
+            new = text[: child.start_mark.index] + _flow(value) + text[child.end_mark.index :]
+        if YAML(typ="safe").load(new) == _set(YAML(typ="safe").load(text), (*above, last), value):
+            return new
+    except (YAMLError, StopIteration, TypeError, IndexError):  # an alias, or no mapping
+        pass
+    raise MetashotError(
+        f"params.yaml: {key} cannot be set in the way it is written: set it to {_flow(value)}"
+    )
+
+
+def _set(section: Any, key: Sequence[str], value: Any) -> Any:
+    """A copy of a section with a key below it set; what is the same elsewhere, by an alias, stays."""
+    if not key:
+        return value
+    return {**section, key[0]: _set(section.get(key[0]), key[1:], value)}
+
+
+def _inserted(text: str, node: Any, key: str, value: Any) -> str:
+    """The text with a key behind the last of a mapping."""
+    end = _end(node)
+    if node.flow_style:
+        comma = ", " if node.value else ""
+        end = _end(node.value[-1][1]) if node.value else node.end_mark.index - 1
+        return f"{text[:end]}{comma}{_flow(key)}: {_flow(value)}{text[end:]}"
+    end += len(text[end:].partition("\n")[0])  # behind the last one's comment
+    indent = node.value[0][0].start_mark.column
+    return f"{text[:end]}\n{' ' * indent}{_written(key, value, indent)}{text[end:]}"
+
+
+def _end(node: Any) -> int:
+    """Where the last thing in a node ends; a block's own end is where the next thing begins."""
+    while _is_block(node):
+        node = node.value[-1][1] if isinstance(node.value[-1], tuple) else node.value[-1]
+    return int(node.end_mark.index)
+
+
+def _is_block(node: Any) -> bool:
+    return isinstance(node, CollectionNode) and not node.flow_style
+
+
+def _written(key: str, value: Any, indent: int) -> str:
+    """A key with its value: in one line where it fits, otherwise one for each part."""
+    line = f"{_flow(key)}: {_flow(value)}"
+    if not isinstance(value, Mapping) or indent + len(line) <= LINE:
+        return line
+    inside = indent + 2
+    parts = (_written(part, child, inside) for part, child in value.items())
+    return "\n".join([f"{_flow(key)}:", *(f"{' ' * inside}{part}" for part in parts)])
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML, which is JSON without needless quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(child)}" for key, child in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and WORD.fullmatch(value) and isinstance(YAML(typ="safe").load(value), str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _describe(key: str, error: Any, type_: Any, value: Any) -> str:
+    loc = error["loc"]
+    if loc and isinstance(value, Mapping) and loc[0] not in value and loc[0] == value.get("name"):
+        loc = loc[1:]  # which of several types it is, as `named` decides
+    where = ".".join(part for part in (key, *map(str, loc)) if part)
     if error["type"] == "unexpected_keyword_argument":
         hint = ""
         if is_dataclass(type_) and len(error["loc"]) == 1:
@@ -145,6 +273,11 @@ def _describe(key: str, error: Any, type_: Any) -> str:
     return f"{where}: {error['msg']} (it is {error['input']!r})"
 
 
+def named(types: Any) -> Any:
+    """One of several dataclasses, the one whose key ``name`` a section has."""
+    return Annotated[types, Field(discriminator="name")]
+
+
 def check(path: Path) -> None:
     """Read every section with its own type, used or not, and follow every name to its section.
 
@@ -153,6 +286,8 @@ def check(path: Path) -> None:
     """
     source = importlib.import_module("metashot.data.source")
     methods = importlib.import_module("metashot.methods")
+    backbones = importlib.import_module("metashot.backbones")
+    augmentation = importlib.import_module("metashot.augmentation")
     file: File = read(path, "", File)
     for key in ("datasets", "settings", "methods"):
         names = getattr(file, key)
@@ -162,39 +297,42 @@ def check(path: Path) -> None:
         ("data", file.datasets, file.data),
         ("setting", file.settings, file.setting),
         ("method", file.methods, file.method),
-        ("budget", file.datasets, file.budget),
     ):
         for name in listed:
             if name not in described:
                 raise MetashotError(f"{path}: {kind}.{name}: missing")
-    params = {}
-    for name in file.data:
+    for name in {*file.cross.trained_on, *file.cross.tested_on} - {*file.datasets}:
+        raise MetashotError(f"{path}: cross: {name} is not in datasets")
+    if both := {*file.cross.trained_on} & {*file.cross.tested_on}:
+        raise MetashotError(f"{path}: cross: {min(both)} is in trained_on and in tested_on")
+    for name, data in file.data.items():
         try:
-            module = source.source(name)
+            module = source.source(data.source)
         except MetashotError as error:
-            raise MetashotError(f"{path}: data.{name}: {error}") from None
-        read(path, f"data.{name}", module.Params)
+            raise MetashotError(f"{path}: data.{name}.source: {error}") from None
+        read(path, f"data.{name}.raw", module.Raw)
+        prepare = read(path, f"data.{name}.prepare", module.Prepare)
+        backbone = read(path, f"data.{name}.backbone", named(backbones.Params))
+        augment = read(path, f"data.{name}.augment", augmentation.Augment)
+        try:
+            backbones.build(backbone, prepare.form.shape)
+        except MetashotError as error:
+            raise MetashotError(f"{path}: data.{name}.backbone: {error}") from None
+        if augment.varies and prepare.form.kind != "images":
+            raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
     for name in file.method:
         try:
             cls = methods.method_class(name)
         except MetashotError as error:
             raise MetashotError(f"{path}: method.{name}: {error}") from None
-        params[name] = read(path, f"method.{name}", cls.params_type)
+        read(path, f"method.{name}", cls.params_type)
     for name in file.setting:
         setting: Setting = read(path, f"setting.{name}", Setting)
         if name in setting.extra:
             raise MetashotError(f"{path}: setting.{name}.extra.{name}: called like the setting itself")
-        for method in file.methods if name in file.settings else ():
-            train_way = getattr(params[method], "train_way", 0)
-            if train_way > setting.train_way:
-                raise MetashotError(
-                    f"{path}: method.{method}.train_way: {train_way} is more than the {setting.train_way} "
-                    f"classes of a training row, setting.{name}.train_way"
-                )
-    for dataset, budget in file.budget.items():
-        if unknown := set(budget) - set(file.method):
-            raise MetashotError(f"{path}: budget.{dataset}.{min(unknown)}: no such method below `method`")
-    for dataset in file.datasets:
-        for name in file.methods:
-            if name not in file.budget[dataset]:
-                raise MetashotError(f"{path}: budget.{dataset}.{name}: missing")
+    for name, data in file.data.items():
+        if unknown := set(data.budget) - set(file.method):
+            raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method below `method`")
+        for method in file.methods if name in file.datasets else ():
+            if method not in data.budget:
+                raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")

@@ -133,7 +133,7 @@ def _stages(root: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for name, stage in yaml.load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         matrix = stage.pop("matrix", {})
-        lists = [params[v.strip("${}")] if isinstance(v, str) else v for v in matrix.values()]
+        lists = [below(params, v.strip("${}"), []) if isinstance(v, str) else v for v in matrix.values()]
         for values in itertools.product(*lists):
             address = "@".join([name, "-".join(map(str, values))]) if matrix else name
             found[address] = _filled(stage, dict(zip(matrix, values, strict=True)))
@@ -265,6 +265,6 @@ def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
         return seconds
     for key, budget in entry.params.get("params.yaml", {}).items():
         now = below(_read(root / "params.yaml"), key, _MISSING)
-        if key.startswith("budget.") and isinstance(now, int):
+        if ".budget." in key and isinstance(now, int):
             seconds *= now / budget
     return seconds

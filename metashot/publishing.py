@@ -66,7 +66,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
 from metashot import cards, compare, git, lineage, provenance
-from metashot.compare import Comparison
+from metashot.compare import Comparison, Marks
 from metashot.errors import MetashotError
 from metashot.files import md5
 from metashot.history import AdoptedLock, PastLock, cells, history_and_gaps
@@ -87,6 +87,8 @@ REQUIRED = (
     "pillow",
     "pyarrow",
     "safetensors",
+    "scipy",
+    "soundfile",
     "torch",
 )  # to load and run a model
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
@@ -642,7 +644,10 @@ def run_tags(document: Mapping[str, Any]) -> dict[str, str]:
         RESULT: document["result"],
         "metashot.git_commit": str(tree["commit"]),
         "metashot.git_dirty": str(tree["dirty"]).lower(),
-        "metashot.synthetic": str(document["origin"]["synthetic"]).lower(),
+        **{
+            f"metashot.{key}": str(true).lower()
+            for key, true in Marks.of(document["origin"])._asdict().items()
+        },
         "metashot.transductive": str(document["metrics"]["transductive"]).lower(),
         "metashot.device": document["training"]["device"]["type"],
         "mlflow.source.name": stages[0],
@@ -695,11 +700,12 @@ def _experiment(client: MlflowClient, uri: str, comparison: Comparison) -> str:
 
 
 def _registered_model(client: MlflowClient, comparison: Comparison) -> None:
-    description = f"{cards.overview(comparison)}\n\n{cards.usage(comparison.group)}"
+    description = f"{cards.overview(comparison)}\n\n{cards.usage(comparison.group, comparison.kind)}"
     tags = {
         "metashot.dataset": comparison.dataset,
         "metashot.setting": comparison.setting,
         "metashot.synthetic": str(comparison.synthetic).lower(),
+        "metashot.known_classes": str(comparison.known_classes).lower(),
     }
     try:
         found = client.get_registered_model(comparison.group)

@@ -7,11 +7,9 @@ over as it came, and all of it is checked here.
 """
 
 import base64
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -19,13 +17,20 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-COLUMNS = ("image", "label")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # those that training data may have
+if TYPE_CHECKING:
+    from metashot.data import Form
+
+COLUMN = {
+    "images": "image",
+    "sounds": "sound",
+    "series": "series",
+    "texts": "text",
+}  # that holds the samples, by their kind
 LARGEST_PICTURE = 25_000_000  # pixels: some 500 MB while it is decoded
-CHUNK = 250  # pictures in memory at once, where each is answered by itself
-TOGETHER = 1000  # pictures in memory at once, where a method needs them together: some 400 MB at 28x28
+CHUNK = 250  # samples in memory at once, where each is answered by itself
+TOGETHER = 1000  # samples in memory at once, where a method needs them together: some 400 MB at 28x28
 
 
 class TableError(MlflowException):  # type: ignore[misc]
@@ -41,23 +46,19 @@ class TableError(MlflowException):  # type: ignore[misc]
         return body
 
 
-def pixels(encoded: bytes, channels: int, height: int, width: int) -> NDArray[np.float32]:
+def pixels(encoded: bytes, form: "Form") -> NDArray[np.float32]:
     """Decode a picture to ``[C, H, W]`` in [0, 1], prepared as the training data was.
 
     Models with one channel read drawings: ink is 1 on a background of 0. A drawing whose border is mostly
     lighter than mid-grey is dark ink on light paper, and is inverted; light on dark is taken as it is.
-    Transparent parts are paper, white. Of an animation the first picture counts.
 
     Raises:
-        ValueError: The bytes are not a picture, or one of more than 25 million pixels.
+        ValueError: As `images.picture` does, and for a picture of more than 25 million pixels.
     """
-    try:
-        picture = _decode(encoded, "L" if channels == 1 else "RGB")
-    except UnidentifiedImageError:
-        raise ValueError("not a readable picture (PNG, JPEG, BMP and WebP are)") from None
-    except Exception as error:  # Pillow's decoders raise almost anything at damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a readable picture ({reason})") from None
+    from metashot.data import images
+
+    channels, height, width = form.shape
+    picture = images.picture(encoded, colour=channels == 3, largest=LARGEST_PICTURE)
     if channels == 1:
         drawing = np.asarray(picture)
         border = np.concatenate([drawing[0], drawing[-1], drawing[:, 0], drawing[:, -1]])
@@ -67,16 +68,41 @@ def pixels(encoded: bytes, channels: int, height: int, width: int) -> NDArray[np
     return scaled.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
 
 
-def _decode(encoded: bytes, mode: str) -> Image.Image:
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
-        if opened.width * opened.height > LARGEST_PICTURE:  # known before anything is decoded
-            raise ValueError(f"{opened.width}x{opened.height} is more than {LARGEST_PICTURE:,} pixels")
-        picture = ImageOps.exif_transpose(opened)
-    if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off all above 255
-        picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture.convert(mode)
+def sound(encoded: bytes, form: "Form") -> NDArray[np.float32]:
+    """Decode a sound to ``[1, mels, frames]`` in [0, 1] as the training data were; see `sounds.decode`."""
+    from metashot.data import sounds
+
+    return sounds.decode(encoded, form)[0].astype(np.float32) / np.float32(255)
+
+
+def numbers(nested: Any, form: "Form") -> NDArray[np.float32]:
+    """Bring a series, lists ``[channels][time]``, to ``[C, length]`` as the training data were.
+
+    Raises:
+        ValueError: As `series.fitted` does, and for what is no such list.
+    """
+    from metashot.data import series
+
+    channels = form.decoding["channels"]
+    try:
+        found = np.stack([np.asarray(channel, np.float64) for channel in nested])
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2 or len(found) != len(channels):
+        lists = (
+            f"{len(channels)} lists ({', '.join(channels)})" if len(channels) > 1 else "a list with one list"
+        )
+        raise ValueError(f"{_kind(nested)}: give {lists} of equally many numbers")
+    return series.fitted(found, form)
+
+
+def words(value: Any, form: "Form") -> NDArray[np.int32]:
+    """Turn a text into its n-grams ``[length]`` as the training data were; see `texts.decode`."""
+    from metashot.data import texts
+
+    if not isinstance(value, str):
+        raise ValueError(f"{_kind(value)}: give a text")  # noqa: TRY004 - a mistake in the table
+    return texts.decode(value.encode(), form)[0]
 
 
 class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -88,14 +114,15 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from metashot import methods, runtime
 
         described = Path(context.artifacts["model.json"])
-        self.image: list[int] = json.loads(described.read_text())["image"]
         self.device = runtime.best_device()
         self.method = methods.load(described.parent, self.device)
+        self.form = self.method.problem.form
+        self.column = COLUMN[self.form.kind]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Answer the unlabelled rows.
 
-        Pictures that do not depend on each other are embedded and answered in chunks, so memory stays
+        Samples that do not depend on each other are embedded and answered in chunks, so memory stays
         bounded and the other queries of a table move an answer by no more than rounding. MAML and Reptile
         adapt to all labelled rows at once. A transductive model (``query_norm: query``) needs all queries at
         once too: each answer depends on every query, so chunks would be other tasks with other answers. What
@@ -104,8 +131,10 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Args:
             context: Not used.
-            model_input: ``image`` (bytes of a PNG, JPEG, BMP or WebP file, or the same in base64, as JSON and
-                CSV carry it) and ``label`` (class name, or null): a table, or what pandas makes one of.
+            model_input: ``label`` (class name, or null) and the samples: ``image`` (bytes of a PNG, JPEG, BMP
+                or WebP file, or the same in base64, as JSON and CSV carry it), ``sound`` (of a WAV or FLAC
+                file, likewise), ``series`` (lists ``[channels][time]`` of numbers) or ``text``, by what the
+                model was trained on. A table, or what pandas makes one of.
             params: Not used.
 
         Returns:
@@ -118,7 +147,7 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         from metashot.errors import MetashotError
 
-        support, queries = _rows(model_input)
+        support, queries = _rows(model_input, self.column)
         classes = {name: number for number, name in enumerate(sorted(set(support["label"])))}
         if len(classes) < 2:
             raise TableError(
@@ -148,10 +177,10 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         method = self.method
         if isinstance(method, EmbeddingMethod):
-            embedded = torch.cat([method.embed(images) for images in self._images(support, CHUNK)], dim=1)
+            embedded = torch.cat([method.embed(part) for part in self._samples(support, CHUNK)], dim=1)
 
-            def answer(images: torch.Tensor) -> torch.Tensor:
-                return method.classify(embedded, labels, method.embed(images), n_way).softmax(-1)
+            def answer(samples: torch.Tensor) -> torch.Tensor:
+                return method.classify(embedded, labels, method.embed(samples), n_way).softmax(-1)
         else:
             together = len(support) + (len(queries) if method.transductive else 0)
             if together > TOGETHER:
@@ -159,41 +188,41 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 raise TableError(
                     f"this model needs {which} at once, at most {TOGETHER:,}: here are {together:,}"
                 )
-            (shown,) = self._images(support, len(support))
+            (shown,) = self._samples(support, len(support))
 
-            def answer(images: torch.Tensor) -> torch.Tensor:
-                return method.predict(shown, labels, images, n_way)
+            def answer(samples: torch.Tensor) -> torch.Tensor:
+                return method.predict(shown, labels, samples, n_way)
 
         size = len(queries) if method.transductive else CHUNK
-        return torch.cat([answer(images) for images in self._images(queries, size)], dim=1)[0]
+        return torch.cat([answer(part) for part in self._samples(queries, size)], dim=1)[0]
 
-    def _images(self, rows: pd.DataFrame, size: int) -> Iterator[Any]:
-        """The rows' pictures, ``size`` at a time: ``[1, M, C, H, W]``."""
+    def _samples(self, rows: pd.DataFrame, size: int) -> Iterator[Any]:
+        """The rows' samples, ``size`` at a time: ``[1, M, *shape]``."""
         import torch
 
         for start in range(0, len(rows), size):
             decoded = []
-            for number, encoded in rows["image"].iloc[start : start + size].items():
+            for number, value in rows[self.column].iloc[start : start + size].items():
                 try:
-                    decoded.append(pixels(_bytes(encoded), *self.image))
+                    decoded.append(_decoded(value, self.form))
                 except ValueError as error:
-                    raise TableError(f"row {number}: image is {error}") from None
+                    raise TableError(f"row {number}: {self.column} is {error}") from None
             yield torch.from_numpy(np.stack(decoded))[None].to(self.device)
 
 
-def _rows(table: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rows(table: Any, samples: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table into labelled and unlabelled rows, numbered from 0."""
     try:
         table = pd.DataFrame(table).reset_index(drop=True).map(_scalar)
     except (ValueError, TypeError, AttributeError):  # what pandas raises at what is no table
-        raise TableError("not a table: give the columns `image` and `label`, equally long") from None
+        raise TableError(f"not a table: give the columns `{samples}` and `label`, equally long") from None
     for column in table.columns:
-        if column not in COLUMNS:
-            raise TableError(f"unknown column {column!r}: the table has `image` and `label`")
+        if column not in (samples, "label"):
+            raise TableError(f"unknown column {column!r}: the table has `{samples}` and `label`")
         if list(table.columns).count(column) > 1:
             raise TableError(f"column `{column}` is there more than once")
-    if "image" not in table.columns:
-        raise TableError("no column `image`: the table has `image` and `label`")
+    if samples not in table.columns:
+        raise TableError(f"no column `{samples}`: the table has `{samples}` and `label`")
     if "label" not in table.columns:
         raise TableError(
             "no column `label`: give the support set's rows a class name, and null to the others"
@@ -218,20 +247,31 @@ def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def _bytes(image: Any) -> bytes:
-    """A picture file's bytes out of the table, where JSON and CSV carry them as base64."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str):
+def _decoded(value: Any, form: "Form") -> NDArray[Any]:
+    """A sample out of the table, as the network takes it. Raises ValueError for what is none."""
+    if form.kind == "series":
+        return numbers(value, form)
+    if form.kind == "texts":
+        return words(value, form)
+    if form.kind == "sounds":
+        return sound(_bytes(value, "sound"), form)
+    return pixels(_bytes(value, "picture"), form)
+
+
+def _bytes(file: Any, what: str) -> bytes:
+    """A file's bytes out of the table, where JSON and CSV carry them as base64."""
+    if isinstance(file, bytes):
+        return file
+    if isinstance(file, str):
         try:
-            return base64.b64decode("".join(image.split()), validate=True)
+            return base64.b64decode("".join(file.split()), validate=True)
         except ValueError:
-            raise ValueError("text, but not the base64 of a picture file") from None
-    raise ValueError(f"{_kind(image)}: give the bytes of a picture file, or their base64")
+            raise ValueError(f"text, but not the base64 of a {what} file") from None
+    raise ValueError(f"{_kind(file)}: give the bytes of a {what} file, or their base64")
 
 
 def _kind(value: Any) -> str:
-    return "null" if np.ndim(value) == 0 and pd.isna(value) else type(value).__name__
+    return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else type(value).__name__
 
 
 mlflow.models.set_model(FewShotModel())

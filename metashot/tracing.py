@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metashot import cards
-from metashot.compare import accuracy, duration
+from metashot.compare import Marks, accuracy, duration
 from metashot.publishing import flat
 from metashot.tracking import COMMIT, DECISION, PUBLISHER, Registered
 
@@ -68,7 +68,7 @@ def page(traced: Mapping[str, Any]) -> RenderableType:
     section(
         "Data",
         {
-            "source": f"{origin['source']}{' (synthetic)' if origin['synthetic'] else ''}",
+            "source": Marks.of(origin).on(origin["source"]),
             "licence": origin["licence"],
             "citation": origin["citation"],
             **{f"  {name}": f"md5 {md5}" for name, md5 in origin["files"].items()},

@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metashot import checkpoints, runtime
-from metashot.data.store import ImageSet
-from metashot.episodes import Manifest
+from metashot.data.store import SampleSet
+from metashot.episodes import Episodes, Manifest
 from metashot.errors import MetashotError, Preempted
 from metashot.evaluation import correct_queries
 from metashot.methods.base import Method
@@ -80,9 +80,9 @@ def eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]
 
 def train(
     method: Method,
-    images: ImageSet,
+    samples: SampleSet,
     manifest: Manifest,
-    val_images: ImageSet,
+    val_samples: SampleSet,
     val_manifest: Manifest,
     *,
     lr: float,
@@ -90,6 +90,7 @@ def train(
     steps: int,
     seed: int,
     log: Log,
+    augment: Callable[[Episodes], Episodes] = lambda episodes: episodes,
     checkpoint: Path | None = None,
 ) -> Progress:
     """Train ``method`` in place, and leave it with the weights that validated best.
@@ -99,10 +100,10 @@ def train(
 
     Args:
         method: On the device to train on.
-        images: The training split.
+        samples: The training split.
         manifest: Training episodes; cut to ``method.train_way`` classes, visited in an order drawn from
             ``seed``, again and again.
-        val_images: The validation split.
+        val_samples: The validation split.
         val_manifest: Validation episodes.
         lr: Learning rate of the outer optimiser at the start.
         meta_batch: Episodes in a step.
@@ -110,6 +111,7 @@ def train(
         seed: Of the order of episodes.
         log: Called with the step and named values: ``train_loss``, ``lr``, ``episodes_per_s`` and, where it
             was measured, ``val_accuracy``.
+        augment: Varies the samples of training episodes.
         checkpoint: File to go on from if it is there, with the same bits to come as without the interruption.
             It is written every `CHECKPOINT_SECONDS`, after the last step, and on SIGTERM and SIGINT, which
             then end the training after the step, or the validation, that they arrive in. All other arguments
@@ -120,10 +122,10 @@ def train(
         Preempted: A signal came before the last step.
     """
     device = next(method.parameters()).device
-    train_pixels, val_pixels = images.tensor(device), val_images.tensor(device)
+    train_data, val_data = samples.tensor(device), val_samples.tensor(device)
     optimizer = eager(method.outer_optimizer)(method.parameters(), lr=lr)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    manifest = manifest.narrow(method.train_way)
+    manifest = manifest.narrow(min(method.train_way, manifest.n_way))
     parts: dict[str, Any] = {"method": method, "optimizer": optimizer, "schedule": schedule}
 
     progress = Progress(torch.zeros((), device=device))
@@ -153,7 +155,7 @@ def train(
         for batch in islice(batches, steps - progress.step):
             progress.step += 1
             optimizer.zero_grad()
-            progress.point_loss += method.backward(manifest.gather(train_pixels, batch))
+            progress.point_loss += method.backward(augment(manifest.gather(train_data, batch)))
             progress.point_steps += 1
             optimizer.step()
             rate: float = optimizer.param_groups[0]["lr"]
@@ -175,7 +177,7 @@ def train(
                 progress.curve_steps += progress.point_steps
                 progress.point_loss, progress.point_steps = torch.zeros((), device=device), 0
                 if validate:
-                    correct = correct_queries(method, val_pixels, val_manifest)
+                    correct = correct_queries(method, val_data, val_manifest)
                     point["val_accuracy"] = accuracy = float(correct.mean()) / val_manifest.queries
                     progress.curve.append(
                         (progress.step, progress.curve_loss / progress.curve_steps, accuracy)

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from metashot.data.source import source
 from metashot.files import replacing
+from metashot.params import Name
 from stages import read_params, run
 
 
 def main(dataset: str) -> None:
     """Fill ``data/raw/<dataset>``; an interrupted download is resumed by the next one."""
-    module = source(dataset)
+    module = source(read_params(f"data.{dataset}.source", Name))
     raw = read_params(f"data.{dataset}.raw", module.Raw)
     with replacing(Path("data/raw", dataset), resume=True) as partial:
         partial.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ def main(dataset: str, setting: str) -> None:
     s: Setting = read_params(f"setting.{setting}", Setting)
     seed: int = read_params("seed", Seed)
     data = Path(f"data/processed/{dataset}.parquet")
-    train, val, test = (store.load(data, split) for split in ("train", "val", "test"))
+    train, val, test = (store.load(data, split, within=0) for split in ("train", "val", "test"))
     # name: images, N, K, Q, episodes
     manifests = {
         "train": (train, s.train_way, s.k_shot, s.train_query, s.train_episodes),

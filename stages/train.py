@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from metashot import methods, runtime
+from metashot import backbones, methods, runtime
+from metashot.augmentation import Augment
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.files import replacing
 from metashot.methods.base import Problem
-from metashot.params import Seed, Threads, Way
+from metashot.params import Seed, Threads, Way, named
 from metashot.record import Record
 from metashot.scratch import Attempt
 from metashot.training import train
@@ -39,7 +40,9 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     threads: int = read_params("threads", Threads)
     n_way: int = read_params(f"setting.{setting}.n_way", Way)
     hyper = read_params(f"method.{method}", cls.params_type)
-    steps: int = read_params(f"budget.{dataset}.{method}", PositiveInt)
+    backbone = read_params(f"data.{dataset}.backbone", named(backbones.Params))
+    augment: Augment = read_params(f"data.{dataset}.augment", Augment)
+    steps: int = read_params(f"data.{dataset}.budget.{method}", PositiveInt)
 
     runtime.keep_freed_memory()
     runtime.use_threads(threads)
@@ -48,23 +51,31 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     rows, val_rows = (
         Path(f"data/episodes/{dataset}-{setting}/{split}.parquet") for split in ("train", "val")
     )
-    images, val_images = store.load(data, "train"), store.load(data, "val")
-    manifest, val_manifest = load_manifest(rows, images), load_manifest(val_rows, val_images)
-    resolved = {"seed": seed, "n_way": n_way, "method": asdict(hyper), "budget": steps}
+    samples, val_samples = store.load(data, "train"), store.load(data, "val")
+    manifest, val_manifest = load_manifest(rows, samples), load_manifest(val_rows, val_samples)
+    resolved = {
+        "seed": seed,
+        "n_way": n_way,
+        "method": asdict(hyper),
+        "backbone": asdict(backbone),
+        "augment": asdict(augment),
+        "budget": steps,
+    }
     record = Record("train", device, resolved, [data, rows, val_rows])
     with runtime.reproducible(seed):
-        model = cls(hyper, Problem(images.shape, n_way, len(images.class_names))).to(device)
+        model = cls(hyper, Problem(samples.form, backbone, n_way, len(samples.class_names))).to(device)
         progress = train(
             model,
-            images,
+            samples,
             manifest,
-            val_images,
+            val_samples,
             val_manifest,
             lr=hyper.lr,
             meta_batch=hyper.meta_batch,
             steps=steps,
             seed=seed,
             log=log,
+            augment=augment.episodes,
             checkpoint=attempt.checkpoint(record.key),
         )
 

@@ -1,11 +1,12 @@
 """A copy of the repository with small parameters, for tests that run it for real."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ class Project:
                     "7w1s": {"n_way": 7, "k_shot": 1, "episodes": 30},
                 },
             }
-            params["budget"]["glyphs"] = {"prototypical": 12, "maml": 6}
-            params["method"]["prototypical"] |= {"train_way": 20, "width": 16}
-            params["method"]["maml"] |= {"meta_batch": 2, "width": 16}
+            params["data"]["glyphs"]["backbone"]["width"] = 16
+            params["data"]["glyphs"]["budget"] = {"prototypical": 12, "maml": 6}
+            params["method"]["prototypical"] |= {"train_way": 20}
+            params["method"]["maml"] |= {"meta_batch": 2}
         for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
             subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
         if drawn:
@@ -107,6 +109,15 @@ class Project:
             if here and (servers or "dvc" in command or "stages." in command):
                 found[int(pid)] = command
         return found
+
+    def make(self, dataset: str, methods: Sequence[str] = METHODS) -> dict[str, dict[str, Any]]:
+        """Run every stage of a data set up to the evaluation; the metrics of each method."""
+        stages = [("download", dataset), ("preprocess", dataset), ("episodes", dataset, "5w1s")]
+        stages += [(stage, dataset, "5w1s", method) for method in methods for stage in ("train", "evaluate")]
+        for stage, *arguments in stages:
+            self.run(sys.executable, "-m", f"stages.{stage}", *arguments)
+        found = {method: self.root / f"results/{dataset}-5w1s/{method}/metrics.json" for method in methods}
+        return {method: json.loads(path.read_text()) for method, path in found.items()}
 
     def repro(self, *targets: str) -> list[str]:
         """The stages that were run, in order."""

@@ -8,25 +8,29 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from mlflow.entities.model_registry import ModelVersion
 from ruamel.yaml import YAML
 
 from metashot import compare, gate, methods, params
+from metashot.backbones import Conv4Params
+from metashot.data import Form, images
 from metashot.methods.base import Problem
 
 ROOT = Path(__file__).parent.parent
 ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
 # Models with random weights, and how accurate they are made out to be
 MODELS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
-BASE = {"downsample": "pool", "lr": 1e-3, "meta_batch": 1}
-ADAPTED = BASE | {"width": 8, "inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
+BASE = {"lr": 1e-3, "meta_batch": 1}
+ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
 PARAMS = {
-    "prototypical": BASE | {"width": 32, "train_way": 5},
+    "prototypical": BASE | {"train_way": 5},
     "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
     "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
 }
@@ -39,6 +43,8 @@ def make(
     save: Callable[[str, Path], None] | None = None,
     ds: str = "glyphs",
     s: str = "5w1s",
+    classes: str = "disjoint",
+    form: Form | None = None,
 ) -> Path:
     """Write params.yaml, all outputs and the dvc.lock that names them; `save` writes a real model."""
     accuracy = accuracy or ACCURACY
@@ -51,8 +57,9 @@ def make(
     (root / raw).mkdir(parents=True)
     (root / raw / f"{ds}.zip").write_text("archive")
     origin = {"source": "made up", "licence": "none", "citation": "", "synthetic": ds == "glyphs"}
+    origin["classes"] = classes
     about = json.dumps(origin)
-    said = {"metashot.image": "28,28,1", "metashot.about": about}
+    said = {"metashot.form": json.dumps(asdict(form or images.form(28, 1))), "metashot.about": about}
     data, episodes = f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
     for path in (data, *(f"{episodes}/{part}.parquet" for part in ("train", "val", "test", "test-5w5s"))):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +253,7 @@ def cell(
         "manifest": manifest or _md5(root / tests[0]),
     }
     files = {
-        f"{model}/model.json": json.dumps({"format": 1, "method": method, "n_way": 5, "image": [1, 28, 28]}),
+        f"{model}/model.json": json.dumps({"format": 2, "method": method, "n_way": 5}),
         f"{model}/model.safetensors": f"weights of {method}, {accuracy}, {started}",
         f"{trained}/record.json": json.dumps(record),
         f"{trained}/journal.jsonl": "".join(json.dumps(line) + "\n" for line in journal),
@@ -277,11 +284,36 @@ def cell(
     }
 
 
+def publish(trained: Path, root: Path, ds: str, methods: Sequence[str]) -> dict[str, ModelVersion]:
+    """Publish the models of a project as if they were those of a repository; the version of each method."""
+    from metashot import publishing
+    from metashot.tracking import MlflowClient
+
+    def save(method: str, folder: Path) -> None:
+        shutil.copytree(trained / f"models/{ds}-5w1s/{method}", folder, dirs_exist_ok=True)
+
+    form = json.loads((trained / f"models/{ds}-5w1s/{methods[0]}/model.json").read_text())["form"]
+    accuracy = {method: 0.9 - rank / 10 for rank, method in enumerate(methods)}
+    make(root, accuracy, save, ds, form=Form.parse(form))
+    give_database(root)
+    publishing.publish(root, [(ds, "5w1s")], methods)
+    uri = f"sqlite:///{root}/mlruns/mlflow.db"
+    found = MlflowClient(uri, uri).search_model_versions(f"name = '{ds}-5w1s'")
+    return {version.tags["method"]: version for version in found}
+
+
 def save_random(method: str, folder: Path) -> None:
     """Write a real model."""
     cls = methods.method_class(method)
     torch.manual_seed(0)
-    model = cls(cls.params_type(**PARAMS[method]), Problem((1, 28, 28), 5))
+    model = cls(
+        cls.params_type(**PARAMS[method]),
+        Problem(
+            images.form(28, 1),
+            Conv4Params(name="conv4", width=32 if method == "prototypical" else 8, downsample="pool"),
+            5,
+        ),
+    )
     methods.save(model, folder)
 
 

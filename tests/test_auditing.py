@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Path:
     project.repro()
     commit(project.root, "first")
     with project.params() as params:
-        params["budget"]["glyphs"]["prototypical"] = 13
+        params["data"]["glyphs"]["budget"]["prototypical"] = 13
     commit(project.root, "longer")
     project.repro()
     commit(project.root, "second")
@@ -801,7 +801,7 @@ FORGERIES: dict[Callable[[Repository], None], tuple[dict[str, str], str]] = {
     ),
     history_rewritten_and_named: (
         {FIRST: "registry, code", OTHER: "commit, code, records, card", CHAMPION: "registry, code"},
-        "budget.glyphs.maml in params.yaml at commit",
+        "data.glyphs.budget.maml in params.yaml at commit",
     ),
     parameter: ({OTHER: "parameters"}, "parameter budget of the run is 600, not 6"),
     parameter_of_the_logged_model: ({OTHER: "parameters"}, "parameter budget of the logged model is 600"),

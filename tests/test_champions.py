@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project
 
 def train(project: Project, steps: int) -> list[str]:
     with project.params() as params:
-        params["budget"]["glyphs"] = {"prototypical": steps}
+        params["data"]["glyphs"]["budget"] = {"prototypical": steps}
     return project.repro()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_core import draw, image_set
+from test_core import BACKBONE, FORM, draw, image_set
 
 from metashot import checkpoints, methods, runtime, training
 from metashot.errors import Preempted
@@ -24,10 +24,10 @@ def run(
     """Train a small network; a SIGTERM comes in the middle of the n-th step that this call takes."""
     images, val = image_set(seed=0), image_set(seed=1)
     cls = methods.method_class(name)
-    small = {"width": 8, "meta_batch": 2} | ({"train_way": 5} if "train_way" in PARAMS[name] else {})
+    small = {"meta_batch": 2} | ({"train_way": 5} if "train_way" in PARAMS[name] else {})
     params = cls.params_type(**PARAMS[name] | small)
     with runtime.reproducible(0):
-        method = cls(params, Problem((1, 16, 16), 5, 12))
+        method = cls(params, Problem(FORM, BACKBONE, 5, 12))
         learn, taken = method.backward, []
 
         def backward(episodes: object) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+import yaml
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -139,12 +140,10 @@ def test_compare_needs_no_mlflow_and_shows_no_password(repository, monkeypatch):
     assert invoke("ui").output == "MLflow runs at http://127.0.0.1:9\n"
 
 
-@pytest.mark.parametrize(
-    ("option", "name", "known"),
-    [("data", "imagenet", "glyphs, omniglot, image_folder"), ("setting", "9w9s", "5w1s")],
-)
-def test_run_refuses_what_params_do_not_describe(repository, option, name, known):
+@pytest.mark.parametrize(("option", "name"), [("data", "imagenet"), ("setting", "9w9s")])
+def test_run_refuses_what_params_do_not_describe(repository, option, name):
     before = (repository / "params.yaml").read_text()
+    known = ", ".join(yaml.safe_load(before)[option])
     done = invoke("run", f"--{option}", name)
     assert done.exit_code == 1
     assert (

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from metashot import cards, compare, gate, lineage, plots
+from metashot import cards, compare, gate, lineage, plots, provenance, published, publishing, tracing
 from metashot.compare import Comparison, Pair
 from metashot.errors import MetashotError
 from metashot.gate import Candidate
@@ -325,3 +325,30 @@ def test_curves_are_those_of_the_journals_in_minutes(tmp_path):
     picture = plots.minutes_plot("glyphs 5w1s", found)
     assert picture == plots.minutes_plot("glyphs 5w1s", found)
     assert picture != plots.minutes_plot("glyphs 5w1s", {"matching": found["matching"]})
+
+
+@pytest.mark.parametrize("classes", ["shared", "disjoint"])
+def test_every_result_says_whether_its_test_classes_are_those_of_training(tmp_path, classes):
+    root = synthetic.make(tmp_path, ds="flowers", classes=classes)
+    comparison = compare.compare(Lock(root), "flowers", "5w1s", METHODS)
+    document = provenance.document(Lock(root), Lock(root).cell("flowers", "5w1s", "matching"))
+    document["training"]["versions"] = {}
+    traced = {"version": "flowers-5w1s/1", "aliases": [], "lineage": document}
+    traced |= dict.fromkeys(("publisher", "commit", "decision", "run"), "")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(compare.table(comparison, dict.fromkeys(METHODS, 1.0), {}))
+    console.print(tracing.page(traced))
+    table, _, trace = console.file.getvalue().partition("Result")
+    known = classes == "shared"
+    assert publishing.run_tags(document)["metashot.known_classes"] == str(known).lower()
+    assert json.loads(comparison.json)["known_classes"] is known
+    assert ("made up (known classes)" in trace) is known
+    assert ("samples of the classes that it was trained on" in cards.model_card(document)) is known
+    assert (" on flowers (known classes), 5-way" in cards.model_card(document)) is known
+    assert (
+        "classes of the same data set that training did not see" in cards.model_card(document)
+    ) is not known
+    assert ("## flowers (known classes), trained for 5w1s" in published.page(root)) is known
+    for page in (table, cards.overview(comparison)):
+        assert ("flowers (known classes)" in page) is known
+        assert ("known classes: tested on new samples of the classes" in page) is known

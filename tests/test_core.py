@@ -15,7 +15,9 @@ from scipy import stats
 from torch import Tensor
 
 from metashot import methods, runtime
-from metashot.data.store import ImageSet
+from metashot.backbones import Conv4Params
+from metashot.data import images
+from metashot.data.store import SampleSet
 from metashot.episodes import Manifest, load_manifest, sample
 from metashot.errors import MetashotError
 from metashot.evaluation import correct_queries
@@ -23,11 +25,11 @@ from metashot.methods.base import Problem
 from metashot.statistics import mean_and_interval
 from metashot.training import VALIDATIONS, Progress, eager, train
 
+FORM = images.form(16, 1)
+BACKBONE = Conv4Params(name="conv4", width=8, downsample="pool")
 HYPER = {
-    "prototypical": {"width": 8, "downsample": "pool", "lr": 5e-3, "meta_batch": 2, "train_way": 5},
+    "prototypical": {"lr": 5e-3, "meta_batch": 2, "train_way": 5},
     "maml": {
-        "width": 8,
-        "downsample": "stride",
         "lr": 5e-3,
         "meta_batch": 2,
         "inner_lr": 0.3,
@@ -37,8 +39,6 @@ HYPER = {
         "query_norm": "query",
     },
     "reptile": {
-        "width": 8,
-        "downsample": "stride",
         "lr": 1.0,
         "meta_batch": 2,
         "inner_lr": 0.1,
@@ -50,17 +50,17 @@ HYPER = {
 }
 
 
-def image_set(classes: int = 12, per_class: int = 8, seed: int = 0, size: int = 16) -> ImageSet:
+def image_set(classes: int = 12, per_class: int = 8, seed: int = 0, size: int = 16) -> SampleSet:
     """Classes are noisy copies of one random picture each, so they can be learnt."""
     g = torch.Generator().manual_seed(seed)
     pictures = torch.rand(classes, 1, 1, size, size, generator=g)
     noisy = pictures + 0.25 * torch.randn(classes, per_class, 1, size, size, generator=g)
     images = (noisy.clamp(0, 1) * 255).to(torch.uint8).flatten(0, 1).numpy()
     labels = np.arange(classes).repeat(per_class)
-    return ImageSet(images, labels, [f"class{i}" for i in range(classes)], f"md5-{seed}", "test")
+    return SampleSet(images, labels, [f"class{i}" for i in range(classes)], FORM, f"md5-{seed}", "test")
 
 
-def draw(images: ImageSet, episodes: int = 6, seed: int = 0, **shape: int) -> Manifest:
+def draw(images: SampleSet, episodes: int = 6, seed: int = 0, **shape: int) -> Manifest:
     protocol = {"n_way": 5, "k_shot": 1, "n_query": 3} | shape
     return sample(images, episodes=episodes, seed=seed, **protocol)
 
@@ -90,7 +90,7 @@ def test_classes_and_images_are_drawn_evenly() -> None:
 def test_classes_of_unequal_size_are_drawn_within_their_bounds() -> None:
     full = image_set(classes=6)
     keep = np.concatenate([np.arange(8 * c, 8 * c + 4 + c % 3) for c in range(6)])
-    images = dataclasses.replace(full, images=full.images[keep], labels=full.labels[keep])
+    images = dataclasses.replace(full, samples=full.samples[keep], labels=full.labels[keep])
     manifest = draw(images, episodes=200, n_way=6)
     used = np.concatenate([manifest.support, manifest.query], axis=2)
     assert (images.labels[used] == manifest.classes[..., None]).all()
@@ -104,7 +104,7 @@ def test_the_same_seed_draws_the_same_episodes_and_another_does_not() -> None:
 
 def test_too_few_images_or_classes_name_the_class_and_the_need() -> None:
     with pytest.raises(
-        MetashotError, match="class 'class0' of split 'test' has 8 images: too few for 5 support"
+        MetashotError, match="class 'class0' of split 'test' has 8 samples: too few for 5 support"
     ):
         draw(image_set(), k_shot=5, n_query=4)
     with pytest.raises(MetashotError, match="has 4 classes: too few for 5-way"):
@@ -179,7 +179,7 @@ def build(name: str, seed: int = 0):
     cls = methods.method_class(name)
     params = cls.params_type(**HYPER[name])
     with runtime.reproducible(seed):
-        return cls(params, Problem((1, 16, 16), 5, 12)), params
+        return cls(params, Problem(FORM, BACKBONE, 5, 12)), params
 
 
 @pytest.mark.parametrize("name", HYPER)
@@ -199,7 +199,7 @@ def test_pure_noise_is_answered_by_chance() -> None:
     # Many images: the episodes share them, so a few would lean one way by chance.
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40 * 20, 1, 16, 16), dtype=torch.uint8, generator=g)
-    noise = dataclasses.replace(image_set(classes=40, per_class=20), images=pixels.numpy())
+    noise = dataclasses.replace(image_set(classes=40, per_class=20), samples=pixels.numpy())
     counts = correct_queries(build("prototypical")[0], noise.tensor(), draw(noise, episodes=300))
     assert abs(counts.mean() / 15 - 0.2) < 0.03
 
@@ -339,9 +339,10 @@ def test_model_json_names_what_to_build(tmp_path: Path) -> None:
     methods.save(build("maml")[0], tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
-        "format": 1,
+        "format": 2,
         "method": "maml",
         "hyperparameters": HYPER["maml"],
         "n_way": 5,
-        "image": [1, 16, 16],
+        "form": {"kind": "images", "shape": [1, 16, 16], "dtype": "uint8", "decoding": {}},
+        "backbone": {"name": "conv4", "width": 8, "downsample": "pool"},
     }

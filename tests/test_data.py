@@ -10,23 +10,27 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from metashot.data import archive, glyphs, omniglot, store
+from metashot.data import Form, Key, archive, glyphs, images, omniglot, store
 from metashot.data.preprocess import preprocess
 from metashot.data.source import source
 from metashot.errors import MetashotError
 
-GLYPHS = glyphs.Params(raw=glyphs.Raw(seed=0, writers=4), image_size=28, rotations=False)
-OMNIGLOT = omniglot.Params(raw=omniglot.Raw(), split="vinyals", image_size=28, rotations=True)
+GLYPHS = glyphs.Prepare(image_size=28, rotations=False)
+OMNIGLOT = omniglot.Prepare(split="vinyals", image_size=28, rotations=True)
 ABOUT = {"source": "made up", "licence": "none", "citation": "", "synthetic": True}
+ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 SPLITS: tuple[Any, ...] = ("train", "val", "test")
 
 
@@ -51,90 +55,160 @@ def write_zip(path: Path, members: dict[str, bytes]) -> None:
 
 # A source whose superclasses are the splits themselves.
 MADE_UP: Any = SimpleNamespace(
-    ABOUT=ABOUT, ARCHIVES=("a.zip",), split_of=lambda _, superclass, name: superclass
+    ABOUT=ABOUT,
+    items=lambda _, raw: archive.items(
+        raw / "a.zip", images.SUFFIXES, lambda place, superclass, *name: superclass
+    ),
 )
-PARAMS = SimpleNamespace(image_size=10, rotations=False)
+PREPARE = images.Drawings(image_size=10, rotations=False)
+
+
+def write(path: Path, form: Form, samples: np.ndarray, keys: list[Key], rotations: bool = False) -> None:
+    """All rows of a split at once."""
+    order = sorted(range(len(keys)), key=lambda row: (keys[row].split, keys[row].path, keys[row].name))
+    with store.writing(path, form, rotations=rotations, about=ABOUT) as writer:
+        for split, rows in groupby(order, key=lambda row: keys[row].split):
+            chosen = list(rows)
+            digests = [str((split, row)).encode().ljust(16) for row in chosen]
+            writer.write([keys[row] for row in chosen], samples[chosen], digests)
+
+
+FORM = images.form(8, 3)
 
 
 @pytest.fixture
-def rows() -> tuple[np.ndarray, list[store.Key]]:
+def rows() -> tuple[np.ndarray, list[Key]]:
     """Twelve colour pictures in no order, and keys in which `/` and `-` would sort two ways."""
     keys = [
-        store.Key(split, superclass, "x", name)
+        Key(split, superclass, "x", name)
         for name in "ba"
         for superclass in ("Old", "Old-Italic")
         for split in ("val", "train", "test")
     ]
-    images = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
-    return images, keys
+    samples = np.random.default_rng(0).integers(0, 256, (12, *FORM.shape), dtype=np.uint8)
+    return samples, keys
 
 
 class TestStore:
-    def test_round_trip(self, tmp_path: Path, rows: tuple[np.ndarray, list[store.Key]]) -> None:
-        images, keys = rows
+    def test_round_trip(self, tmp_path: Path, rows: tuple[np.ndarray, list[Key]]) -> None:
+        samples, keys = rows
         path = tmp_path / "data.parquet"
-        store.write(path, images, keys, rotations=False, about=ABOUT)
+        write(path, FORM, samples, keys)
         for split in SPLITS:
             got = store.load(path, split)
             assert got.class_names == ["Old-Italic/x", "Old/x"]
             assert got.labels.tolist() == [0, 0, 1, 1]
             assert got.labels.dtype == np.int64
             assert got.md5 == hashlib.md5(path.read_bytes()).hexdigest()
+            assert got.form == FORM
             wanted = [
-                images[keys.index(store.Key(split, superclass, "x", name))].transpose(2, 0, 1)
+                samples[keys.index(Key(split, superclass, "x", name))]
                 for superclass in ("Old-Italic", "Old")
                 for name in "ab"
             ]
-            assert got.images.dtype == np.uint8
-            np.testing.assert_array_equal(got.images, np.stack(wanted))
-        assert store.about(path) == ABOUT
+            assert got.samples.dtype == np.uint8
+            np.testing.assert_array_equal(got.samples, np.stack(wanted))
+        assert store.about(path) == ABOUT | {"kind": "images"}
+        assert {split: len(found) for split, found in store.digests(path).items()} == dict.fromkeys(SPLITS, 4)
 
-    def test_same_images_same_bytes_in_any_order(
-        self, tmp_path: Path, rows: tuple[np.ndarray, list[store.Key]]
-    ) -> None:
-        images, keys = rows
-        store.write(tmp_path / "a", images, keys, rotations=False, about=ABOUT)
-        store.write(tmp_path / "b", images[::-1], keys[::-1], rotations=False, about=ABOUT)
+    @pytest.mark.parametrize(
+        ("dtype", "shape"), [("float32", (3, 7)), ("int32", (11,)), ("uint8", (1, 4, 9))]
+    )
+    def test_samples_of_any_shape_and_type(self, tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        form = Form("made_up", shape, dtype, {"rate": 16000})
+        samples = (1000 * np.random.default_rng(0).random((6, *shape))).astype(dtype)
+        keys = [Key(split, "all", "c", name) for split in SPLITS for name in "ab"]
+        write(tmp_path / "data.parquet", form, samples, keys)
+        for row, split in enumerate(SPLITS):
+            got = store.load(tmp_path / "data.parquet", split)
+            np.testing.assert_array_equal(got.samples, samples[2 * row : 2 * row + 2])
+            assert (got.samples.dtype, got.form) == (np.dtype(dtype), form)
+
+    def test_a_split_of_several_row_groups(self, tmp_path: Path) -> None:
+        samples = np.random.default_rng(0).integers(0, 256, (50, *FORM.shape), dtype=np.uint8)
+        keys = [Key("test", "all", f"c{row // 5}", f"{row:02d}") for row in range(50)]
+        with store.writing(tmp_path / "data.parquet", FORM, rotations=False, about=ABOUT) as writer:
+            for part in (slice(0, 13), slice(13, 17), slice(17, 50)):  # within classes
+                writer.write(keys[part], samples[part], [bytes(16)] * len(keys[part]))
+        got = store.load(tmp_path / "data.parquet", "test")
+        np.testing.assert_array_equal(got.samples, samples)
+        assert got.labels.tolist() == [row // 5 for row in range(50)]
+        assert got.class_names == [f"all/c{number}" for number in range(10)]
+
+    def test_same_samples_same_bytes(self, tmp_path: Path, rows: tuple[np.ndarray, list[Key]]) -> None:
+        samples, keys = rows
+        for name in "ab":
+            write(tmp_path / name, FORM, samples, keys)
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
-    def test_rotations_are_classes(self, tmp_path: Path, rows: tuple[np.ndarray, list[store.Key]]) -> None:
-        images, keys = rows
-        store.write(tmp_path / "plain", images, keys, rotations=False, about=ABOUT)
-        store.write(tmp_path / "turned", images, keys, rotations=True, about=ABOUT)
+    def test_rotations_are_classes(self, tmp_path: Path, rows: tuple[np.ndarray, list[Key]]) -> None:
+        samples, keys = rows
+        write(tmp_path / "plain", FORM, samples, keys)
+        write(tmp_path / "turned", FORM, samples, keys, rotations=True)
         plain, turned = store.load(tmp_path / "plain", "val"), store.load(tmp_path / "turned", "val")
         for turn in range(4):
             part = slice(turn * 4, turn * 4 + 4)
-            wanted = np.rot90(plain.images, turn, axes=(2, 3))
-            np.testing.assert_array_equal(turned.images[part], wanted)
+            wanted = np.rot90(plain.samples, turn, axes=(2, 3))
+            np.testing.assert_array_equal(turned.samples[part], wanted)
             assert turned.labels[part].tolist() == [2 * turn, 2 * turn, 2 * turn + 1, 2 * turn + 1]
         assert turned.class_names == [
             *("Old-Italic/x", "Old/x", "Old-Italic/x/rot090", "Old/x/rot090"),
             *("Old-Italic/x/rot180", "Old/x/rot180", "Old-Italic/x/rot270", "Old/x/rot270"),
         ]
 
-    def test_a_failed_write_leaves_the_previous_file(
-        self, tmp_path: Path, rows: tuple[np.ndarray, list[store.Key]]
-    ) -> None:
-        images, keys = rows
-        path = tmp_path / "data.parquet"
-        path.write_bytes(b"previous")
-        with pytest.raises(IndexError):
-            store.write(path, images[:5], keys, rotations=False, about=ABOUT)
-        assert path.read_bytes() == b"previous"
-        assert list(tmp_path.iterdir()) == [path]
+    @pytest.mark.parametrize("limit", [0, 3000, 10**9])
+    def test_samples_that_stay_in_the_file_are_the_same(self, tmp_path: Path, limit: int) -> None:
+        samples = np.random.default_rng(0).integers(0, 256, (50, *FORM.shape), dtype=np.uint8)
+        keys = [Key("train", "all", f"c{row // 5}", f"{row:02d}") for row in range(50)]
+        with store.writing(tmp_path / "data.parquet", FORM, rotations=True, about=ABOUT) as writer:
+            for start in range(0, 50, 7):
+                part = slice(start, start + 7)
+                writer.write(keys[part], samples[part], [bytes(16)] * len(keys[part]))
+        whole = store.load(tmp_path / "data.parquet", "train")
+        part = store.load(tmp_path / "data.parquet", "train", within=limit)
+        assert isinstance(part.samples, store.Streamed) == (limit < 50 * 4 * FORM.nbytes)
+        assert (part.class_names, part.labels.tolist()) == (whole.class_names, whole.labels.tolist())
+        random = np.random.default_rng(1)
+        for _ in range(20):
+            rows = torch.from_numpy(random.integers(0, 200, random.integers(1, 30)))
+            assert torch.equal(part.tensor().index_select(0, rows), whole.tensor().index_select(0, rows))
+            assert torch.equal(part.tensor()[rows], whole.tensor()[rows])
 
-    def test_mistakes(self, tmp_path: Path, rows: tuple[np.ndarray, list[store.Key]]) -> None:
-        images, keys = rows
+    def test_a_stream_keeps_no_more_than_it_may(self, tmp_path: Path) -> None:
+        samples = np.zeros((64, *FORM.shape), np.uint8)
+        keys = [Key("train", "all", "c", f"{row:02d}") for row in range(64)]
+        with store.writing(tmp_path / "data.parquet", FORM, rotations=False, about=ABOUT) as writer:
+            for start in range(0, 64, 4):
+                writer.write(keys[start : start + 4], samples[start : start + 4], [bytes(16)] * 4)
+        stream = store.load(tmp_path / "data.parquet", "train", within=10 * FORM.nbytes).samples
+        assert isinstance(stream, store.Streamed)
+        for start in range(0, 64, 8):
+            stream[torch.arange(start, start + 8)]
+            assert sum(part.nbytes for part in stream._held.values()) <= 10 * FORM.nbytes
+
+    @pytest.mark.parametrize(("said", "limit"), [("1", 1 << 20), ("0", 0)])
+    def test_memory_is_set_in_mib(self, monkeypatch: pytest.MonkeyPatch, said: str, limit: int) -> None:
+        monkeypatch.setenv("METASHOT_MEMORY", said)
+        assert store.memory() == limit
+        monkeypatch.setenv("METASHOT_MEMORY", "4 GB")
+        with pytest.raises(MetashotError, match="METASHOT_MEMORY=4 GB: not a number of MiB"):
+            store.memory()
+
+    def test_mistakes(self, tmp_path: Path, rows: tuple[np.ndarray, list[Key]]) -> None:
+        samples, keys = rows
         path = tmp_path / "data.parquet"
         with pytest.raises(MetashotError, match=r"data\.parquet: no such file"):
             store.load(path, "train")
-        store.write(path, images[:1], keys[:1], rotations=False, about=ABOUT)
-        with pytest.raises(MetashotError, match="no images of split 'train'"):
+        write(path, FORM, samples[:1], keys[:1])
+        with pytest.raises(MetashotError, match="no samples of split 'train'"):
             store.load(path, "train")
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(MetashotError, match=r"data\.parquet: cannot be read") as caught:
             store.load(path, "train")
         assert "\n" not in str(caught.value)
+        pq.write_table(pa.table({"image": [b"x"]}), path)
+        with pytest.raises(MetashotError, match="not one of samples that this metashot wrote"):
+            store.load(path, "train")
 
 
 class TestPreprocess:
@@ -148,19 +222,19 @@ class TestPreprocess:
             Image.fromarray(picture).save(stream, "PNG")
             members[name] = stream.getvalue()
         write_zip(tmp_path / "a.zip", members | {"__MACOSX/all/train/c0/0.png": b"junk", "README.txt": b"hi"})
-        preprocess(MADE_UP, PARAMS, tmp_path, tmp_path / "out.parquet")
+        preprocess(MADE_UP, PREPARE, tmp_path, tmp_path / "out.parquet")
         for split in SPLITS:
             got = store.load(tmp_path / "out.parquet", split)
-            assert got.images.shape == (4, 1, 10, 10)
+            assert got.samples.shape == (4, 1, 10, 10)
             assert got.class_names == [f"{split}/c0", f"{split}/c1"]
-            assert (got.images[:, 0, :4, :4] > 240).all()
-            assert (got.images[:, 0, 7:, 7:] < 15).all()
+            assert (got.samples[:, 0, :4, :4] > 240).all()
+            assert (got.samples[:, 0, 7:, 7:] < 15).all()
 
     def test_duplicates_within_a_class_stay(self, tmp_path: Path) -> None:
         members = pictures_of()
         members["all/train/c0/1.png"] = members["all/train/c0/0.png"]
         write_zip(tmp_path / "a.zip", members)
-        preprocess(MADE_UP, PARAMS, tmp_path, tmp_path / "out.parquet")
+        preprocess(MADE_UP, PREPARE, tmp_path, tmp_path / "out.parquet")
         assert len(store.load(tmp_path / "out.parquet", "train").labels) == 4
 
     @staticmethod
@@ -204,13 +278,19 @@ class TestPreprocess:
             ({"/all/train/c0/2.png": png(99)}, "member '/all/train/c0/2.png' is a name that leads out"),
             ({"all\\..\\c0\\2.txt": b""}, "leads out"),
             ({"C:/all/c0/2.png": png(99)}, "leads out"),
-            ({"all/train/c0/2.png": b"not a picture"}, "member 'all/train/c0/2.png' cannot be read"),
-            ({"all/train/c0/2.png": png(99)[:-30]}, "member 'all/train/c0/2.png' cannot be read"),
+            (
+                {"all/train/c0/2.png": b"not a picture"},
+                "c0/2.png' is not a readable picture",
+            ),
+            (
+                {"all/train/c0/2.png": png(99)[:-30]},
+                "c0/2.png' is not a readable picture (",
+            ),
             ({"c0/2.png": png(99)}, "member 'c0/2.png' is not in <superclass>/<class>/"),
-            ({"all/train/c2/0.png": png(99)}, "class train/c2 has one picture"),
+            ({"all/train/c2/0.png": png(99)}, "class train/c2 has one sample in a split"),
             (
                 {"all/test/c0/2.png": png(0)},
-                "train/c0/0.png (train) is the same picture as test/c0/2.png",
+                "a.zip: member 'all/test/c0/2.png' (test/c0, test): one of them has to go",
             ),
         ],
     )
@@ -220,13 +300,13 @@ class TestPreprocess:
 
     def test_a_split_without_pictures(self, tmp_path: Path) -> None:
         write_zip(tmp_path / "a.zip", pictures_of(("train", "test")))
-        self.fails(tmp_path, "no pictures for split val")
+        self.fails(tmp_path, "no samples for split val")
 
     def fails(self, directory: Path, message: str) -> None:
         target = directory / "out.parquet"
         target.write_bytes(b"previous")
         with pytest.raises(MetashotError) as caught:
-            preprocess(MADE_UP, PARAMS, directory, target)
+            preprocess(MADE_UP, PREPARE, directory, target)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
         assert target.read_bytes() == b"previous"
@@ -243,7 +323,8 @@ class TestPreprocess:
                 spoilt[where] = random.integers(256)
             (tmp_path / "a.zip").write_bytes(spoilt)
             try:
-                list(archive.pictures(tmp_path / "a.zip"))
+                for _, read in archive.members(tmp_path / "a.zip", images.SUFFIXES):
+                    read()
             except MetashotError as error:
                 failures += 1
                 assert "\n" not in str(error)
@@ -256,10 +337,11 @@ class TestStages:
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:
         (tmp_path / "params.yaml").write_text(
-            "data: {omniglot: {raw: {}, split: vinyals, image_size: 28, rotations: true}}\n"
+            "data: {omniglot: {source: omniglot, raw: {}, "
+            "prepare: {split: vinyals, image_size: 28, rotations: true}}}\n"
         )
         (tmp_path / "data/raw/omniglot").mkdir(parents=True)
-        for name in omniglot.ARCHIVES:
+        for name in ARCHIVES:
             (tmp_path / "data/raw/omniglot" / name).write_bytes(b"previous")
         return tmp_path
 
@@ -278,14 +360,14 @@ class TestStages:
         assert done.returncode == 1
         assert done.stderr.startswith("error: METASHOT_MIRROR=")
         assert done.stderr.count("\n") == 1
-        for name in omniglot.ARCHIVES:
+        for name in ARCHIVES:
             assert (project / "data/raw/omniglot" / name).read_bytes() == b"previous"
 
     def test_download_from_a_mirror(self, project: Path, shared_data: Path) -> None:
         done = self.run(project, "download", METASHOT_MIRROR=str(shared_data / "omniglot"))
         assert (done.returncode, done.stderr) == (0, "")
         assert sorted(path.name for path in (project / "data/raw").iterdir()) == ["omniglot"]
-        for name in omniglot.ARCHIVES:
+        for name in ARCHIVES:
             repacked = shared_data / "omniglot" / name.replace(".zip", "_repacked.zip")
             assert (project / "data/raw/omniglot" / name).read_bytes() == repacked.read_bytes()
 
@@ -322,7 +404,7 @@ class TestOmniglot:
         names = [name if "/rot" in name else f"{name}/rot000" for name in got.class_names]
         assert sorted(names) == sorted(published)
         assert len(names) == 4 * characters
-        assert got.images.shape == (80 * characters, 1, 28, 28)
+        assert got.samples.shape == (80 * characters, 1, 28, 28)
         assert np.array_equal(got.labels, torch.arange(4 * characters).repeat_interleave(20))
 
     def test_drawings_are_scaled_and_inverted(self, omniglot_parquet: Path, omniglot_raw: Path) -> None:
@@ -332,7 +414,7 @@ class TestOmniglot:
             drawings = [np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names]
         got = store.load(omniglot_parquet, "train")
         first = got.class_names.index("Korean/character07") * 20
-        for drawing, image in zip(drawings, got.images[first : first + 20, 0], strict=True):
+        for drawing, image in zip(drawings, got.samples[first : first + 20, 0], strict=True):
             ink = (~drawing).reshape(7, 15, 7, 15).mean((1, 3))
             cells = image.reshape(7, 4, 7, 4).mean((1, 3)) / 255
             assert np.abs(ink - cells).max() < 0.06
@@ -341,13 +423,13 @@ class TestOmniglot:
     def test_the_one_known_pair_of_equal_drawings_stays(self, omniglot_parquet: Path) -> None:
         got = store.load(omniglot_parquet, "train")
         first = got.class_names.index("Braille/character01") * 20
-        assert np.array_equal(got.images[first + 2], got.images[first + 18])
-        assert not np.array_equal(got.images[first + 2], got.images[first + 3])
+        assert np.array_equal(got.samples[first + 2], got.samples[first + 18])
+        assert not np.array_equal(got.samples[first + 2], got.samples[first + 3])
 
     def test_background_split(self, omniglot_raw: Path) -> None:
         params = replace(OMNIGLOT, split="background")
         counts: Counter[tuple[str, str]] = Counter()
-        for name in omniglot.ARCHIVES:
+        for name in ARCHIVES:
             with zipfile.ZipFile(omniglot_raw / name) as file:
                 classes = {tuple(member.split("/")[1:3]) for member in file.namelist() if "." in member}
             counts.update((name, omniglot.split_of(params, *class_)) for class_ in classes)
@@ -380,8 +462,8 @@ class TestGlyphs:
         scripts = [{name.split("/")[0] for name in part.class_names} for part in sets.values()]
         assert sum(map(len, scripts)) == len(set.union(*scripts)) == 16
         for part in sets.values():
-            assert len(part.images) == 4 * len(part.class_names)
-            assert (part.images.max((1, 2, 3)) > 127).all()  # no blank drawing
+            assert len(part.samples) == 4 * len(part.class_names)
+            assert (part.samples.max((1, 2, 3)) > 127).all()  # no blank drawing
         assert store.about(glyphs_parquet)["synthetic"] is True
 
     def test_no_character_twice(self, glyphs_parquet: Path) -> None:
@@ -440,6 +522,8 @@ def test_params_name_the_key_that_is_wrong(build: Callable[[], object], key: str
 
 
 def test_source() -> None:
-    assert source("omniglot").ARCHIVES == ("images_background.zip", "images_evaluation.zip")
+    assert source("omniglot") is omniglot
+    with pytest.raises(MetashotError, match="'store' is no source"):
+        source("store")
     with pytest.raises(MetashotError, match=r"there is no metashot/data/klingon\.py"):
         source("klingon")

@@ -99,8 +99,8 @@ def test_a_method_added_to_the_matrix_is_made_without_a_change_in_flows(project:
     try:
         with project.params() as params:
             params["methods"] = [*METHODS, "transfer"]
-            params["method"]["transfer"] |= {"train_way": 20, "width": 16, "head_steps": 2}
-            params["budget"]["glyphs"]["transfer"] = 2
+            params["method"]["transfer"] |= {"train_way": 20, "head_steps": 2}
+            params["data"]["glyphs"]["budget"]["transfer"] = 2
         todo = [step.stage for step in plan(project.root) if step.state != "up to date"]
         cell = [f"train@{CELL}-transfer", f"evaluate@{CELL}-transfer"]
         assert todo == ["check", *cell, f"gate@{CELL}", f"register@{CELL}"]
@@ -142,7 +142,7 @@ def test_the_plan_says_what_changed_from_what_and_writes_nothing(project: Projec
     try:
         with project.params() as params:
             params["method"]["maml"]["inner_lr"] = 0.25
-            params["budget"]["glyphs"]["maml"] = 12
+            params["data"]["glyphs"]["budget"]["maml"] = 12
         module.write_text(code + "\n")
         files = tree()
         found = states(project.root)
@@ -153,7 +153,7 @@ def test_the_plan_says_what_changed_from_what_and_writes_nothing(project: Projec
     maml, other = found[f"train@{CELL}-maml"], found[f"train@{CELL}-prototypical"]
     assert (maml.state, other.state) == ("must run", "must run")
     assert "method.maml.inner_lr: 0.4 → 0.25" in maml.reason
-    assert "budget.glyphs.maml: 6 → 12" in maml.reason
+    assert "data.glyphs.budget.maml: 6 → 12" in maml.reason
     assert other.reason == "metashot/methods/prototypical.py changed"
     record = json.loads((project.root / f"records/train/{CELL}/maml/record.json").read_text())
     assert maml.seconds == pytest.approx(2 * record["seconds"], rel=0.5)  # twice the budget

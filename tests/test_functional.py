@@ -137,7 +137,7 @@ def test_too_few_images_fail_in_one_line_and_leave_the_manifests(project: Projec
     finally:
         (project.root / "params.yaml").write_text(good)
     assert done.stderr.startswith("error: class ")
-    assert "has 20 images: too few for 1 support + 20 query images" in done.stderr
+    assert "has 20 samples: too few for 1 support + 20 query samples" in done.stderr
     assert done.stderr.count("\n") == 1
     assert {path.name: path.read_bytes() for path in manifests.iterdir()} == before
 
@@ -161,7 +161,7 @@ def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
     model = project.root / "models/glyphs-5w1s/prototypical/model.safetensors"
     before = model.read_bytes()
     with project.params() as params:
-        params["budget"]["glyphs"]["prototypical"] = 100_000
+        params["data"]["glyphs"]["budget"]["prototypical"] = 100_000
     log = project.root / "killed.log"
     with log.open("w") as file:
         child = project.start("dvc", "repro", "train@glyphs-5w1s-prototypical", stdout=file, stderr=file)
@@ -171,7 +171,7 @@ def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
         child.wait()
     assert not model.exists()  # DVC takes a stage's outputs away before it runs
     with project.params() as params:
-        params["budget"]["glyphs"]["prototypical"] = 12
+        params["data"]["glyphs"]["budget"]["prototypical"] = 12
     assert project.repro() == []  # from the run cache
     assert model.read_bytes() == before
     log.unlink()

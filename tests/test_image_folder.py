@@ -1,5 +1,6 @@
 """Image folders: what is packed, pinned, split and refused."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metashot import cli
-from metashot.data import image_folder, store
+from metashot.data import folders, image_folder, store
 from metashot.data.preprocess import preprocess
-from metashot.data.source import is_local, refresh
+from metashot.data.source import refresh
 from metashot.errors import MetashotError
 
-SHARES = image_folder.Shares(seed=0, val=0.25, test=0.25)
-RAW = image_folder.Raw(path="images", md5="")
-PARAMS = image_folder.Params(raw=RAW, split=SHARES, image_size=10, rotations=False)
+SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+RAW = image_folder.Raw(path="images", splits="", md5="")
+PREPARE = image_folder.Prepare(image_size=10, colour=False, rotations=False, repeated="refuse", split=SHARES)
 SPLITS = ("train", "val", "test")
 
 
@@ -93,7 +94,7 @@ def test_other_content_than_the_pinned_is_refused_and_leaves_what_was_there(fold
     raw = pinned()
     write(folder / "class00/2.png", noise(99))
     with pytest.raises(
-        MetashotError, match=r"images: not the pictures that params.yaml pins .*metashot refresh"
+        MetashotError, match=r"images: not the files that params.yaml pins .*metashot refresh"
     ):
         image_folder.download(raw, Path("a"))
     assert (Path("a/images.zip").read_bytes(), len(list(Path("a").iterdir()))) == (before, 1)
@@ -128,42 +129,86 @@ def test_every_format_and_mode_becomes_grey_of_one_size(
             write(tmp_path / f"images/birds/class{number}" / name, marked, **options)
     raw = pinned()
     packed(raw, tmp_path / "raw")
-    preprocess(image_folder, PARAMS, tmp_path / "raw", tmp_path / "out.parquet")
+    preprocess(image_folder, PREPARE, tmp_path / "raw", tmp_path / "out.parquet")
     seen = 0
     for split in SPLITS:
         got = store.load(tmp_path / "out.parquet", split)
         assert all(name.startswith("birds/class") for name in got.class_names)
-        assert got.images.shape[1:] == (1, 10, 10)
-        assert np.abs(got.images[:, 0, 4:, :4].astype(int) - 155).max() <= 6
-        assert got.images[:, 0, 4:, 6:].max() <= 6
-        seen += len(got.images)
+        assert got.samples.shape[1:] == (1, 10, 10)
+        assert np.abs(got.samples[:, 0, 4:, :4].astype(int) - 155).max() <= 6
+        assert got.samples[:, 0, 4:, 6:].max() <= 6
+        seen += len(got.samples)
     assert seen == 12 * len(variants)
 
 
 def test_shares_hold_on_average_and_a_class_keeps_its_split() -> None:
-    names = [("all", f"class{number}") for number in range(4000)]
-    first = {name: image_folder.split_of(PARAMS, *name) for name in names}
+    names = [f"all/class{number}" for number in range(4000)]
+    first = {name: folders.split_of(SHARES, name) for name in names}
     counts = Counter(first.values())
     for split, share in (("train", 0.5), ("val", 0.25), ("test", 0.25)):
         assert abs(counts[split] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
-    other = replace(PARAMS, split=replace(SHARES, seed=1))
-    moved = sum(image_folder.split_of(other, *name) != first[name] for name in names) / 4000
+    other = replace(SHARES, seed=1)
+    moved = sum(folders.split_of(other, name) != first[name] for name in names) / 4000
     assert abs(moved - (1 - 0.5**2 - 2 * 0.25**2)) < 0.04  # as if drawn again
     # A larger share for the test takes from the others and gives nothing back.
-    larger = replace(PARAMS, split=replace(SHARES, test=0.3))
-    assert all(image_folder.split_of(larger, *name) == "test" for name in names if first[name] == "test")
+    larger = replace(SHARES, test=0.3)
+    assert all(folders.split_of(larger, name) == "test" for name in names if first[name] == "test")
+
+
+@pytest.mark.parametrize(
+    ("each", "val", "test"), [(6, 0.15, 0.25), (10, 0.2, 0.3), (37, 0.15, 0.25), (60, 0.4, 0.4)]
+)
+def test_shares_of_samples_put_every_class_in_all_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int, val: float, test: float
+) -> None:
+    """Against a draw of our own: a class's samples in the order of their digests, the test first."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3 * each):
+        write(tmp_path / f"images/class{number // each}/{number % each}.png", noise(number))
+    shares = folders.Shares(of="samples", seed=7, val=val, test=test)
+    packed(pinned(), Path("raw"))
+    items = image_folder.items(replace(PREPARE, split=shares), Path("raw"))
+    want = {}
+    for class_ in range(3):
+        names = sorted(
+            (f"all/class{class_}/{n}.png" for n in range(each)),
+            key=lambda name: hashlib.sha256(f"7/{name}".encode()).hexdigest(),
+        )
+        n_test, n_val = max(2, round(test * each)), max(2, round(val * each))
+        splits = ["test"] * n_test + ["val"] * n_val + ["train"] * (each - n_test - n_val)
+        want |= dict(zip(names, splits, strict=True))
+    assert {f"{item.key.path}/{item.key.name}": item.key.split for item in items} == want
+    preprocess(image_folder, replace(PREPARE, split=shares), Path("raw"), Path("out.parquet"))
+    assert store.about(Path("out.parquet"))["classes"] == "shared"
+    for split in SPLITS:
+        got = store.load(Path("out.parquet"), split)
+        assert got.class_names == ["all/class0", "all/class1", "all/class2"]
+        assert np.bincount(got.labels).tolist() == [list(want.values()).count(split) // 3] * 3
+
+
+def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) -> None:
+    for seed in range(2, 6):
+        for number in range(12):
+            write(folder / f"class{number:02d}/{seed}.png", noise(1000 * seed + number))
+    (folder / "class05/3.png").unlink()
+    packed(pinned(), Path("raw"))
+    prepare = replace(PREPARE, split=replace(SHARES, of="samples"))
+    with pytest.raises(
+        MetashotError, match=r"^class all/class05 has 5 samples: at least 2 have to be in each split"
+    ):
+        image_folder.items(prepare, Path("raw"))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, "data.image_folder.raw.path: images: no such folder or zip file"),
-        (lambda f: [shutil.rmtree(c) for c in f.iterdir()], "images: 0 class folders with pictures"),
-        (lambda f: [shutil.rmtree(c) for c in sorted(f.iterdir())[2:]], "images: 2 class folders"),
+        (shutil.rmtree, "raw.path: images: no such folder or zip file"),
+        (lambda f: [shutil.rmtree(c) for c in f.iterdir()], "images: 0 class folders with samples"),
+        (lambda f: [shutil.rmtree(c) for c in sorted(f.iterdir())[1:]], "images: 1 class folders"),
         (lambda f: write(f / "top.png", noise(0)), "images: 'top.png': not at the depth of the others"),
-        (lambda f: write(f / "a/b/0.png", noise(0)), "images: 'class00/0.png': not at the depth"),
+        (lambda f: write(f / "a/b/0.png", noise(0)), "images: 'a/b/0.png': not at the depth"),
         (lambda f: write(f / "z/b/0.png", noise(0)), "images: 'z/b/0.png': not at the depth"),
-        (lambda f: (f / "linked").symlink_to(f / "class00"), "images/linked: a link to a folder"),
+        (lambda f: (f / "linked").symlink_to(f / "class00"), "images/linked': a link to a folder"),
         (lambda f: (f / "class00/a.png").symlink_to("nothing"), "images/class00/a.png': cannot be read"),
         (lambda f: (f / "class00" / "\udcff.png").write_bytes(b""), "\\udcff.png': cannot be read"),
         (lambda f: (shutil.rmtree(f), f.write_text("no zip")), "images: truncated or corrupt zip"),
@@ -183,25 +228,24 @@ def test_what_is_laid_out_wrongly_is_one_line(
 def test_an_unreadable_picture_is_named(folder: Path) -> None:
     (folder / "class03/1.png").write_bytes((folder / "class03/1.png").read_bytes()[:60])
     packed(pinned(), Path("a"))
-    with pytest.raises(MetashotError, match=r"a/images.zip: member 'all/class03/1.png' cannot be read"):
-        preprocess(image_folder, PARAMS, Path("a"), Path("out.parquet"))
+    with pytest.raises(MetashotError, match=r"member 'all/class03/1.png' is not a readable picture"):
+        preprocess(image_folder, PREPARE, Path("a"), Path("out.parquet"))
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.5), (0.5, 0.0), (0.5, 0.5), (float("nan"), 0.5)])
 def test_shares_that_leave_a_split_empty_are_refused(val: float, test: float) -> None:
     with pytest.raises(ValueError, match=r"^val: "):
-        image_folder.Shares(seed=0, val=val, test=test)
+        folders.Shares(of="classes", seed=0, val=val, test=test)
 
 
 TEXT = """# my data
 datasets: [image_folder, glyphs]  # both
 data:
-  glyphs: {raw: {seed: 0, writers: 20}, image_size: 28, rotations: false}
+  glyphs: {source: glyphs, raw: {seed: 0, writers: 20}}
   image_folder:
-    raw: {path: images, md5: ""} # of Überlingen
-    split: {seed: 0, val: 0.25, test: 0.25}
-    image_size: 10
-    rotations: false
+    source: image_folder
+    raw: {path: images, splits: "", md5: ""} # of Überlingen
+    prepare: {image_size: 10}
 """
 
 
@@ -209,12 +253,11 @@ def test_refresh_pins_new_content_and_leaves_every_other_character(folder: Path)
     path = Path("params.yaml")
     path.write_text(TEXT)
     Path("dvc.yaml").touch()
-    assert (is_local("image_folder"), is_local("glyphs")) == (True, False)
-    assert refresh(Path(), "glyphs") is False
+    assert refresh(Path(), "glyphs") is None
     assert path.read_text() == TEXT
     first = pinned().md5
     assert refresh(Path(), "image_folder") is True
-    assert path.read_text() == TEXT.replace('""', f'"{first}"')
+    assert path.read_text() == TEXT.replace('md5: ""', f'md5: "{first}"')
     assert refresh(Path(), "image_folder") is False
     write(folder / "class00/2.png", noise(99))
     done = CliRunner().invoke(cli.app, ["refresh"])
@@ -222,9 +265,9 @@ def test_refresh_pins_new_content_and_leaves_every_other_character(folder: Path)
         "image_folder: new content pinned in params.yaml",
         "glyphs: pinned by code and parameters, nothing to refresh",
     ]
-    assert path.read_text() == TEXT.replace('""', f'"{pinned().md5}"')
+    assert path.read_text() == TEXT.replace('md5: ""', f'md5: "{pinned().md5}"')
     assert CliRunner().invoke(cli.app, ["refresh"]).output.startswith("image_folder: unchanged\n")
     shutil.rmtree(folder)
     done = CliRunner().invoke(cli.app, ["refresh"])
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("error: data.image_folder.raw.path: images: no such folder")
+    assert done.stderr.startswith("error: raw.path: images: no such folder")

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metashot import methods, runtime
-from metashot.backbones import BatchNorm, Block, Conv4, Downsample
+from metashot.backbones import BatchNorm, Block, Conv4, Conv4Params, Downsample
+from metashot.data import images
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
 from metashot.methods import adaptation, base, maml, siamese
 
 IMAGE = (1, 16, 16)
-METRIC = {"width": 4, "downsample": "pool", "lr": 1e-3, "meta_batch": 2, "train_way": 3}
+FORM = images.form(16, 1)
+NETWORKS = {
+    name: Conv4Params(name="conv4", width=4, downsample="stride" if name in ("maml", "reptile") else "pool")
+    for name in ("prototypical", "matching", "siamese", "transfer", "maml", "reptile")
+}
+METRIC = {"lr": 1e-3, "meta_batch": 2, "train_way": 3}
 GRADIENT = {
-    "width": 4,
-    "downsample": "stride",
     "lr": 1e-3,
     "meta_batch": 2,
     "inner_lr": 0.3,
@@ -41,7 +45,7 @@ def build(name: str, n_way: int = 3, **changes: object) -> base.Method:
     cls = methods.method_class(name)
     params = cls.params_type(**PARAMS[name] | changes)
     with runtime.reproducible(0):
-        return cls(params, base.Problem(IMAGE, n_way, train_classes=20))
+        return cls(params, base.Problem(FORM, NETWORKS[name], n_way, train_classes=20))
 
 
 def episodes(batch: int = 2, n_way: int = 3, k_shot: int = 1, n_query: int = 4, seed: int = 0) -> Episodes:
@@ -148,9 +152,9 @@ def test_loading_what_is_no_model_is_one_clear_line(tmp_path) -> None:
         ({"method": "../maml"}, "unknown method"),
         ({"method": "base"}, "unknown method"),
         ({"method": 5}, "unknown method"),
-        ({"hyperparameters": {"width": 4}}, "damaged or not a saved model"),
-        ({"hyperparameters": good["hyperparameters"] | {"width": 5}}, "damaged or not a saved model"),
-        ({"hyperparameters": good["hyperparameters"] | {"downsample": "fold"}}, "downsample: must be one of"),
+        ({"hyperparameters": {"lr": 4}}, "damaged or not a saved model"),
+        ({"backbone": good["backbone"] | {"width": 5}}, "damaged or not a saved model"),
+        ({"backbone": good["backbone"] | {"downsample": "fold"}}, "downsample: 'fold' is no `pool`"),
     ]:
         (tmp_path / "model.json").write_text(json.dumps(good | change))
         with pytest.raises(MetashotError, match=line) as error:
@@ -457,7 +461,7 @@ def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
     old = {k: v.clone() for k, v in method.weights().items()}
     adapted = []
     for b in range(2):
-        copy = adaptation.Network(method.params, base.Problem(IMAGE, 3)).double()
+        copy = adaptation.Network(base.Problem(FORM, NETWORKS["reptile"], 3)).double()
         copy.load_state_dict(method.network.state_dict())
         sgd = torch.optim.SGD(copy.parameters(), lr=0.3)
         images = torch.cat([e.support[b], e.query[b]])

@@ -35,10 +35,6 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
         ),
         (lambda p: p["setting"]["5w1s"].update(train_way=4), "params.yaml: setting.5w1s.train_way: must be"),
         (
-            lambda p: p["setting"]["5w1s"].update(train_way=15),
-            "params.yaml: method.siamese.train_way: 60",
-        ),
-        (
             lambda p: p["setting"]["5w1s"]["extra"].update({"5w1s": p["setting"]["5w1s"]["extra"]["5w5s"]}),
             "params.yaml: setting.5w1s.extra.5w1s: called like",
         ),
@@ -46,16 +42,42 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
         (lambda p: p["methods"].append("nearest"), "params.yaml: method.nearest: missing"),
         (lambda p: p["method"].update(nearest={}), "params.yaml: method.nearest: unknown method 'nearest'"),
         (lambda p: p["method"].update(base={}), "params.yaml: method.base: unknown method 'base'"),
-        (lambda p: p["data"].update(store={}), "params.yaml: data.store: 'store' is no data set"),
+        (
+            lambda p: p["data"]["glyphs"].update(source="store"),
+            "params.yaml: data.glyphs.source: 'store' is no source",
+        ),
         (lambda p: p["datasets"].append("mine"), "params.yaml: data.mine: missing"),
         (lambda p: p.update(methods=[]), "params.yaml: methods: needs at least one name"),
         (lambda p: p.update(seed=-1), "params.yaml: seed: "),
         (lambda p: p["method"]["maml"].update(lr=float("inf")), "params.yaml: method.maml.lr: must be"),
-        (lambda p: p["data"]["omniglot"].update(split="mine"), "params.yaml: data.omniglot.split: "),
+        (
+            lambda p: p["data"]["omniglot"]["prepare"].update(split="x"),
+            "params.yaml: data.omniglot.prepare.split: ",
+        ),
+        (
+            lambda p: p["data"]["glyphs"]["backbone"].update(depth=3),
+            "params.yaml: data.glyphs.backbone.depth: ",
+        ),
+        (lambda p: p["data"]["glyphs"]["backbone"].update(name="vgg"), "params.yaml: data.glyphs.backbone: "),
+        (
+            lambda p: p["data"]["glyphs"]["backbone"].update(width=0),
+            "params.yaml: data.glyphs.backbone.width: 0",
+        ),
+        (
+            lambda p: p["data"]["glyphs"]["prepare"].update(image_size=12),
+            "params.yaml: data.glyphs.backbone: Conv-4",
+        ),
+        (
+            lambda p: p["data"]["glyphs"]["augment"].update(shift=2),
+            "params.yaml: data.glyphs.augment.shift: 2",
+        ),
         (lambda p: p["data"]["glyphs"].update(size=3), "params.yaml: data.glyphs.size: unknown key"),
         (lambda p: p.update(sead=1), "params.yaml: sead: unknown key"),
-        (lambda p: p["budget"]["glyphs"].pop("maml"), "params.yaml: budget.glyphs.maml: missing"),
-        (lambda p: p["budget"]["glyphs"].update(maml=0), "params.yaml: budget.glyphs.maml: "),
+        (
+            lambda p: p["data"]["glyphs"]["budget"].pop("maml"),
+            "params.yaml: data.glyphs.budget.maml: missing",
+        ),
+        (lambda p: p["data"]["glyphs"]["budget"].update(maml=0), "params.yaml: data.glyphs.budget.maml: "),
         (lambda p: p["gate"].update(min_acuracy=0.5), "params.yaml: gate.min_acuracy: unknown key"),
         (lambda p: p["gate"].update(min_accuracy=95), "params.yaml: gate.min_accuracy: "),
         (lambda p: p["gate"].pop("allowed_regression"), "params.yaml: gate.allowed_regression: missing"),

@@ -44,7 +44,7 @@ def test_answers_about_files_are_those_of_a_plain_call(task, registered):
     assert (done.exit_code, done.stderr) == (0, "")
     said = json.loads(done.stdout)
     files = sorted((task / "asked").rglob("[0-9]*.PNG"))
-    assert [Path(answer["file"]) for answer in said] == files
+    assert [Path(answer["sample"]) for answer in said] == files
 
     uri = f"sqlite:///{registered}/mlruns/mlflow.db"
     champion = mlflow.MlflowClient(uri, uri).get_model_version_by_alias(GROUP, "champion")
@@ -64,15 +64,15 @@ def test_a_table_and_a_picture_that_shows_every_answer(task):
     done = invoke(GROUP, *wanted, "--support", str(task / "support"), "--picture", str(picture))
     assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.replace("\n", "")
-    assert all(name in lines for name in ("05.PNG", "13.PNG", "14.PNG", "picture", "probability"))
+    assert all(name in lines for name in ("05.PNG", "13.PNG", "14.PNG", "sample", "probability"))
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert np.ptp(np.asarray(drawn.convert("L"))) > 200
 
 
 def test_the_picture_draws_what_is_sure_first_and_says_what_it_leaves_out(task):
-    support = predicting.labelled(task / "support")
-    files = predicting.pictures([task / "asked"])
+    support = predicting.labelled(task / "support", predicting.FILES["images"])
+    files = predicting.named([task / "asked"], predicting.FILES["images"])
     answers = [(files[number % 10], "a", 1 - number / 100) for number in range(plots.ANSWERED + 3)]
     picture = plots.answers_plot(support, answers)
     assert picture == plots.answers_plot(support, answers[::-1])

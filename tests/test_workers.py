@@ -341,7 +341,7 @@ def test_a_stage_of_a_lost_worker_is_made_by_the_other(site: Site, server: dict[
     (site.folder / "automations.yaml").write_text(yaml.safe_dump(automations))
     site.run("prefect", "automation", "create", "--from-file", str(site.folder / "automations.yaml"))
     with site.project.params() as params:
-        params["budget"]["glyphs"]["prototypical"] = 150
+        params["data"]["glyphs"]["budget"]["prototypical"] = 150
     site.commit()
     before = {tree: Counter(site.ran(tree)) for tree in ("coordinator", "one", "two")}
 

@@ -1,99 +1,111 @@
-"""Pictures out of zip archives, read where they lie: nothing is extracted to disk."""
+"""Zip archives of samples, read where they lie: nothing is extracted to disk."""
 
-import io
 import stat
+import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath, PurePosixPath
-from typing import NamedTuple
 
-from PIL import Image
-
+from metashot.data import Key
+from metashot.data.source import Item
 from metashot.errors import MetashotError
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError),  # RuntimeError: it is encrypted
-    *(SyntaxError, ValueError, Image.DecompressionBombError),  # what Pillow raises beside OSError
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+    *(RuntimeError, NotImplementedError),  # it is encrypted, or compressed in a way zipfile does not know
 )
 
 
-class Member(NamedTuple):
-    """A picture, and the last three parts of its path in the archive: `<superclass>/<class>/<name>`."""
+def items(
+    path: Path, suffixes: Collection[str], split_of: Callable[[tuple[str, ...], str, str, str], str]
+) -> list[Item]:
+    """The samples of a zip with members `[…/]<superclass>/<class>/<name>`.
 
-    superclass: str
-    class_: str
-    name: str
-    picture: Image.Image
+    Args:
+        path: The zip.
+        suffixes: Of the names that samples have.
+        split_of: The split, given what comes before the superclass, superclass, class and name.
 
-
-def pictures(path: Path) -> Iterator[Member]:
-    """Yield the pictures of a zip, 8-bit grey, sorted by name; what is transparent shows white paper.
-
-    Raises MetashotError for what `contents` refuses and for a picture that cannot be read.
+    Raises MetashotError for what `members` refuses, and for a sample that lies in no superclass.
     """
-    for name, content in contents(path):
-        try:
-            superclass, class_, file = PurePosixPath(name).parts[-3:]
-        except ValueError:
-            raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/") from None
-        with _reading(path, name):
-            picture = _decode(content)
-        yield Member(superclass, class_, file, picture)
+    found = []
+    for name, read in members(path, suffixes):
+        *before, superclass, class_, file = ("", "", *PurePosixPath(name).parts)[-5:]
+        if not superclass:
+            raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/")
+        place = tuple(part for part in before if part)
+        key = Key(split_of(place, superclass, class_, file), superclass, class_, file)
+        found.append(Item(key, read, f"{path}: member {name!r}"))
+    return found
 
 
-def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the PNG, JPEG, BMP and WebP files of a zip, sorted by name.
+def members(path: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield name and content of the files of a zip that are named like samples, sorted by name.
 
-    Raises MetashotError, naming archive and member, when the archive is missing, truncated or corrupt, and
-    when any member would lead out of a directory it is extracted to.
+    Raises MetashotError for what `contents` refuses.
+    """
+    for name, read in contents(path)[0].items():
+        if is_sample(PurePosixPath(name), suffixes):
+            yield name, read
+
+
+def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
+    """Every file of a zip, sorted by its path, and the folders that are members of their own.
+
+    Raises MetashotError, naming archive and member, when the archive is missing, truncated or corrupt, when
+    two members have one name, and when any would lead out of a directory it is extracted to. Reading a
+    damaged or encrypted member raises one too.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            for info in members:  # all of them before the first picture is believed
-                _refuse_unsafe(path, info)
-            for info in sorted(members, key=lambda info: info.filename):
-                if not info.is_dir() and is_picture(PurePosixPath(info.filename)):
-                    with _reading(path, info.filename):
-                        content = archive.read(info)
-                    yield info.filename, content
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such archive; run the download stage first") from None
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise MetashotError(f"{path}: truncated or corrupt zip ({error}); download it again") from None
+    infos = archive.infolist()
+    for info in infos:  # all of them before the first sample is believed
+        _refuse_unsafe(path, info)
+    lock = threading.Lock()
+
+    def reader(info: zipfile.ZipInfo) -> Callable[[], bytes]:
+        def read() -> bytes:
+            try:
+                with lock:
+                    return archive.read(info)
+            except _UNREADABLE as error:
+                reason = " ".join(str(error).split())
+                raise MetashotError(f"{path}: member {info.filename!r} cannot be read ({reason})") from None
+
+        return read
+
+    files: dict[str, Callable[[], bytes]] = {}
+    folders = set()
+    for info in infos:
+        name = str(PurePosixPath(info.filename))  # without `./` and `//`
+        if info.is_dir():
+            folders.add(name)
+        elif name in files:
+            raise MetashotError(f"{path}: member {name!r} is there twice; pack the zip again")
+        else:
+            files[name] = reader(info)
+    return dict(sorted(files.items())), folders - {"."}
 
 
-def is_picture(path: PurePath) -> bool:
-    """Whether a path is named like a picture; hidden files and what macOS adds to a zip are none."""
-    return path.suffix.lower() in _SUFFIXES and not any(p.startswith((".", "__MACOSX")) for p in path.parts)
+def is_sample(path: PurePath, suffixes: Collection[str]) -> bool:
+    """Whether a path is named like a sample."""
+    return path.suffix.lower() in suffixes and not hidden(path)
+
+
+def hidden(path: PurePath) -> bool:
+    """Whether a path is hidden, or one that macOS adds to a zip."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _refuse_unsafe(path: Path, info: zipfile.ZipInfo) -> None:
     name = info.orig_filename  # `filename` has been cleaned up by zipfile already
     link = stat.S_ISLNK(info.external_attr >> 16)
-    if link or "\\" in name or "\0" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
+    drive = name[1:2] == ":"
+    if link or "\\" in name or "\0" in name or drive or name.startswith("/") or ".." in name.split("/"):
         kind = "a symbolic link" if link else "a name that leads out of the archive"
         raise MetashotError(f"{path}: member {name!r} is {kind}; the archive is refused")
-
-
-@contextmanager
-def _reading(path: Path, name: str) -> Iterator[None]:
-    try:
-        yield
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise MetashotError(f"{path}: member {name!r} cannot be read ({reason})") from None
-
-
-def _decode(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-        if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off all above 255
-            return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-        if picture.has_transparency_data:
-            drawn = picture.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("L")
-        return picture.convert("L")

@@ -24,7 +24,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter
 from tqdm import tqdm
 
-from metashot.data import Split
+from metashot.data import Split, archive, images
+from metashot.data.source import Item
 from metashot.errors import MetashotError
 from metashot.files import replacing
 
@@ -34,7 +35,7 @@ ABOUT: Mapping[str, object] = {
     "citation": "",
     "synthetic": True,
 }
-ARCHIVES = ("glyphs.zip",)
+_ARCHIVE = "glyphs.zip"
 
 
 class Script(NamedTuple):
@@ -98,27 +99,14 @@ class Raw:
             raise ValueError(f"writers: {self.writers} is not between 2 and 100")
 
 
-@dataclass(frozen=True)
-class Params:
-    """Section ``data.glyphs`` of params.yaml.
-
-    Attributes:
-        raw: What is drawn.
-        image_size: Height and width of the images.
-        rotations: Whether turned characters are classes of their own.
-    """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    raw: Raw
-    image_size: int
-    rotations: bool
+@dataclass(frozen=True, kw_only=True)
+class Prepare(images.Drawings):
+    """Section ``data.glyphs.prepare`` of params.yaml."""
 
     def __post_init__(self) -> None:
-        if not 8 <= self.image_size <= _PAPER:
-            raise ValueError(
-                f"image_size: {self.image_size} is not between 8 and {_PAPER}, the size of the drawings"
-            )
+        super().__post_init__()
+        if self.image_size > _PAPER:
+            raise ValueError(f"image_size: {self.image_size} is more than {_PAPER}, the size of the drawings")
 
 
 class _Hand(NamedTuple):
@@ -130,11 +118,15 @@ class _Hand(NamedTuple):
     aspect: float  # width to height
 
 
-def split_of(params: Params, superclass: str, name: str) -> Split:
-    """Split of the character `<script>/<code point>`: that of its script."""
-    if superclass not in SCRIPTS:
-        raise MetashotError(f"glyphs: {superclass!r} is none of the scripts {', '.join(SCRIPTS)}")
-    return SCRIPTS[superclass].split
+def items(prepare: Prepare, directory: Path) -> list[Item]:
+    """Every drawing. A character `<script>/<code point>` is in the split of its script."""
+    return archive.items(directory / _ARCHIVE, images.SUFFIXES, lambda _, script, *name: _split_of(script))
+
+
+def _split_of(script: str) -> Split:
+    if script not in SCRIPTS:
+        raise MetashotError(f"glyphs: {script!r} is none of the scripts {', '.join(SCRIPTS)}")
+    return SCRIPTS[script].split
 
 
 def download(raw: Raw, directory: Path) -> None:
@@ -143,15 +135,15 @@ def download(raw: Raw, directory: Path) -> None:
     with (
         # not forked: the position in a font's open file would be shared
         ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool,
-        replacing(directory / ARCHIVES[0]) as partial,
-        zipfile.ZipFile(partial, "w") as archive,
+        replacing(directory / _ARCHIVE) as partial,
+        zipfile.ZipFile(partial, "w") as packed,
     ):
         drawn = pool.map(functools.partial(_pictures, raw), [code for _, code in characters], chunksize=16)
         bar = tqdm(drawn, "drawing", len(characters), unit=" characters", leave=False, disable=None)
         for (script, code), pictures in zip(characters, bar, strict=True):
             for writer, picture in enumerate(pictures, start=1):
                 # A ZipInfo of its own has the date 1980-01-01, not today's.
-                archive.writestr(zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png"), picture)
+                packed.writestr(zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png"), picture)
 
 
 def _pictures(raw: Raw, code: int) -> list[bytes]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from metashot.data import Split
+from metashot.data import Split, archive, images
 from metashot.data.fetch import fetch, mirror
+from metashot.data.source import Item
 
 ABOUT: Mapping[str, object] = {
     "source": "https://github.com/brendenlake/omniglot",
@@ -21,7 +22,6 @@ _DIGESTS = {
     "images_background.zip": ("68d2efa1b9178cc56df9314c21c6e718", "f22f7219faa097ef40d7d405c0539313"),
     "images_evaluation.zip": ("6b91aef0f799c5bb55b94e3f2daec811", "ef301fd1e34f3b482f18f3f9811dd1f4"),
 }
-ARCHIVES = tuple(_DIGESTS)
 
 _VAL = frozenset({"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"})
 _VINYALS_TEST = frozenset(
@@ -55,33 +55,24 @@ class Raw:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
-@dataclass(frozen=True)
-class Params:
-    """Section ``data.omniglot`` of params.yaml.
+@dataclass(frozen=True, kw_only=True)
+class Prepare(images.Drawings):
+    """Section ``data.omniglot.prepare`` of params.yaml.
 
     Attributes:
-        raw: What is downloaded.
         split: ``vinyals`` (Vinyals et al. 2016, as used by Snell et al. 2017: 1,028 / 172 / 423 characters)
             or ``background`` (Lake et al. 2015: the background alphabets, five of them for validation,
             against the evaluation alphabets: 792 / 172 / 659).
-        image_size: Height and width of the images.
-        rotations: Whether turned characters are classes of their own.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    raw: Raw
     split: Literal["vinyals", "background"]
-    image_size: int
-    rotations: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split not in ("vinyals", "background"):
             raise ValueError(f"split: {self.split!r} is neither 'vinyals' nor 'background'")
-        if not 8 <= self.image_size <= 105:
-            raise ValueError(
-                f"image_size: {self.image_size} is not between 8 and 105, the size of the drawings"
-            )
+        if self.image_size > 105:
+            raise ValueError(f"image_size: {self.image_size} is more than 105, the size of the drawings")
 
 
 def download(raw: Raw, directory: Path) -> None:
@@ -90,9 +81,22 @@ def download(raw: Raw, directory: Path) -> None:
         fetch(_URL + name, directory / name, digests, mirror())
 
 
-def split_of(params: Params, superclass: str, name: str) -> Split:
-    """Split of the character `<superclass>/<name>`. All alphabets but Gurmukhi stay whole."""
-    test = _VINYALS_TEST if params.split == "vinyals" else _EVALUATION
+def items(prepare: Prepare, directory: Path) -> list[Item]:
+    """Every drawing. All alphabets but Gurmukhi stay whole."""
+    return [
+        item
+        for name in _DIGESTS
+        for item in archive.items(
+            directory / name,
+            images.SUFFIXES,
+            lambda _, alphabet, character, __: split_of(prepare, alphabet, character),
+        )
+    ]
+
+
+def split_of(prepare: Prepare, superclass: str, name: str) -> Split:
+    """Split of the character `<superclass>/<name>`."""
+    test = _VINYALS_TEST if prepare.split == "vinyals" else _EVALUATION
     if superclass in test or f"{superclass}/{name}" in test:
         return "test"
     return "val" if superclass in _VAL else "train"

@@ -1,49 +1,175 @@
-"""Archives of pictures to the Parquet store, the same way for every source."""
+"""Raw files to the Parquet store, the same way for every source and every kind of data."""
 
 import hashlib
-from collections import Counter
+import json
+import os
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from metashot.data import archive, store
-from metashot.data.source import Params, Source
+from metashot.data import Form, store
+from metashot.data.source import Item, Prepare, Source, decoder
 from metashot.errors import MetashotError
+from metashot.files import md5, replacing
+
+NAMED = 10  # of the samples that cannot be read
+ROW_GROUP = 1 << 20  # bytes of samples, decoded together; a row group never holds two splits
 
 
-def preprocess(source: Source, params: Params, raw: Path, target: Path) -> None:
-    """Read the archives of `source` in `raw`, scale and invert the pictures, and write `target`.
+def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> None:
+    """Decode the samples of ``source`` in ``raw``, and write ``target``.
 
-    Pictures are scaled to image_size × image_size by an antialiasing filter (Lanczos); ink becomes 255.
+    One row group after the other, decoded by a thread for each core, so that no more than one is in memory.
+    What has been decoded lies beside the target until it is whole, and an interrupted run goes on from there.
 
-    Raises MetashotError for what `archive.pictures` refuses, for a class of fewer than two pictures, and for
-    a picture that two splits share: the training data would hold a piece of the test data.
+    Raises:
+        MetashotError: The raw files are damaged or laid out wrongly, samples cannot be decoded, a class is in
+            two splits or has fewer than two samples in one, a split has none, or two splits share a sample
+            (the training data would hold a piece of the test data) and ``prepare.repeated`` is ``refuse``.
     """
-    size = (params.image_size, params.image_size)
-    images, keys = [], []
-    seen: dict[bytes, store.Key] = {}
-    for name in source.ARCHIVES:
-        members = tqdm(archive.pictures(raw / name), name, unit=" images", leave=False, disable=None)
-        for superclass, class_, file, picture in members:
-            split = source.split_of(params, superclass, class_)
-            key = store.Key(split, superclass, class_, file)
-            first = seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), key)
-            if first.split != split:
+    items = sorted(source.items(prepare, raw), key=lambda i: (i.key.split, i.key.path, i.key.name))
+    _check_classes(raw, prepare, items)
+    form = prepare.form
+    about: dict[str, object] = {**source.ABOUT, "classes": "disjoint" if prepare.disjoint else "shared"}
+    seen: dict[bytes, Item] = {}
+    kept: Counter[tuple[str, str]] = Counter()
+    with (
+        _parts(target, _identity(prepare, raw)) as parts,
+        replacing(target) as partial,
+        store.writing(partial, form, rotations=prepare.rotations, about=about) as writer,
+        tqdm(total=len(items), desc="decoding", unit=" samples", leave=False, disable=None) as bar,
+    ):
+        removed = 0
+        for part, (samples, digests) in _decoded(items, form, parts):
+            rows = []
+            for row, (item, digest) in enumerate(zip(part, digests, strict=True)):
+                first = seen.setdefault(digest, item)
+                if first.key.split == item.key.split:
+                    rows.append(row)
+                elif prepare.repeated == "refuse":
+                    raise MetashotError(
+                        f"{item.origin} ({item.key.path}, {item.key.split}) is the same sample as "
+                        f"{first.origin} ({first.key.path}, {first.key.split}): one of them has to go"
+                    )
+                else:  # the splits are sorted, so the test keeps its samples
+                    removed += 1
+            keys = [part[row].key for row in rows]
+            kept.update((key.split, key.path) for key in keys)
+            if keys:
+                writer.write(keys, samples[rows], [digests[row] for row in rows])
+            bar.update(len(part))
+        for split, path in sorted({(item.key.split, item.key.path) for item in items}):
+            if (count := kept[split, path]) < 2:
                 raise MetashotError(
-                    f"{raw / name}: {'/'.join(key[1:])} ({split}) is the same picture as "
-                    f"{'/'.join(first[1:])} ({first.split}); one of them has to go"
+                    f"{raw}: class {path} has {count} samples in {split} once those that are in two splits "
+                    "are removed; episodes need two"
                 )
-            keys.append(key)
-            images.append(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)))
-    counts = Counter(key[:3] for key in keys)
-    for (_, superclass, class_), count in sorted(counts.items()):
+        if prepare.repeated == "remove":
+            about["removed"] = removed
+            print(f"{raw}: removed {removed:,} samples that are in two splits", file=sys.stderr)  # noqa: T201
+
+
+def _check_classes(raw: Path, prepare: Prepare, items: Sequence[Item]) -> None:
+    """Refuse classes and splits that no episode can be drawn from, before anything is decoded."""
+    splits = defaultdict(set)
+    for item in items:
+        splits[item.key.path].add(item.key.split)
+    for path, found in sorted(splits.items()):
+        if len(found) > 1 and prepare.disjoint:
+            raise MetashotError(
+                f"{raw}: class {path} is in {' and '.join(sorted(found))}: it has to be in one split"
+            )
+    counts = Counter((item.key.split, item.key.path) for item in items)
+    for (_, path), count in sorted(counts.items()):
         if count < 2:
-            raise MetashotError(f"{raw}: class {superclass}/{class_} has one picture; episodes need two")
-    if missing := {"train", "val", "test"} - {key.split for key in keys}:
+            raise MetashotError(f"{raw}: class {path} has one sample in a split; episodes need two")
+    if missing := {"train", "val", "test"} - set().union(*splits.values()):
         raise MetashotError(
-            f"{raw}: no pictures for split {', '.join(sorted(missing))}; it needs more classes"
+            f"{raw}: no samples for split {', '.join(sorted(missing))}; it needs more classes"
         )
-    pixels = 255 - np.stack(images)[..., None]
-    store.write(target, pixels, keys, rotations=params.rotations, about=source.ABOUT)
+
+
+def _identity(prepare: Prepare, raw: Path) -> str:
+    """What decides the decoded samples: parameters, raw files and the code that reads them."""
+    files = [path for path in sorted(raw.rglob("*")) if path.is_file()]
+    said = {
+        "prepare": asdict(prepare),  # type: ignore[call-overload]
+        "raw": {str(path.relative_to(raw)): md5(path) for path in files},
+        "code": {path.name: md5(path) for path in sorted(Path(__file__).parent.glob("*.py"))},
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _parts(target: Path, identity: str) -> Iterator[Path]:
+    """A folder beside the target for what has been decoded; it stays only where the block is interrupted."""
+    parts = target.with_name(f".{target.name}.parts")
+    mark = parts / "identity"
+    if not mark.is_file() or mark.read_text() != identity:
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
+        mark.write_text(identity)
+    try:
+        yield parts
+    except MetashotError:  # what is mended is other data
+        shutil.rmtree(parts)
+        raise
+    shutil.rmtree(parts)
+
+
+def _decoded(
+    items: Sequence[Item], form: Form, parts: Path
+) -> Iterator[tuple[Sequence[Item], tuple[np.ndarray, list[bytes]]]]:
+    """Row group by row group: its items, their arrays ``[M, *shape]`` and digests, kept in ``parts``.
+
+    Raises MetashotError that names the samples which cannot be decoded.
+    """
+    decode = decoder(form).decode
+    failures: list[str] = []
+
+    def decode_one(item: Item) -> tuple[Any, bytes] | None:
+        try:
+            return decode(item.read(), form)
+        except ValueError as error:
+            failures.append(f"{item.origin} is {error}")
+        except MetashotError as error:
+            failures.append(str(error))
+        return None
+
+    rows = max(1, ROW_GROUP // form.nbytes)
+    number = 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _, group in groupby(items, key=lambda item: item.key.split):
+            members = list(group)
+            for start in range(0, len(members), rows):
+                part = members[start : start + rows]
+                file, number = parts / f"{number:06d}.npz", number + 1
+                if file.is_file():
+                    with np.load(file, allow_pickle=False) as done:
+                        yield part, (done["samples"], [bytes(row) for row in done["digests"]])
+                    continue
+                found = [result for result in pool.map(decode_one, part) if result]
+                if failures:  # further ones are looked for, so that they can be mended together
+                    continue
+                samples = np.stack([array for array, _ in found])
+                digests = [digest for _, digest in found]
+                with replacing(file) as partial, partial.open("wb") as out:
+                    np.savez(
+                        out,
+                        samples=samples,
+                        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16),
+                    )
+                yield part, (samples, digests)
+    if failures:
+        more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+        raise MetashotError(f"{'; '.join(sorted(failures)[:NAMED])}{more}: mend or remove")

@@ -1,47 +1,61 @@
-"""What a data set's module `metashot.data.<dataset>` offers to the download and preprocess stages."""
+"""What a source of data, a module `metashot.data.<source>`, offers to the download and preprocess stages."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
-
-from ruamel.yaml import YAML
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from metashot import params
-from metashot.data import Split
+from metashot.data import Form, Key
 from metashot.errors import MetashotError
 from metashot.files import replacing
 
 
-class Params(Protocol):
-    """The parameters every source has, beside its own."""
+class Item(NamedTuple):
+    """A sample before it is decoded."""
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the pictures in pixels."""
+    key: Key
+    read: Callable[[], bytes]
+    """Its bytes; MetashotError where they cannot be read. Called from any thread."""
+    origin: str
+    """Where it lies, for a person who has to mend it."""
+
+
+class Prepare(Protocol):
+    """How samples are made from what was downloaded: parameters that every source has, beside its own."""
 
     @property
     def rotations(self) -> bool:
-        """Whether the pictures turned by 90, 180 and 270 degrees are classes of their own."""
+        """Whether the samples turned by 90, 180 and 270 degrees are classes of their own."""
+
+    @property
+    def repeated(self) -> str:
+        """What becomes of a sample that is in two splits: ``refuse`` it all, or ``remove`` one of them."""
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether the splits have classes of their own."""
+
+    @property
+    def form(self) -> Form:
+        """What every sample becomes; its ``kind`` names the module with the decoder."""
 
 
 class Source(Protocol):
-    """A module with the archives of one data set: black ink on white, `…/<superclass>/<class>/<name>`."""
+    """A module that gets data of one kind, or one data set."""
 
     Raw: type[Any]
     """Frozen dataclass of the section ``data.<dataset>.raw`` of params.yaml: what `download` depends on."""
-    Params: type[Any]
-    """Frozen dataclass of the section ``data.<dataset>``, of which ``raw`` is one field."""
+    Prepare: type[Any]
+    """Frozen dataclass of the section ``data.<dataset>.prepare``: what `preprocess` depends on."""
     ABOUT: Mapping[str, object]
     """source, licence, citation, synthetic."""
-    ARCHIVES: tuple[str, ...]
-    """File names that `download` leaves in the directory."""
 
     def download(self, raw: Any, directory: Path) -> None:
-        """Make or fetch the archives."""
+        """Make or fetch the raw files."""
 
-    def split_of(self, params: Any, superclass: str, name: str) -> Split:
-        """Split that the class `<superclass>/<name>` belongs to."""
+    def items(self, prepare: Any, directory: Path) -> Sequence[Item]:
+        """Every sample in the raw files, in any order."""
 
 
 @runtime_checkable
@@ -52,43 +66,56 @@ class Local(Protocol):
         """Digest of the files as they are now."""
 
 
-def source(dataset: str) -> Source:
-    """Return the module of a data set that params.yaml names. Raises MetashotError where there is none."""
-    name = f"metashot.data.{dataset}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise MetashotError(f"unknown data set {dataset!r}: there is no metashot/data/{dataset}.py") from None
-    if not hasattr(module, "ARCHIVES"):
-        raise MetashotError(f"{dataset!r} is no data set: metashot/data/{dataset}.py offers no archives")
+class Decoder(Protocol):
+    """A module that makes arrays of one kind of samples."""
+
+    def decode(self, content: bytes, form: Form) -> tuple[Any, bytes]:
+        """The array that ``form`` describes, and 16 bytes that are equal for what is the same to a person.
+
+        Raises ValueError, saying what the content is: "not a readable picture (truncated)".
+        """
+
+
+def source(name: str) -> Source:
+    """Return the module of a source that params.yaml names. Raises MetashotError where there is none."""
+    module = _module(name)
+    if not hasattr(module, "ABOUT"):
+        raise MetashotError(f"{name!r} is no source: metashot/data/{name}.py says nothing about its data")
     return cast(Source, module)
 
 
-def is_local(dataset: str) -> bool:
-    """Whether a data set comes from files that may change. Others are pinned by code and parameters."""
-    return isinstance(source(dataset), Local)
+def decoder(form: Form) -> Decoder:
+    """Return the module that decodes samples of a form."""
+    return cast(Decoder, _module(form.kind))
 
 
-def refresh(root: Path, dataset: str) -> bool:
+def refresh(root: Path, dataset: str) -> bool | None:
     """Pin the present content of a data set's files in params.yaml; return whether it is new.
 
-    Every other character of params.yaml stays as it was. A data set that is not local is never new.
+    Every other character of params.yaml stays as it was. None for a data set of other than local files, which
+    is pinned by code and parameters.
 
     Raises:
         MetashotError: The files are missing or laid out wrongly, or params.yaml is wrong.
     """
-    module, path, key = source(dataset), root / "params.yaml", f"data.{dataset}.raw"
+    path, key = root / "params.yaml", f"data.{dataset}.raw"
+    module = source(params.read(path, f"data.{dataset}.source", params.Name))
     if not isinstance(module, Local):
-        return False
+        return None
     raw = params.read(path, key, module.Raw)
     if (md5 := module.digest(raw, root)) == raw.md5:
         return False
-    text = path.read_bytes().decode()
-    node = YAML().compose(text)
-    for part in (*key.split("."), "md5"):
-        node = next(value for name, value in node.value if name.value == part)
+    text = params.edited(path.read_bytes().decode(), f"{key}.md5", md5)
     with replacing(path) as partial:
-        partial.write_bytes(f'{text[: node.start_mark.index]}"{md5}"{text[node.end_mark.index :]}'.encode())
+        partial.write_bytes(text.encode())
     return True
+
+
+def _module(name: str) -> Any:
+    path = f"metashot.data.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise MetashotError(f"unknown source {name!r}: there is no metashot/data/{name}.py") from None

@@ -1,191 +1,288 @@
-"""The Parquet store: one file per data set, read into one uint8 array per split.
+"""The Parquet store: one file per data set, read into one array per split.
 
-One row per image, sorted by (split, class, image name):
+One row per sample, sorted by (split, class, name):
 
-| column       | type                    | meaning                                             |
-|--------------|-------------------------|-----------------------------------------------------|
-| `image`      | fixed-size binary H·W·C | pixels, uint8; characters have ink = 255            |
-| `label`      | int32                   | index of the class among its split's sorted classes |
-| `class`      | string                  | `<superclass>/<class>`                              |
-| `superclass` | string                  | alphabet, script, coarse class                      |
-| `split`      | string                  | `train`, `val` or `test`                            |
+| column       | type              | meaning                                                           |
+|--------------|-------------------|-------------------------------------------------------------------|
+| `sample`     | fixed-size binary | the array that a backbone takes; characters have ink = 255        |
+| `digest`     | fixed-size binary | BLAKE2b, 16 bytes, of what the sample was made from               |
+| `label`      | int32             | index of the class among its split's sorted classes               |
+| `class`      | string            | `<superclass>/<class>`                                            |
+| `superclass` | string            | alphabet, script, coarse class, domain                            |
+| `split`      | string            | `train`, `val` or `test`                                          |
 
-The schema metadata says the rest: `metashot.image` ("H,W,C"), `metashot.rotations` (degrees that count as
-classes of their own) and `metashot.about` (JSON: source, licence, citation, synthetic).
+The file's metadata say the rest: `metashot.form` (JSON: kind, shape and type of a sample and how it was
+decoded), `metashot.rotations` (degrees that count as classes of their own) and `metashot.about` (JSON:
+source, licence, citation, synthetic, and how the samples were divided).
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+import os
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from metashot.data import Split
+from metashot.data import Form, Key, Split
 from metashot.errors import MetashotError
-from metashot.files import replacing
+from metashot.files import md5
 
-if TYPE_CHECKING:  # slow to import, and most of what reads and writes images needs none of it
+if TYPE_CHECKING:  # slow to import, and most of what reads and writes samples needs none of it
     import torch
 
-# Fixed, so that the same images give the same bytes: a digest of the file is a digest of the data.
+# Fixed, so that the same samples give the same bytes: a digest of the file is a digest of the data.
 _FORMAT = {
     "compression": "zstd",
     "compression_level": 3,
     "use_dictionary": ["class", "superclass", "split"],
 }
-_ROW_GROUP = 8192  # images; a row group never holds two splits
-
-
-class Key(NamedTuple):
-    """What identifies an image."""
-
-    split: str
-    superclass: str
-    class_: str
-    name: str
-
-    @property
-    def path(self) -> str:
-        """The class as the file names it: classes of two superclasses may share a name."""
-        return f"{self.superclass}/{self.class_}"
+_COLUMNS = {"label": pa.int32(), "class": pa.string(), "superclass": pa.string(), "split": pa.string()}
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """One split of a data set in memory.
+class SampleSet:
+    """One split of a data set.
 
-    `images` uint8 [M, C, H, W] and `labels` int64 [M], sorted, 0 … n_classes−1; `class_names` [n_classes];
-    `md5` is the digest of the Parquet file they came from, `split` which split of it they are.
+    Attributes:
+        samples: ``[M, *form.shape]``, in memory or in their file.
+        labels: int64 ``[M]``, sorted, 0 to n_classes - 1.
+        class_names: ``[n_classes]``.
+        form: What a sample is.
+        md5: Digest of the Parquet file they came from.
+        split: Which split of it they are.
     """
 
-    images: NDArray[np.uint8]
+    samples: "NDArray[Any] | Streamed"
     labels: NDArray[np.int64]
     class_names: list[str]
+    form: Form
     md5: str
     split: Split
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
-
-    def tensor(self, device: "torch.device | str" = "cpu") -> "torch.Tensor":
-        """The images as a tensor, uint8 [M, C, H, W]."""
+    def tensor(self, device: "torch.device | str" = "cpu") -> "torch.Tensor | Streamed":
+        """The samples as a tensor ``[M, *form.shape]``, or as what can be indexed like one."""
+        if isinstance(self.samples, Streamed):
+            return self.samples.to(device)
         import torch
 
-        return torch.from_numpy(self.images).to(device)
+        return torch.from_numpy(self.samples).to(device)
 
 
-def write(
-    path: Path,
-    images: NDArray[np.uint8],
-    keys: Sequence[Key],
-    *,
-    rotations: bool,
-    about: Mapping[str, object],
-) -> None:
-    """Write `images` [M, H, W, C] with their `keys` [M]; the file appears whole or not at all.
+class Streamed:
+    """Samples that stay in their file, read by row group as they are indexed.
 
-    `rotations`: whether the pictures turned by 90, 180 and 270 degrees are classes of their own.
+    The groups that were used last stay in memory, ``memory`` bytes of them.
     """
-    height, width, channels = images.shape[1:]
-    pixels = pa.binary(height * width * channels)
-    schema = pa.schema(
-        {
-            "image": pixels,
-            "label": pa.int32(),
-            "class": pa.string(),
-            "superclass": pa.string(),
-            "split": pa.string(),
-        },
-        metadata={
-            "metashot.image": f"{height},{width},{channels}",
-            "metashot.rotations": "0,90,180,270" if rotations else "0",
-            "metashot.about": json.dumps(dict(about), sort_keys=True, ensure_ascii=False),
-        },
-    )
-    with replacing(path) as partial, pq.ParquetWriter(partial, schema, **_FORMAT) as writer:
-        order = sorted((key.split, key.path, key.name, row) for row, key in enumerate(keys))
-        for split, group in groupby(order, key=itemgetter(0)):
-            rows = [row for *_, row in group]
-            classes = [keys[row].path for row in rows]
-            _, labels = np.unique(np.array(classes), return_inverse=True)
-            buffer = pa.py_buffer(np.ascontiguousarray(images[rows]))
-            columns = [
-                pa.FixedSizeBinaryArray.from_buffers(pixels, len(rows), [None, buffer]),
-                pa.array(labels, pa.int32()),
-                pa.array(classes),
-                pa.array([keys[row].superclass for row in rows]),
-                pa.array([split] * len(rows)),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=_ROW_GROUP)
+
+    def __init__(
+        self, file: pq.ParquetFile, groups: Sequence[int], form: Form, turns: int, memory: int
+    ) -> None:
+        self._file, self._groups, self._form, self._memory = file, groups, form, memory
+        sizes = [file.metadata.row_group(number).num_rows for number in groups]
+        self._starts = np.cumsum([0, *sizes])
+        self._turns = turns
+        self._held: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self.device: torch.device | str = "cpu"
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) * self._turns
+
+    def to(self, device: "torch.device | str") -> "Streamed":
+        """The same, indexed to tensors on a device."""
+        moved = copy(self)
+        moved.device = device
+        return moved
+
+    def index_select(self, dim: int, rows: "torch.Tensor") -> "torch.Tensor":
+        """Samples ``[len(rows), *shape]``, as `torch.Tensor.index_select` along the first dimension."""
+        assert dim == 0, "samples have one index"
+        return self[rows]
+
+    def __getitem__(self, rows: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        turns, places = np.divmod(rows.cpu().numpy(), self._starts[-1])
+        groups = np.searchsorted(self._starts, places, side="right") - 1
+        out = np.empty((len(places), *self._form.shape), self._form.dtype)
+        for number in np.unique(groups):
+            here = groups == number
+            out[here] = self._group(int(number))[places[here] - self._starts[number]]
+        for turn in np.unique(turns[turns > 0]):
+            out[turns == turn] = np.rot90(out[turns == turn], turn, axes=(2, 3))
+        return torch.from_numpy(out).to(self.device)
+
+    def _group(self, number: int) -> NDArray[Any]:
+        if number not in self._held:
+            self._held[number] = _arrays(self._file, [self._groups[number]], self._form)
+            while len(self._held) > 1 and sum(part.nbytes for part in self._held.values()) > self._memory:
+                self._held.popitem(last=False)
+        self._held.move_to_end(number)
+        return self._held[number]
 
 
-def load(path: Path, split: Split) -> ImageSet:
-    """Read one split into memory, its rotations expanded into classes of their own.
+class Writer:
+    """Writes the rows of a data set, in order; see `writing`."""
+
+    def __init__(self, file: pq.ParquetWriter, form: Form) -> None:
+        self._file, self._form = file, form
+        self._last, self._label = ("", ""), -1
+
+    def write(self, keys: Sequence[Key], samples: NDArray[Any], digests: Sequence[bytes]) -> None:
+        """Write rows of one split as one row group.
+
+        Args:
+            keys: Of M rows, sorted by split, class and name, also from call to call.
+            samples: ``[M, *shape]``.
+            digests: 16 bytes each.
+        """
+        labels = []
+        for key in keys:
+            if (key.split, key.path) != self._last:
+                self._label = self._label + 1 if key.split == self._last[0] else 0
+                self._last = (key.split, key.path)
+            labels.append(self._label)
+        schema = self._file.schema
+        samples = np.ascontiguousarray(samples, dtype=self._form.dtype)
+        columns = [
+            pa.FixedSizeBinaryArray.from_buffers(
+                schema.field("sample").type, len(keys), [None, pa.py_buffer(samples)]
+            ),
+            pa.array(digests, schema.field("digest").type),
+            pa.array(labels, pa.int32()),
+            pa.array([key.path for key in keys]),
+            pa.array([key.superclass for key in keys]),
+            pa.array([key.split for key in keys]),
+        ]
+        self._file.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(keys))
+
+
+@contextmanager
+def writing(path: Path, form: Form, *, rotations: bool, about: Mapping[str, object]) -> Iterator[Writer]:
+    """A writer of the file ``path``, finished when the block is.
+
+    Args:
+        path: Where; `files.replacing` makes it appear whole or not at all.
+        form: What every sample is.
+        rotations: Whether the pictures turned by 90, 180 and 270 degrees are classes of their own.
+        about: What is known of the data; what is added to it in the block counts.
+    """
+    schema = pa.schema({"sample": pa.binary(form.nbytes), "digest": pa.binary(16), **_COLUMNS})
+    with pq.ParquetWriter(path, schema, **_FORMAT) as file:
+        yield Writer(file, form)
+        file.add_key_value_metadata(
+            {
+                "metashot.form": json.dumps(asdict(form), sort_keys=True),
+                "metashot.rotations": "0,90,180,270" if rotations else "0",
+                "metashot.about": json.dumps(dict(about), sort_keys=True, ensure_ascii=False),
+            }
+        )
+
+
+def memory() -> int:
+    """Bytes of a split's samples that may be in memory: METASHOT_MEMORY in MiB, 4,096 unless it is set.
+
+    Raises MetashotError when it is no whole number.
+    """
+    said = os.environ.get("METASHOT_MEMORY", "4096")
+    if not said.isdigit():
+        raise MetashotError(f"METASHOT_MEMORY={said}: not a number of MiB")
+    return int(said) << 20
+
+
+def load(path: Path, split: Split, within: int | None = None) -> SampleSet:
+    """Read one split, its rotations expanded into classes of their own.
 
     Rotation r (r · 90 degrees counter-clockwise) of row i is row r·M₀ + i, and its class is r·C₀ + c, named
-    `<class>/rot090` and so on; r = 0 are the images as stored.
+    `<class>/rot090` and so on; r = 0 are the pictures as stored.
 
-    Raises MetashotError when the file is missing or is not such a file, or has no image of the split.
+    Args:
+        path: The Parquet file.
+        split: Which split.
+        within: Bytes of samples that may be in memory; where there are more they stay in the file, and are
+            the same when they are indexed. `memory` unless it is given.
+
+    Raises MetashotError when the file is missing or is not such a file, or has no sample of the split.
     """
-    data, metadata = _open(path)
-    file = pq.ParquetFile(pa.BufferReader(data))  # read_table filters too, but imports pandas: seconds
+    file, metadata = _open(path)
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     at = file.schema_arrow.get_field_index("split")
     held = [number for number, group in enumerate(groups) if group.column(at).statistics.min == split]
-    table = file.read_row_groups(held, columns=["image", "label", "class"])
+    # read_table filters too, but imports pandas: seconds
+    table = file.read_row_groups(held, columns=["label", "class"])
     if not table.num_rows:
-        raise MetashotError(f"{path}: no images of split {split!r}; run the preprocess stage again")
-    height, width, channels = map(int, metadata[b"metashot.image"].decode().split(","))
-    column = table["image"].combine_chunks()
-    start = column.offset * height * width * channels
-    flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * height * width * channels, start)
-    # A copy: torch wants memory that may be written.
-    images = flat.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).copy()
-    labels = np.from_dlpack(table["label"].combine_chunks()).astype(
-        np.int64
-    )  # to_numpy imports pandas as well
+        raise MetashotError(f"{path}: no samples of split {split!r}; run the preprocess stage again")
+    form = Form.parse(json.loads(metadata[b"metashot.form"]))
+    degrees = [int(angle) for angle in metadata[b"metashot.rotations"].decode().split(",")]
+    # to_numpy imports pandas as well
+    labels = np.from_dlpack(table["label"].combine_chunks()).astype(np.int64)
     names: list[str] = table["class"].unique().to_pylist()
 
-    degrees = [int(angle) for angle in metadata[b"metashot.rotations"].decode().split(",")]
-    if len(degrees) > 1:
-        images = np.concatenate([np.rot90(images, angle // 90, axes=(2, 3)) for angle in degrees])
-        labels = np.concatenate([labels + turn * len(names) for turn in range(len(degrees))])
-        names = [f"{name}/rot{angle:03d}" if angle else name for angle in degrees for name in names]
-    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    del data, file, table, column, flat
+    limit = memory() if within is None else within
+    samples: NDArray[Any] | Streamed
+    if table.num_rows * len(degrees) * form.nbytes > limit:
+        samples = Streamed(file, held, form, len(degrees), limit)
+    else:
+        samples = _arrays(file, held, form)
+        if len(degrees) > 1:
+            samples = np.concatenate([np.rot90(samples, angle // 90, axes=(2, 3)) for angle in degrees])
+    labels = np.concatenate([labels + turn * len(names) for turn in range(len(degrees))])
+    names = [f"{name}/rot{angle:03d}" if angle else name for angle in degrees for name in names]
     pa.default_memory_pool().release_unused()
-    return ImageSet(images, labels, names, digest, split)
+    return SampleSet(samples, labels, names, form, md5(path), split)
+
+
+def _arrays(file: pq.ParquetFile, groups: Sequence[int], form: Form) -> NDArray[Any]:
+    """The samples of row groups, ``[M, *shape]``, in memory that may be written, as torch wants it."""
+    try:
+        column = file.read_row_groups(groups, columns=["sample"])["sample"]
+    except (OSError, pa.ArrowException) as error:
+        raise MetashotError(f"damaged samples ({_line(error)}): run the preprocess stage again") from None
+    samples = np.empty((len(column), *form.shape), form.dtype)
+    row = 0
+    for chunk in column.chunks:
+        rows = slice(row, row := row + len(chunk))
+        flat = np.frombuffer(
+            chunk.buffers()[1], np.uint8, len(chunk) * form.nbytes, chunk.offset * form.nbytes
+        )
+        samples[rows] = flat.view(form.dtype).reshape(-1, *form.shape)
+    return samples
+
+
+def digests(path: Path) -> dict[str, set[bytes]]:
+    """Digests of what the samples were made from, by split."""
+    table = _open(path)[0].read(columns=["digest", "split"])
+    found: dict[str, set[bytes]] = defaultdict(set)
+    for digest, split in zip(table["digest"].to_pylist(), table["split"].to_pylist(), strict=True):
+        found[split].add(digest)
+    return found
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Return what the file says of its origin: source, licence, citation, and whether it is synthetic."""
-    content: dict[str, Any] = json.loads(_open(path)[1][b"metashot.about"])
-    return content
+    """Return what the file says of its samples: kind, source, licence, citation, whether it is synthetic."""
+    metadata = _open(path)[1]
+    return {**json.loads(metadata[b"metashot.about"]), "kind": json.loads(metadata[b"metashot.form"])["kind"]}
 
 
-def _open(path: Path) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """Bytes and schema metadata of a data file."""
+def _open(path: Path) -> tuple[pq.ParquetFile, Mapping[bytes, bytes]]:
+    """A reader of a data file, and its metadata."""
     try:
-        data = path.read_bytes()
-        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+        file = pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such file; run the preprocess stage first") from None
     except (OSError, pa.ArrowException) as error:
         raise MetashotError(f"{path}: cannot be read as Parquet ({_line(error)}); preprocess again") from None
-    if b"metashot.image" not in metadata:
-        raise MetashotError(f"{path}: a Parquet file, but not one of images that metashot wrote")
-    return data, metadata
+    metadata = file.metadata.metadata or {}
+    if b"metashot.form" not in metadata:
+        raise MetashotError(f"{path}: a Parquet file, but not one of samples that this metashot wrote")
+    return file, metadata
 
 
 def _line(error: Exception) -> str:

@@ -13,10 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
+from metashot import backbones
+from metashot.data import Form
 from metashot.errors import MetashotError
 from metashot.methods.base import Method, Problem
 
-FORMAT = 1
+FORMAT = 2
 
 
 def method_class(name: str) -> type[Method]:
@@ -38,7 +40,8 @@ def save(method: Method, directory: Path) -> None:
         "method": type(method).__module__.rpartition(".")[2],
         "hyperparameters": asdict(method.params),
         "n_way": method.problem.n_way,
-        "image": method.problem.image,
+        "form": asdict(method.problem.form),
+        "backbone": asdict(method.problem.backbone),
     }
     (directory / "model.json").write_text(json.dumps(about, indent=2) + "\n")
 
@@ -55,7 +58,8 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Method:
             raise MetashotError(f"{directory}: model format {about['format']}; this metashot reads {FORMAT}")
         cls = method_class(about["method"])
         params = cls.params_type(**about["hyperparameters"])
-        method = cls(params, Problem(tuple(about["image"]), about["n_way"]))
+        problem = Problem(Form.parse(about["form"]), backbones.params_of(about["backbone"]), about["n_way"])
+        method = cls(params, problem)
         method.load_state_dict(load_file(directory / "model.safetensors"))
     except FileNotFoundError as error:
         raise MetashotError(f"{error.filename}: no such file: not a saved model") from None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
-from metashot.backbones import Conv4
+from metashot import backbones
 from metashot.errors import MetashotError
 from metashot.methods import base
 
@@ -35,7 +35,7 @@ class Params(base.Params):
         inner_steps: Steps on a training episode.
         test_steps: Steps on a support set at prediction.
         query_norm: Whose batch statistics normalise the queries: those of the ``support`` set, or of all
-            the ``query`` images of the episode together, which makes predictions transductive.
+            the ``query`` samples of the episode together, which makes predictions transductive.
     """
 
     inner_lr: float
@@ -51,14 +51,14 @@ class Params(base.Params):
 class Network(nn.Module):
     """A backbone under a linear classifier of N classes."""
 
-    def __init__(self, params: Params, problem: base.Problem) -> None:
+    def __init__(self, problem: base.Problem) -> None:
         super().__init__()
-        self.backbone = Conv4(problem.image, params.width, params.downsample)
+        self.backbone = backbones.build(problem.backbone, problem.form.shape)
         self.head = nn.Linear(self.backbone.features, problem.n_way)
 
-    def forward(self, images: Tensor, stats_rows: int) -> Tensor:
-        """Logits ``[M, N]`` of ``[M, C, H, W]``; ``stats_rows`` as in `BatchNorm`."""
-        logits: Tensor = self.head(self.backbone(images, stats_rows))
+    def forward(self, samples: Tensor, stats_rows: int) -> Tensor:
+        """Logits ``[M, N]`` of ``[M, *shape]``; ``stats_rows`` as in `BatchNorm`."""
+        logits: Tensor = self.head(self.backbone(samples, stats_rows))
         return logits
 
 
@@ -75,7 +75,7 @@ class Adaptation(base.Method):
 
     def __init__(self, params: Params, problem: base.Problem) -> None:
         super().__init__(params, problem)
-        self.network = Network(params, problem)
+        self.network = Network(problem)
         self.train_way = problem.n_way
         self.transductive = params.query_norm == "query"
         self._of_thread = threading.local()
@@ -89,12 +89,12 @@ class Adaptation(base.Method):
         """The weights that adaptation starts from, cut off from autograd's graph."""
         return {name: value.detach() for name, value in self.network.named_parameters()}
 
-    def logits(self, weights: Weights, images: Tensor, stats_rows: int) -> Tensor:
+    def logits(self, weights: Weights, samples: Tensor, stats_rows: int) -> Tensor:
         """Logits ``[M, N]`` of the network with these weights; see `Network.forward`."""
         # functional_call puts the weights into the module while it runs, so each thread needs its own module.
         if not hasattr(self._of_thread, "network"):
             self._of_thread.network = copy.deepcopy(self.network)
-        logits: Tensor = functional_call(self._of_thread.network, weights, (images, stats_rows))
+        logits: Tensor = functional_call(self._of_thread.network, weights, (samples, stats_rows))
         return logits
 
     def gradient(
@@ -126,18 +126,18 @@ class Adaptation(base.Method):
             gradient = {name: part.detach() for name, part in gradient.items()}
         return gradient, value.detach()
 
-    def fit_loss(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        """The inner objective: cross-entropy (scalar) of ``[M, C, H, W]`` and labels ``[M]``."""
-        return F.cross_entropy(self.logits(weights, images, len(images)), labels)
+    def fit_loss(self, weights: Weights, samples: Tensor, labels: Tensor) -> Tensor:
+        """The inner objective: cross-entropy (scalar) of ``[M, *shape]`` and labels ``[M]``."""
+        return F.cross_entropy(self.logits(weights, samples, len(samples)), labels)
 
     def adapt(
-        self, weights: Weights, images: Tensor, labels: Tensor, differentiable: bool = False
+        self, weights: Weights, samples: Tensor, labels: Tensor, differentiable: bool = False
     ) -> tuple[Weights, Tensor]:
         """S steps of gradient descent on one task.
 
         Args:
             weights: To start from.
-            images: ``[S, M, C, H, W]``, a batch for each step.
+            samples: ``[S, M, *shape]``, a batch for each step.
             labels: ``[S, M]``.
             differentiable: Whether the result may be differentiated through the steps (second order).
 
@@ -145,16 +145,16 @@ class Adaptation(base.Method):
             The weights after the last step, and the losses before each, ``[S]``.
         """
         losses = []
-        for step_images, step_labels in zip(images, labels, strict=True):
+        for step_samples, step_labels in zip(samples, labels, strict=True):
             gradient, loss = self.gradient(
-                self.fit_loss, weights, step_images, step_labels, differentiable=differentiable
+                self.fit_loss, weights, step_samples, step_labels, differentiable=differentiable
             )
             losses.append(loss)
             weights = {name: value - self.params.inner_lr * gradient[name] for name, value in weights.items()}
         return weights, torch.stack(losses)
 
     def answer(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
-        """Logits ``[M, N]`` of the queries ``[M, C, H, W]`` of one task."""
+        """Logits ``[M, N]`` of the queries ``[M, *shape]`` of one task."""
         if self.transductive:
             return self.logits(weights, query, len(query))
         return self.logits(weights, torch.cat([support, query]), len(support))[len(support) :]
@@ -178,9 +178,9 @@ class Adaptation(base.Method):
         self.check_setting(n_way)
         weights, steps = self.weights(), self.params.test_steps
 
-        def task(images: Tensor, labels: Tensor, queries: Tensor) -> Weights:
-            repeated = images.expand(steps, *images.shape), labels.expand(steps, *labels.shape)
+        def task(samples: Tensor, labels: Tensor, queries: Tensor) -> Weights:
+            repeated = samples.expand(steps, *samples.shape), labels.expand(steps, *labels.shape)
             adapted, _ = self.adapt(weights, *repeated)
-            return {"logits": self.answer(adapted, images, queries)}
+            return {"logits": self.answer(adapted, samples, queries)}
 
         return self.over_tasks(task, support, support_labels, query)["logits"].softmax(-1)

@@ -3,12 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from metashot.backbones import Conv4, Downsample
+from metashot import backbones
+from metashot.data import Form
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
 
@@ -26,23 +27,17 @@ class Params:
     """Hyper-parameters every method has; each method adds its own.
 
     Attributes:
-        width: Filters of the Conv-4 backbone.
-        downsample: How the backbone halves its feature maps.
         lr: Learning rate of the outer optimiser (Adam) at the start.
         meta_batch: Episodes in one outer step.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    width: int
-    downsample: Downsample
     lr: float
     meta_batch: int
 
     def __post_init__(self) -> None:
-        require_positive(self, "width", "lr", "meta_batch")
-        if self.downsample not in get_args(Downsample):
-            raise ValueError(f"downsample: must be one of {get_args(Downsample)}, not {self.downsample!r}")
+        require_positive(self, "lr", "meta_batch")
 
 
 @dataclass(frozen=True)
@@ -66,12 +61,14 @@ class Problem:
     """What a method is built for.
 
     Attributes:
-        image: Channels, height and width.
+        form: What a sample is.
+        backbone: The network that turns it into features.
         n_way: Classes to tell apart.
         train_classes: Classes of the meta-training split; None for a model that only predicts.
     """
 
-    image: tuple[int, int, int]
+    form: Form
+    backbone: backbones.Params
     n_way: int
     train_classes: int | None = None
 
@@ -109,9 +106,9 @@ class Method(nn.Module, ABC):
         """Class probabilities of the queries.
 
         Args:
-            support: ``[B, N*K, C, H, W]`` in [0, 1], in any order, any number for each class.
+            support: ``[B, N*K, *shape]``, in any order, any number for each class.
             support_labels: ``[B, N*K]`` int64, 0..N-1.
-            query: ``[B, M, C, H, W]``.
+            query: ``[B, M, *shape]``.
             n_way: N.
 
         Returns:
@@ -134,22 +131,22 @@ class Method(nn.Module, ABC):
 
 
 class EmbeddingMethod(Method):
-    """A method that embeds images one by one and classifies the embeddings.
+    """A method that embeds samples one by one and classifies the embeddings.
 
-    Queries are normalised with running statistics, so an image's embedding depends on nothing else, and
-    evaluation embeds every image once however many episodes it is in.
+    Queries are normalised with running statistics, so a sample's embedding depends on nothing else, and
+    evaluation embeds every sample once however many episodes it is in.
     """
 
     def __init__(self, params: MetricParams, problem: Problem) -> None:
         super().__init__(params, problem)
         self.train_way = params.train_way
-        self.backbone = Conv4(problem.image, params.width, params.downsample)
+        self.backbone = backbones.build(problem.backbone, problem.form.shape)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Images ``[..., C, H, W]`` to embeddings ``[..., D]``."""
-        flat = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.backbone(flat)
-        return features.reshape(*images.shape[:-3], -1)
+    def embed(self, samples: Tensor) -> Tensor:
+        """Samples ``[..., *shape]`` to embeddings ``[..., D]``."""
+        batch = samples.shape[: samples.dim() - len(self.problem.form.shape)]
+        features: Tensor = self.backbone(samples.flatten(0, len(batch) - 1))
+        return features.reshape(*batch, -1)
 
     @abstractmethod
     def loss(self, episodes: Episodes) -> Tensor:
@@ -176,7 +173,7 @@ class EmbeddingMethod(Method):
         """
 
     def embed_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Support ``[B, N*K, D]`` and query ``[B, N*Q, D]`` embeddings from one pass over all the images."""
+        """Support ``[B, N*K, D]`` and query ``[B, N*Q, D]`` embeddings from one pass over all the samples."""
         together = self.embed(torch.cat([episodes.support, episodes.query], dim=1))
         shots = episodes.support.shape[1]
         return together[:, :shots], together[:, shots:]

@@ -38,8 +38,8 @@ class Maml(adaptation.Adaptation):
     ) -> Tensor:
         """Loss (scalar) on the queries of one task after adaptation to its support set (equation 1)."""
         steps = self.params.inner_steps
-        images, targets = support.expand(steps, *support.shape), support_labels.expand(steps, -1)
-        adapted, _ = self.adapt(weights, images, targets, differentiable=self.params.second_order)
+        samples, targets = support.expand(steps, *support.shape), support_labels.expand(steps, -1)
+        adapted, _ = self.adapt(weights, samples, targets, differentiable=self.params.second_order)
         return F.cross_entropy(self.answer(adapted, support, query), labels)
 
     def backward(self, episodes: Episodes) -> Tensor:

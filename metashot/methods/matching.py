@@ -16,7 +16,7 @@ class Params(base.MetricParams):
 
     Attributes:
         temperature: Divides the cosine similarities before the softmax. The paper has 1, with which no
-            support image can get more than e^2 times the weight of another.
+            support sample can get more than e^2 times the weight of another.
     """
 
     temperature: float
@@ -37,7 +37,7 @@ class Matching(base.EmbeddingMethod):
         return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT / self.params.temperature
 
     def attention(self, support: Tensor, query: Tensor) -> Tensor:
-        """Weights ``[B, M, N*K]`` of the support images, summing to one for each query (section 2.1.1)."""
+        """Weights ``[B, M, N*K]`` of the support samples, summing to one for each query (section 2.1.1)."""
         return self.similarity(support, query).softmax(-1)
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:

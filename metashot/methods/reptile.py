@@ -16,7 +16,7 @@ class Params(adaptation.Params):
     """Hyper-parameters; ``lr`` is the outer step size, epsilon in the paper.
 
     Attributes:
-        inner_shot: Images of each class in an inner step of training, drawn from support and query images
+        inner_shot: Samples of each class in an inner step of training, drawn from support and query samples
             alike. A step thus sees what a support set of that many shots will show it.
     """
 
@@ -45,14 +45,14 @@ class Reptile(adaptation.Adaptation):
             nn.init.zeros_(row)
 
     def draw(self, labels: Tensor) -> Tensor:
-        """Positions ``[S, N * inner_shot]`` of a task's inner batches among its images.
+        """Positions ``[S, N * inner_shot]`` of a task's inner batches among its samples.
 
-        Every class has ``inner_shot`` images in each batch, drawn pass after pass without replacement.
+        Every class has ``inner_shot`` samples in each batch, drawn pass after pass without replacement.
 
         Args:
             labels: ``[M]``, each class equally often.
         """
-        of_class = labels.argsort(stable=True).view(self.train_way, -1)  # [N, images of a class]
+        of_class = labels.argsort(stable=True).view(self.train_way, -1)  # [N, samples of a class]
         need = self.params.inner_steps * self.params.inner_shot
         passes = -(-need // of_class.shape[1])
         drawn = [torch.cat([row[torch.randperm(len(row))] for _ in range(passes)])[:need] for row in of_class]
@@ -67,15 +67,15 @@ class Reptile(adaptation.Adaptation):
         mean along the inner steps.
         """
         weights = self.weights()
-        images = torch.cat([episodes.support, episodes.query], dim=1)
+        samples = torch.cat([episodes.support, episodes.query], dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
-        order = torch.stack([self.draw(row) for row in labels.cpu()]).to(images.device)
+        order = torch.stack([self.draw(row) for row in labels.cpu()]).to(samples.device)
 
-        def task(images: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
-            adapted, losses = self.adapt(weights, images[order], labels[order])
+        def task(samples: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
+            adapted, losses = self.adapt(weights, samples[order], labels[order])
             return {**adapted, "loss": losses.mean()}
 
-        tasks = self.over_tasks(task, images, labels, order)
+        tasks = self.over_tasks(task, samples, labels, order)
         for name, parameter in self.network.named_parameters():
             gradient = weights[name] - tasks[name].mean(0)
             in_head = name.startswith("head.")

@@ -15,7 +15,7 @@ class Params(base.MetricParams):
     """Hyper-parameters.
 
     Attributes:
-        margin: Distance beyond which two images of different classes no longer repel each other.
+        margin: Distance beyond which two samples of different classes no longer repel each other.
     """
 
     margin: float
@@ -28,7 +28,7 @@ class Params(base.MetricParams):
 def distances(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances ``[B, M, P]`` between the rows of ``[B, M, D]`` and of ``[B, P, D]``."""
     squared = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.mT
-    # The root's slope is infinite at zero, where an image meets itself.
+    # The root's slope is infinite at zero, where a sample meets itself.
     return squared.clamp_min(1e-12).sqrt()
 
 
@@ -58,14 +58,14 @@ class Siamese(base.EmbeddingMethod):
     params: Params
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `EmbeddingMethod.classify`: minus the mean distance to the support images of each class."""
+        """See `EmbeddingMethod.classify`: minus the mean distance to the support samples of each class."""
         return -base.class_means(distances(support, query), support_labels, n_way).mT
 
     def loss(self, episodes: Episodes) -> Tensor:
-        """Contrastive loss over all pairs of images in each episode."""
-        images = torch.cat(self.embed_episodes(episodes), dim=1)
+        """Contrastive loss over all pairs of samples in each episode."""
+        samples = torch.cat(self.embed_episodes(episodes), dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
         i, j = torch.triu_indices(labels.shape[1], labels.shape[1], offset=1, device=labels.device)
         return contrastive_loss(
-            distances(images, images)[:, i, j], labels[:, i] == labels[:, j], self.params.margin
+            distances(samples, samples)[:, i, j], labels[:, i] == labels[:, j], self.params.margin
         )

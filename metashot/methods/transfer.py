@@ -66,10 +66,10 @@ class Transfer(base.EmbeddingMethod):
         return self.head(query, weight.detach())
 
     def loss(self, episodes: Episodes) -> Tensor:
-        """Cross-entropy of all images of the batch over all training classes."""
-        images = torch.cat([episodes.support, episodes.query], dim=1)
+        """Cross-entropy of all samples of the batch over all training classes."""
+        samples = torch.cat([episodes.support, episodes.query], dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
-        logits = self.head(self.embed(images).flatten(0, 1), self.classifier)
+        logits = self.head(self.embed(samples).flatten(0, 1), self.classifier)
         return F.cross_entropy(logits, episodes.classes.gather(1, labels).flatten())
 
     def inference_state(self) -> dict[str, Tensor]:

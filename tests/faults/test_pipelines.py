@@ -74,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project
     project = Project(tmp_path_factory.mktemp("project"), drawn)
     with project.params() as params:
         params["methods"] = ["maml"]
-        params["budget"]["glyphs"]["maml"] = STEPS
+        params["data"]["glyphs"]["budget"]["maml"] = STEPS
     project.repro(TARGET)
     return project
 

@@ -111,9 +111,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     module.write_text(text)
     with project.params() as params:
         params["methods"] = METHODS
-        params["budget"]["glyphs"] = dict.fromkeys(METHODS, STEPS)
-        params["method"]["maml"] |= {"meta_batch": 1, "downsample": "stride"}
-        params["method"]["reptile"] |= {"meta_batch": 1, "downsample": "stride", "width": 16}
+        params["data"]["glyphs"]["budget"] = dict.fromkeys(METHODS, STEPS)
+        params["data"]["glyphs"]["backbone"] |= {"downsample": "stride", "width": 16}
+        params["method"]["maml"] |= {"meta_batch": 1}
+        params["method"]["reptile"] |= {"meta_batch": 1}
         params["data"]["glyphs"]["raw"]["writers"] = 17
     project.repro("episodes@glyphs-5w1s")
     return project

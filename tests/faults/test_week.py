@@ -119,10 +119,10 @@ class Week:
         self.environment: dict[str, str] = {}
         with self.project.params() as params:
             params["datasets"], params["methods"] = ["image_folder"], ["prototypical"]
-            params["data"]["image_folder"]["raw"] = {"path": str(self.images), "md5": ""}
+            params["data"]["image_folder"]["raw"] = {"path": str(self.images), "splits": "", "md5": ""}
             params["data"]["image_folder"]["split"] = {"seed": 0, "val": 0.2, "test": 0.3}
             params["setting"]["5w1s"] |= {"n_query": 5, "train_way": 20, "test_episodes": 100, "extra": {}}
-            params["budget"]["image_folder"] = {"prototypical": 40}
+            params["data"]["image_folder"]["budget"] = {"prototypical": 40}
         self.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))
         self.git("commit", "-qam", "params")
         self.started = self.git("rev-parse", "HEAD")
@@ -264,7 +264,7 @@ def test_the_story_of_a_week_is_told_by_prefect_mlflow_and_git(week: Week) -> No
     assert {number for number, aliases in thursday.items() if "champion" in aliases} == champion
     assert thursday["3"] == "challenger"
 
-    head = week.change(lr="0.002", width="24")
+    head = week.change(lr="0.002")
     week.mlflow.stop()
     week.day("Friday")
     week.mlflow.start()
@@ -333,7 +333,7 @@ def test_a_run_that_is_due_while_another_is_under_way_is_turned_away(week: Week)
 def test_a_run_cancelled_by_prefect_leaves_a_checkpoint_and_no_process(week: Week) -> None:
     root, target = week.project.root, f"train@{GROUP}-prototypical"
     with week.project.params() as params:
-        params["budget"]["image_folder"]["prototypical"] = 5000
+        params["data"]["image_folder"]["budget"]["prototypical"] = 5000
     week.git("commit", "-qam", "A long training")
 
     def step() -> float:

@@ -1,0 +1,494 @@
+"""Folders of class folders, and zip files of them: what is in them, its digest, and how it is divided.
+
+``params.yaml`` pins their content by its digest, so a version of the data is a version of that file. Every
+later stage works on the copy that DVC keeps. `metashot refresh` pins new content.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import unicodedata
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal, Protocol
+
+from tqdm import tqdm
+
+from metashot import files
+from metashot.data import Split, archive, listing
+from metashot.data.source import Item
+from metashot.errors import MetashotError
+
+LAYOUT = "<class>/<file> or <superclass>/<class>/<file>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """Section ``raw`` of a data set that is a folder.
+
+    Attributes:
+        path: Folder or zip file of `<class>/<file>` or `<superclass>/<class>/<file>`; relative to the
+            repository, or absolute.
+        splits: Folder with the lists of what is in each split, ``train``, ``val`` and ``test``, as ``.txt``
+            (a class on each line), ``.json`` (a list of classes, of pairs of superclass and class, or of
+            superclasses) or ``.csv`` (columns filename and label); empty without. See `listing.arrange`.
+        md5: Digest of the files, written by `metashot refresh`; empty before the first time.
+        label: Where file names say the class and folders do not: a regular expression, looked for in each
+            name, whose group ``label`` is the class, as ``^(?P<label>[0-9]+)_`` in ``7_jackson_32.wav``.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    path: str
+    splits: str
+    md5: str
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            groups = re.compile(self.label).groupindex
+        except re.error as error:
+            raise ValueError(f"label: {self.label!r} is no regular expression ({error})") from None
+        if self.label and "label" not in groups:
+            raise ValueError(f"label: {self.label!r} has no group `label`: write (?P<label>...)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How a folder is divided without lists.
+
+    Attributes:
+        of: ``classes``: every class is in one split, and a model is tested on classes that it has not seen.
+            ``samples``: every class is in all three, for data with too few classes; a model is tested on new
+            samples of the classes that it was trained on, and every result says so.
+        seed: Of the draw.
+        val: Share for validation.
+        test: Share for the test; the rest is for training.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    of: Literal["classes", "samples"]
+    seed: int
+    val: float
+    test: float
+
+    def __post_init__(self) -> None:
+        if not (self.val > 0 and self.test > 0 and self.val + self.test < 1):
+            raise ValueError(f"val: {self.val} and test: {self.test} do not leave a share for every split")
+
+
+Division = Shares | Literal["listed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """How samples are divided: the keys of ``prepare`` that every source of local files has.
+
+    Attributes:
+        repeated: What becomes of a sample that is in two splits: ``refuse`` everything, or ``remove`` it
+            from training or validation.
+        split: How the samples are divided, or ``listed`` where the files themselves say so.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    repeated: Literal["refuse", "remove"]
+    split: Division
+
+    @property
+    def disjoint(self) -> bool:
+        """See `source.Prepare`."""
+        return self.split == "listed" or self.split.of == "classes"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The functions of a source that is a folder, or zip file, of samples in files of their own.
+
+    Attributes:
+        suffixes: Of the names that samples have.
+        archive: The name of the zip that `download` leaves.
+    """
+
+    suffixes: Collection[str]
+    archive: str
+
+    def digest(self, raw: Raw, root: Path) -> str:
+        """Digest of the samples as they are now: DVC's of a folder that holds them and nothing else.
+
+        Raises MetashotError for what `download` refuses, but for another digest.
+        """
+        return digest(_samples(raw, root, self.suffixes))
+
+    def download(self, raw: Raw, directory: Path) -> None:
+        """Pack the samples into a zip as `[<split>/]<superclass>/<class>/<name>`; same samples, same bytes.
+
+        Raises MetashotError when there is no such folder, when its digest is not ``raw.md5``, when classes
+        lie at different depths, are empty or have names that look the same, when there are fewer than two,
+        when a file name says no class, and when the lists of splits name what is not there.
+        """
+
+        def member(name: str) -> str:
+            return name if raw.splits or name.count("/") == 2 else f"{listing.ALL}/{name}"
+
+        pack(_samples(raw, Path(), self.suffixes), raw, directory / self.archive, member)
+
+    def items(self, prepare: Prepare, directory: Path) -> list[Item]:
+        """The samples that `download` packed, divided."""
+        return _packed(directory / self.archive, prepare.split, self.suffixes)
+
+
+class Pinned(Protocol):
+    """Where local files are, and what they are."""
+
+    @property
+    def path(self) -> str:
+        """See `Raw`."""
+
+    @property
+    def md5(self) -> str:
+        """See `Raw`."""
+
+
+class Divided(Pinned, Protocol):
+    """Local files that lists divide."""
+
+    @property
+    def splits(self) -> str:
+        """See `Raw`."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds.
+
+    Attributes:
+        samples: Content of each by its path, sorted: `[<superclass>/]<class>/<file>`, or as `listing.arrange`
+            puts it.
+        others: How many files are passed by, by suffix.
+        left_out: How many samples no list of splits names.
+        mistakes: What keeps it from being used, a line each.
+    """
+
+    samples: Mapping[str, listing.Read]
+    others: Mapping[str, int]
+    left_out: int
+    mistakes: Sequence[str]
+
+
+def passed_by(others: Mapping[str, int]) -> str:
+    """Files of other kinds, counted by suffix, in words."""
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
+    return f"{sum(others.values()):,} files of other kinds ({kinds})"
+
+
+def digest(found: Iterable[tuple[str, listing.Read]]) -> str:
+    """Digest of files, by their names: DVC's of a folder that holds them and nothing else."""
+    return files.folder_md5({name: _md5(read()) for name, read in found})
+
+
+def pack(
+    found: Iterable[tuple[str, listing.Read]],
+    raw: Pinned,
+    target: Path,
+    member: Callable[[str], str] = str,
+) -> None:
+    """Pack files into a zip; same files, same bytes.
+
+    Args:
+        found: Names and contents.
+        raw: What params.yaml says of them.
+        target: The zip.
+        member: What a name is called in it.
+
+    Raises MetashotError when their digest is not ``raw.md5``.
+    """
+    md5s = {}
+    with files.replacing(target) as partial, zipfile.ZipFile(partial, "w") as packed:
+        for name, read in tqdm(found, "packing", unit=" files", leave=False, disable=None):
+            content = read()
+            md5s[name] = _md5(content)  # of what is packed: the folder may change meanwhile
+            packed.writestr(zipfile.ZipInfo(member(name)), content)  # dated 1980-01-01, not today
+        if files.folder_md5(md5s) != raw.md5:
+            raise MetashotError(
+                f"{raw.path}: not the files that params.yaml pins (raw.md5: {raw.md5 or 'none yet'}); "
+                "run `metashot refresh` to pin those that are there"
+            )
+
+
+def _packed(path: Path, division: Division, suffixes: Collection[str]) -> list[Item]:
+    listed = division == "listed"
+
+    def given(place: tuple[str, ...], *_: str) -> str:
+        if bool(place) != listed:
+            have, want = ("lists", "`listed`") if place else ("no lists", "shares")
+            raise MetashotError(f"{path}: raw.splits names {have}, so prepare.split has to be {want}")
+        return place[0] if place else ""
+
+    found = archive.items(path, suffixes, given)
+    if isinstance(division, Shares):
+        return divide(found, division)
+    return found
+
+
+def divide(found: Iterable[Item], shares: Shares) -> list[Item]:
+    """Give each item its split, drawn from names alone.
+
+    A class stays in its split whatever else comes and goes: no model is tested on what it was trained on
+    before the folder grew. The shares of classes hold on average; those of a class's samples as far as they
+    can be divided.
+    """
+    if shares.of == "classes":
+        return [_in(item, split_of(shares, item.key.path)) for item in found]
+    classes: dict[str, list[Item]] = defaultdict(list)
+    for item in found:
+        classes[item.key.path].append(item)
+    divided = []
+    for path, members in classes.items():
+        members.sort(key=lambda item: _place(shares, f"{path}/{item.key.name}"))
+        n_test, n_val = (max(2, round(share * len(members))) for share in (shares.test, shares.val))
+        if len(members) < n_test + n_val + 2:
+            raise MetashotError(
+                f"class {path} has {len(members)} samples: at least 2 have to be in each split; add some, "
+                "or lower val and test"
+            )
+        for rank, item in enumerate(members):
+            split: Split = "test" if rank < n_test else "val" if rank < n_test + n_val else "train"
+            divided.append(_in(item, split))
+    return divided
+
+
+def split_of(shares: Shares, path: str) -> Split:
+    """Split of the class `<superclass>/<class>`, drawn from its name alone."""
+    place = _place(shares, path)
+    if place < shares.test:
+        return "test"
+    return "val" if place < shares.test + shares.val else "train"
+
+
+def _place(shares: Shares, name: str) -> float:
+    """Of a name, even in [0, 1)."""
+    digested = hashlib.sha256(f"{shares.seed}/{name}".encode()).digest()
+    return float(Fraction(int.from_bytes(digested[:6]), 2**48))
+
+
+def _in(item: Item, split: Split) -> Item:
+    return item._replace(key=item.key._replace(split=split))
+
+
+def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
+    """What a folder or a zip file holds.
+
+    Raises MetashotError where there is none, or a zip or lists of splits cannot be used at all.
+    """
+    found, others, mistakes = _gathered(raw, root, suffixes)
+    if raw.label:
+        found = dict(_by_name(found, raw))
+    tops = {name.partition("/")[0] for name in found}
+    if len(tops) == 1 and all(name.count("/") == 3 for name in found):  # one folder around everything
+        found = {name.partition("/")[2]: read for name, read in found.items()}
+    left_out = 0
+    if raw.splits:
+        found, left_out = listing.arrange(found, root / raw.splits, raw.path)
+    else:
+        depths = Counter(depth for name in found if (depth := name.count("/")) in (1, 2))
+        usual = depths.most_common(1)[0][0] if depths else 1
+        mistakes += [
+            f"{raw.path}: {name!r}: not at the depth of the others; all have to lie in {LAYOUT}"
+            for name in found
+            if name.count("/") != usual
+        ]
+        found = {name: read for name, read in found.items() if name.count("/") == usual}
+    classes = {name.rpartition("/")[0] for name in found}
+    mistakes += _indistinct(raw.path, classes)
+    if len(classes) < 2:
+        kinds = ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes))
+        mistakes.append(
+            f"{raw.path}: {len(classes)} class folders with samples ({LAYOUT}; {kinds}): "
+            "an episode needs at least two"
+        )
+    return Contents(dict(sorted(found.items())), others, left_out, mistakes)
+
+
+def _samples(raw: Raw, root: Path, suffixes: Collection[str]) -> Iterator[tuple[str, listing.Read]]:
+    """Path and content of every sample, sorted by path; mistakes of layout are refused."""
+    found = contents(raw, root, suffixes)
+    _say_passed_by(raw, found.others)
+    _say_left_out(raw, found.left_out)
+    _refuse(found.mistakes)
+    yield from found.samples.items()
+
+
+def local(raw: Pinned, root: Path, suffixes: Collection[str]) -> listing.Found:
+    """A file that is named like a sample, or those in a folder or a zip that are, by their path in it.
+
+    Raises MetashotError when there is none of these, and for what cannot be packed: links that lead out of
+    the folder, folders without samples, unsafe or damaged zips.
+    """
+    found, others, mistakes = _gathered(raw, root, suffixes)
+    _say_passed_by(raw, others)
+    _refuse(mistakes)
+    return found
+
+
+def listed(found: listing.Found, raw: Divided, root: Path) -> listing.Found:
+    """The files that the lists of splits name, where they say; tells how many they leave out."""
+    arranged, left_out = listing.arrange(found, root / raw.splits, raw.path)
+    _say_left_out(raw, left_out)
+    return dict(sorted(arranged.items()))
+
+
+def check_names(path: str, classes: Iterable[str]) -> None:
+    """Refuse names of classes that a person cannot tell apart, or that break lines."""
+    _refuse(list(_indistinct(path, classes)))
+
+
+def _gathered(
+    raw: Pinned, root: Path, suffixes: Collection[str]
+) -> tuple[listing.Found, Counter[str], list[str]]:
+    """Samples by their path in a folder or zip, how many other files of each suffix, and mistakes."""
+    origin = root / raw.path
+    mistakes: list[str] = []
+    if origin.is_dir():
+        files, folders = _walk(origin, mistakes)
+    elif origin.is_file() and archive.is_sample(PurePosixPath(origin.name), suffixes):
+        files, folders = {origin.name: _reader(origin)}, set()
+    elif origin.is_file():
+        files, folders = archive.contents(origin)
+    else:
+        raise MetashotError(f"raw.path: {raw.path}: no such folder or zip file")
+    found: listing.Found = {}
+    others: Counter[str] = Counter()
+    for name, read in files.items():
+        path = PurePosixPath(name)
+        if archive.is_sample(path, suffixes):
+            found[name] = read
+        else:
+            others["hidden" if archive.hidden(path) else path.suffix.lower() or "without suffix"] += 1
+    if found:
+        mistakes += _empty(raw.path, files, found, folders)
+    if origin.is_dir():
+        unusable = {name: why for name in found if (why := _unusable(origin, origin / name))}
+        mistakes += unusable.values()
+        found = {name: read for name, read in found.items() if name not in unusable}
+    return found, others, mistakes
+
+
+def _refuse(mistakes: Sequence[str]) -> None:
+    if mistakes:
+        first, *more = mistakes
+        raise MetashotError(f"{first} (and {len(more)} more: `metashot init` lists them)" if more else first)
+
+
+def _say_passed_by(raw: Pinned, others: Mapping[str, int]) -> None:
+    if others:
+        say(f"{raw.path}: passes by {passed_by(others)}")
+
+
+def _say_left_out(raw: Divided, count: int) -> None:
+    if count:
+        say(f"{raw.path}: leaves out {count:,} files that no list in {raw.splits} names")
+
+
+def _by_name(found: listing.Found, raw: Raw) -> Iterator[tuple[str, listing.Read]]:
+    """The files as `<class>/<file>`, with the class that the file's name says."""
+    known: dict[str, str] = {}
+    for name, read in found.items():
+        file = PurePosixPath(name).name
+        label = match["label"] if (match := re.search(raw.label, file)) else None
+        if not label or label.startswith("."):  # what starts with a dot is hidden
+            raise MetashotError(f"{raw.path}: {name!r}: its name says no class by raw.label, {raw.label!r}")
+        if (first := known.setdefault(file, name)) != name:
+            raise MetashotError(f"{raw.path}: {first!r} and {name!r} have one name: rename one of them")
+        yield f"{label}/{file}", read
+
+
+def _empty(shown: str, files: Iterable[str], samples: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
+    """Folders without a sample, the topmost of each."""
+    there = {PurePosixPath(folder) for folder in folders}
+    there.update(parent for name in files for parent in PurePosixPath(name).parents)
+    empty = there - {parent for name in samples for parent in PurePosixPath(name).parents}
+    for folder in sorted(empty):
+        if not archive.hidden(folder) and folder.parent not in empty:
+            yield f"{shown}: the folder {str(folder)!r} has no sample: fill or remove it"
+
+
+def _indistinct(shown: str, classes: Iterable[str]) -> Iterator[str]:
+    """Names of classes that a person cannot tell apart, or that break lines."""
+    known: dict[str, str] = {}
+    for class_ in sorted(classes):
+        if not class_.isprintable():
+            yield f"{shown}: the class {class_!r} has unprintable characters: rename it"
+        same = known.setdefault(unicodedata.normalize("NFC", class_).casefold(), class_)
+        if same != class_:
+            yield (
+                f"{shown}: the classes {same!a} and {class_!a} differ in nothing but case or encoding: "
+                "join or rename them"
+            )
+
+
+def _walk(folder: Path, mistakes: list[str]) -> tuple[listing.Found, set[str]]:
+    """Files and folders below a folder; links are not followed out of it. Adds to ``mistakes``."""
+
+    def refuse(error: OSError) -> None:
+        mistakes.append(f"{str(error.filename)!a}: cannot be read ({error.strerror})")
+
+    files: listing.Found = {}
+    folders = set()
+    for place, below, inside in os.walk(folder, onerror=refuse):
+        for name in sorted(below):
+            path = Path(place, name)
+            within = path.relative_to(folder)
+            if not path.is_symlink():
+                folders.add(within.as_posix())
+            elif not archive.hidden(within):  # would be left out in silence
+                mistakes.append(f"{str(path)!a}: a link to a folder; put the folder itself there")
+        for name in sorted(inside):
+            path = Path(place, name)
+            files[path.relative_to(folder).as_posix()] = _reader(path)
+    return dict(sorted(files.items())), folders
+
+
+def _reader(path: Path) -> listing.Read:
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise MetashotError(f"{str(path)!a}: cannot be read ({error.strerror})") from None
+
+    return read
+
+
+def _unusable(folder: Path, path: Path) -> str | None:
+    """Why a file cannot be packed, before it is opened."""
+    where = f"{str(path)!a}"
+    try:
+        str(path).encode()
+        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(folder.resolve()):
+            return f"{where}: a link that leads out of the folder; put the file itself there"
+    except UnicodeEncodeError:
+        return f"{where}: cannot be read (its name is not UTF-8: rename it)"
+    except RuntimeError:  # what Python before 3.13 makes of it
+        return f"{where}: cannot be read (a link that leads to itself)"
+    except OSError as error:
+        return f"{where}: cannot be read ({error.strerror})"
+    if not path.is_file():
+        return f"{where}: cannot be read (no regular file)"
+    if "\\" in path.name:
+        return f"{where}: a backslash in its name: rename it"
+    return None
+
+
+def say(line: str) -> None:
+    """Tell a person what is passed by."""
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()

@@ -1,0 +1,184 @@
+"""Sounds: WAV and FLAC files to log-mel spectrograms of one size."""
+
+import functools
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from metashot.data import Form
+
+FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
+SUFFIXES = frozenset({".wav", ".flac"})
+RATES = range(1_000, 384_001)  # Hz; between some others resampling would exhaust the memory
+UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, EOFError, MemoryError, OverflowError)
+_PIPED = 0x7FFF_0000  # sizes from here on are of a WAV file whose length was not known when it was begun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """How sounds are made equal: the keys of ``prepare`` that every source of sounds has.
+
+    Attributes:
+        sample_rate: Samples in a second, after resampling.
+        seconds: How much of a sound counts: its middle. What is shorter gets silence at both ends.
+        mels: Rows of the spectrogram.
+        window_ms: Length of the piece of sound behind one column, in milliseconds.
+        hop_ms: From one piece to the next, in milliseconds.
+        range_db: How far below the loudest place a value may lie, in decibels; what is below is 0.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    rotations: ClassVar[bool] = False
+
+    sample_rate: int
+    seconds: float
+    mels: int
+    window_ms: float
+    hop_ms: float
+    range_db: float
+
+    def __post_init__(self) -> None:
+        if self.sample_rate not in RATES:
+            raise ValueError(f"sample_rate: {self.sample_rate} is not between {RATES[0]} and {RATES[-1]}")
+        for key, most in (("seconds", 60), ("mels", 512), ("range_db", 200)):
+            if not 0 < (value := getattr(self, key)) <= most:
+                raise ValueError(f"{key}: {value} is not above 0 and at most {most}")
+        if not 0 < self.hop_ms <= self.window_ms <= 1000 * self.seconds:
+            raise ValueError(
+                f"hop_ms: 0 < hop_ms ({self.hop_ms}) <= window_ms ({self.window_ms}) <= seconds "
+                f"({self.seconds}) does not hold"
+            )
+        window, hop, _ = _lengths(self.sample_rate, self.seconds, self.window_ms, self.hop_ms)
+        if not hop:
+            raise ValueError(f"hop_ms: {self.hop_ms} is less than half a sample at {self.sample_rate} Hz")
+        if not filters(self.mels, self.sample_rate, _bins(window)).any(axis=1).all():
+            raise ValueError(
+                f"mels: {self.mels} are too many for windows of {self.window_ms} ms at {self.sample_rate} Hz"
+            )
+
+    @property
+    def form(self) -> Form:
+        """See `source.Prepare`."""
+        window, hop, length = _lengths(self.sample_rate, self.seconds, self.window_ms, self.hop_ms)
+        decoding = {
+            "sample_rate": self.sample_rate,
+            "seconds": self.seconds,
+            "window_ms": self.window_ms,
+            "hop_ms": self.hop_ms,
+            "range_db": self.range_db,
+        }
+        return Form("sounds", (1, self.mels, 1 + (length - window) // hop), "uint8", decoding)
+
+
+def decode(content: bytes, form: Form) -> tuple[NDArray[np.uint8], bytes]:
+    """A sound file as a picture ``[1, mels, frames]``, low tones first, and a digest of what it was made of.
+
+    Channels are averaged, the middle is taken and resampled (polyphase), and ended with silence on both sides
+    where it is too short. The power of windows (Hann) is summed under mel filters. 255 is the greatest sum,
+    0 is ``range_db`` decibels less, and linear in decibels between them: how loud a recording is does not
+    count. Windows lie within the sound; the first begins with it.
+
+    Raises ValueError when it cannot be read, is empty, shorter than one window, or not of finite numbers.
+    """
+    said, mels = form.decoding, form.shape[1]
+    rate = said["sample_rate"]
+    window, hop, length = _lengths(rate, said["seconds"], said["window_ms"], said["hop_ms"])
+    middle, from_rate = _middle(content, said["seconds"], rate)
+    if not np.isfinite(middle).all():
+        raise ValueError("a sound with values that are not finite")
+    if 1000 * len(middle) < said["window_ms"] * from_rate:
+        milliseconds = 1000 * len(middle) / from_rate
+        raise ValueError(f"too short: {milliseconds:.3g} ms are less than a window of {said['window_ms']} ms")
+    digest = hashlib.blake2b(f"{from_rate} ".encode() + middle.tobytes(), digest_size=16).digest()
+    loudest = np.abs(middle).max() or 1.0  # powers of floating-point files may be beyond all numbers
+    sound = _fitted(_resampled(middle / loudest, from_rate, rate), length)
+    # not as a product of matrices: its threads are in the way of those that decode
+    power = np.einsum("mb,bf->mf", filters(mels, rate, _bins(window)), _power(sound, window, hop))
+    least = 10 ** (-said["range_db"] / 10)
+    decibels = 10 * np.log10(np.maximum(power / (power.max() or 1.0), least))
+    return np.rint(255 * (1 + decibels / said["range_db"])).astype(np.uint8)[None], digest
+
+
+@functools.cache
+def filters(mels: int, rate: int, bins: int) -> NDArray[np.float64]:
+    """Triangular filters ``[mels, bins]`` for a spectrum of ``bins`` frequencies from 0 to half the rate.
+
+    Their centres, and the ends of the outermost, are equally spaced from 0 to half the rate on the mel scale
+    of O'Shaughnessy (1987), which HTK uses, ``2595 log10(1 + f / 700)``. A filter is 1 at its centre and
+    falls, linearly in hertz, to 0 at the centres beside it.
+    """
+    highest = 2595 * math.log10(1 + rate / 2 / 700)
+    low, centre, high = (
+        700 * (10 ** (np.linspace(0, highest, mels + 2)[i : i + mels, None] / 2595) - 1) for i in range(3)
+    )
+    at = np.linspace(0, rate / 2, bins)
+    rising, falling = (at - low) / (centre - low), (high - at) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def _lengths(rate: int, seconds: float, window_ms: float, hop_ms: float) -> tuple[int, int, int]:
+    """Of a window, from window to window, and of the whole, in samples."""
+    return round(window_ms * rate / 1000), round(hop_ms * rate / 1000), round(seconds * rate)
+
+
+def _bins(window: int) -> int:
+    """Frequencies of a window's spectrum: of the next power of two, up to half the rate."""
+    return 1 + (1 << max(1, (window - 1).bit_length())) // 2
+
+
+def _middle(content: bytes, seconds: float, rate: int) -> tuple[NDArray[np.float64], int]:
+    """The middle of a sound, channels averaged, with what resampling sees beside it; and its sample rate."""
+    declared = int.from_bytes(content[4:8], "little") + 8
+    if content[:4] == b"RIFF" and len(content) + 1 < declared < _PIPED:  # an odd end may lack its padding
+        raise ValueError(f"cut off: {len(content):,} of {declared:,} bytes")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            if file.format not in FORMATS:
+                raise ValueError(f"a file of format {file.format}; WAV and FLAC are read")
+            if file.samplerate not in RATES:
+                raise ValueError(f"a sound of {file.samplerate} Hz, not of {RATES[0]} to {RATES[-1]}")
+            beside = 2 * math.ceil(10 * max(1, file.samplerate / rate))  # the filter of scipy's resample_poly
+            wanted = min(file.frames, math.ceil(seconds * file.samplerate) + beside)
+            if not wanted:
+                raise ValueError("empty")
+            file.seek((file.frames - wanted) // 2)
+            samples = file.read(wanted, dtype="float64", always_2d=True)
+            if len(samples) < wanted:
+                raise ValueError(f"cut off: {len(samples):,} of {wanted:,} samples")
+            return samples.mean(axis=1), file.samplerate
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.removeprefix("Error : ").rstrip(".")
+        raise ValueError(f"not a readable sound, WAV or FLAC ({reason})") from None
+    except UNREADABLE as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _resampled(sound: NDArray[np.float64], from_rate: int, rate: int) -> NDArray[Any]:
+    from scipy import signal  # slow to import, and most of what reads sounds' parameters needs none of it
+
+    if from_rate == rate:
+        return sound
+    common = math.gcd(rate, from_rate)
+    return np.asarray(signal.resample_poly(sound, rate // common, from_rate // common))
+
+
+def _fitted(sound: NDArray[Any], length: int) -> NDArray[Any]:
+    """The middle of a sound, or the sound in the middle of silence."""
+    start = max(0, len(sound) - length) // 2
+    sound = sound[start : start + length]
+    before = (length - len(sound)) // 2
+    return np.pad(sound, (before, length - len(sound) - before))
+
+
+def _power(sound: NDArray[Any], window: int, hop: int) -> NDArray[np.float64]:
+    """Power spectrum of each window: ``[bins, frames]``."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    windows = np.lib.stride_tricks.sliding_window_view(sound, window)[::hop]
+    spectra = np.fft.rfft(windows * hann, 2 * (_bins(window) - 1))
+    return np.asarray(spectra.real**2 + spectra.imag**2).T

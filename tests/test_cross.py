@@ -1,0 +1,105 @@
+"""The stage that tests models on the episodes of other data, run as DVC runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metashot import methods
+from metashot.backbones import Conv4Params
+from metashot.data import Form, Key, images, store
+from metashot.episodes import load_manifest, sample
+from metashot.files import md5
+from metashot.methods.base import MetricParams, Problem
+from metashot.methods.prototypical import Prototypical
+
+FORM = images.form(16, 1)
+
+
+def write(path: Path, seed: int, form: Form = FORM) -> None:
+    """Five classes of six pictures in each split."""
+    random = np.random.default_rng(seed)
+    with store.writing(path, form, rotations=False, about={"synthetic": True}) as writer:
+        for split in ("test", "train", "val"):
+            keys = [Key(split, "all", f"{split}{c}", str(i)) for c in range(5) for i in range(6)]
+            samples = random.integers(0, 256, (30, *form.shape), dtype=np.uint8)
+            writer.write(keys, samples, [random.bytes(16) for _ in keys])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A random model of data set a, and the episodes of data set b."""
+    (tmp_path / "params.yaml").write_text("threads: 1\n")
+    for folder in ("data/processed", "data/episodes/b-5w1s", "models/a-5w1s/prototypical"):
+        (tmp_path / folder).mkdir(parents=True)
+    for seed, name in enumerate("ab"):
+        write(tmp_path / f"data/processed/{name}.parquet", seed)
+    draw(tmp_path)
+    torch.manual_seed(0)
+    params = MetricParams(lr=1e-3, meta_batch=1, train_way=5)
+    network = Conv4Params(name="conv4", width=4, downsample="pool")
+    methods.save(Prototypical(params, Problem(FORM, network, 5)), tmp_path / "models/a-5w1s/prototypical")
+    return tmp_path
+
+
+def draw(project: Path, n_way: int = 5) -> None:
+    test = store.load(project / "data/processed/b.parquet", "test")
+    manifest = sample(test, n_way=n_way, k_shot=1, n_query=3, episodes=20, seed=0)
+    manifest.save(project / "data/episodes/b-5w1s/test.parquet")
+
+
+def run(project: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stages.cross", "a", "b", "5w1s", "prototypical"]
+    return subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, check=False)
+
+
+def test_a_model_is_tested_on_the_episodes_of_the_other_data(project: Path) -> None:
+    done = run(project)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads((project / "results/a-on-b-5w1s/prototypical.json").read_text())
+    method = methods.load(project / "models/a-5w1s/prototypical")
+    test = store.load(project / "data/processed/b.parquet", "test")
+    manifest = load_manifest(project / "data/episodes/b-5w1s/test.parquet", test)
+    right = []
+    with torch.no_grad():
+        for row in range(20):
+            e = manifest.gather(test.tensor(), slice(row, row + 1))
+            answers = method.predict(e.support, e.support_labels, e.query, 5).argmax(-1)
+            right.append((answers == e.query_labels).double().mean().item())
+    assert said["accuracy"] == pytest.approx(np.mean(right))
+    assert (said["episodes"], said["n_way"], said["k_shot"]) == (20, 5, 1)
+    data = {name: md5(project / f"data/processed/{name}.parquet") for name in "ab"}
+    weights = md5(project / "models/a-5w1s/prototypical/model.safetensors")
+    assert said["trained_on"] == {"dataset": "a", "data": data["a"], "model": weights}
+    episodes = md5(project / "data/episodes/b-5w1s/test.parquet")
+    assert said["tested_on"] == {"dataset": "b", "data": data["b"], "episodes": episodes}
+
+
+def test_samples_that_the_model_was_trained_on_are_refused(project: Path) -> None:
+    target = project / "data/processed/b.parquet"
+    shutil.copy(project / "data/processed/a.parquet", target)
+    draw(project)
+    assert run(project).returncode == 0  # the test samples of both are the same, and no training sample
+    seen = list(store.digests(target)["train"])
+    with store.writing(target, FORM, rotations=False, about={"synthetic": True}) as writer:
+        keys = [Key("test", "all", f"class{c}", str(i)) for c in range(5) for i in range(6)]
+        writer.write(keys, np.zeros((30, *FORM.shape)), seen[:2] + [bytes([row] * 16) for row in range(28)])
+    draw(project)
+    done = run(project)
+    assert done.returncode == 1
+    assert done.stderr == "error: 2 test samples of b are training samples of a\n"
+    assert not list(project.glob("results/*/.*"))
+
+
+def test_samples_of_another_form_are_refused(project: Path) -> None:
+    write(project / "data/processed/b.parquet", 1, images.form(20, 1))
+    draw(project)
+    done = run(project)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: a and b do not have samples of one form")

@@ -1,0 +1,460 @@
+"""Folders and zip files as people have them: what stops the pipeline is one line, nothing goes in silence.
+
+Each kind of dirt goes through digest, download and preprocess of the source `image_folder`, and through
+`metashot init`. The table "What you see" of docs/data.md says the same in words.
+"""
+
+import io
+import os
+import shutil
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+from typer.testing import CliRunner
+
+from metashot import cli, params, proposing
+from metashot.data import folders, image_folder, images, store
+from metashot.data.preprocess import preprocess
+from metashot.errors import MetashotError
+
+CLASSES, EACH = 6, 8
+RAW = image_folder.Raw(path="images", splits="", md5="")
+PREPARE = image_folder.Prepare(
+    image_size=8,
+    colour=True,
+    rotations=False,
+    repeated="refuse",
+    split=folders.Shares(of="samples", seed=0, val=0.25, test=0.25),
+)
+
+
+def noise(seed: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 15, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format_, **options)
+    return stream.getvalue()
+
+
+def announced(width: int, height: int) -> bytes:
+    """A PNG file of a few bytes whose header says how large it is."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+PNG, JPEG = encoded(noise(1000)), encoded(noise(1000), "JPEG")
+MOVING = {"save_all": True, "append_images": [noise(1001), noise(1002)]}
+
+
+@dataclass(frozen=True)
+class Dirt:
+    """A kind of dirt.
+
+    Attributes:
+        name: What it is.
+        spoil: Puts it into a clean folder, or a zip of one.
+        more: How many samples it adds where it stops nothing.
+        stops: A telling part of the line that ends the pipeline; empty where it stops nothing.
+        told: A telling part of what the stage download says beside, where it stops nothing.
+        init: A telling part of what `metashot init` says; by default that of the pipeline.
+    """
+
+    name: str
+    spoil: Callable[[Path], object]
+    more: int = 0
+    stops: str = ""
+    told: str = ""
+    init: str = ""
+
+
+def file(name: str | bytes, content: bytes = PNG) -> Callable[[Path], object]:
+    """Dirt that is one more file."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    return spoil
+
+
+def link(name: str, target: str, *, folder: bool = False) -> Callable[[Path], object]:
+    return lambda f: (f / name).symlink_to(target, folder)
+
+
+def copied(old: str, new: str) -> Callable[[Path], object]:
+    """Dirt that is a class folder of another name with pictures of its own."""
+
+    def spoil(folder: Path) -> None:
+        (folder / new).mkdir()
+        for number, path in enumerate(sorted((folder / old).iterdir())):
+            path.unlink()
+            (folder / old / path.name).write_bytes(encoded(noise(2000 + number)))
+            (folder / new / path.name).write_bytes(encoded(noise(3000 + number)))
+
+    return spoil
+
+
+UNREADABLE = "not a readable picture (PNG, JPEG, BMP and WebP are)"
+DIRT = [
+    Dirt("a file of no bytes", file("class0/x.png", b""), stops=f"x.png' is {UNREADABLE}"),
+    Dirt(
+        "a truncated JPEG",
+        file("class0/x.jpg", JPEG[:-60]),
+        stops="x.jpg' is not a readable picture (image file is truncated",
+    ),
+    Dirt("a truncated PNG", file("class0/x.png", PNG[:100]), stops="x.png' is not a readable picture ("),
+    Dirt("text named .png", file("class0/x.png", b"no picture"), stops=f"x.png' is {UNREADABLE}"),
+    Dirt(
+        "a GIF named .png",
+        file("class0/x.png", encoded(noise(1), "GIF")),
+        stops=f"is {UNREADABLE}",
+    ),
+    Dirt(
+        "a header of 20,000 x 20,000",
+        file("class0/x.png", announced(20_000, 20_000)),
+        stops="x.png' is not a readable picture (more than 100,000,000 pixels)",
+    ),
+    Dirt("a CMYK JPEG", file("class0/x.jpg", encoded(noise(1000, "CMYK"), "JPEG")), 1, init="1 CMYK"),
+    Dirt(
+        "1x1",
+        file("class0/x.png", encoded(noise(1).crop((0, 0, 1, 1)))),
+        1,
+        init="less than 8 pixels wide or high",
+    ),
+    Dirt(
+        "16 bits",
+        file("class0/x.png", encoded(Image.fromarray(np.full((9, 9), 7000, np.uint16)))),
+        1,
+        init="1 I;16",
+    ),
+    Dirt("a palette", file("class0/x.png", encoded(noise(1000, "P"), transparency=3)), 1, init="1 P"),
+    Dirt("RGBA", file("class0/x.png", encoded(noise(1000, "RGBA"))), 1, init="1 RGBA"),
+    Dirt("LA", file("class0/x.png", encoded(noise(1000, "LA"))), 1, init="1 LA"),
+    Dirt("1 bit", file("class0/x.png", encoded(noise(1000, "1"))), 1, init="1 1"),
+    Dirt("an animated GIF", file("class0/x.gif", encoded(noise(1000), "GIF", **MOVING)), told="1 .gif"),
+    Dirt(
+        "an animated WebP",
+        file("class0/x.webp", encoded(noise(1000), "WEBP", **MOVING)),
+        1,
+        init="animated: the first",
+    ),
+    Dirt("a suffix in capitals", file("class0/X.PNG"), 1, init="49"),
+    Dirt("a JPEG named .png", file("class0/x.png", JPEG), 1, init="49"),
+    Dirt(
+        "a link out of the folder",
+        link("class0/x.png", "../../elsewhere.png"),
+        stops="x.png': a link that leads out",
+    ),
+    Dirt("a link within the folder", link("class0/x.png", "../class1/0.png"), 1, init="across classes"),
+    Dirt("a link to a folder", link("linked", "class0", folder=True), stops="linked': a link to a folder"),
+    Dirt("a link to the folder itself", link("class0/x", "..", folder=True), stops="x': a link to a folder"),
+    Dirt("a broken link", link("class0/x.png", "nothing.png"), stops="x.png': cannot be read (No such file"),
+    Dirt("a link that leads to itself", link("class0/x.png", "x.png"), stops="x.png': cannot be read ("),
+    Dirt("a pipe", lambda f: os.mkfifo(f / "class0/x.png"), stops="x.png': cannot be read (no regular file)"),
+    Dirt(
+        "class names of one look",
+        lambda f: (
+            (f / "class0").rename(f / unicodedata.normalize("NFC", "Ä0")),
+            copied("class1", unicodedata.normalize("NFD", "Ä0"))(f),
+        ),
+        stops="differ in nothing but case or encoding",
+    ),
+    Dirt(
+        "class names that differ in case",
+        copied("class0", "Class0"),
+        stops="'Class0' and 'class0' differ in nothing",
+    ),
+    Dirt("a line break in a file name", file("class0/a\nb.png"), 1, init="49"),
+    Dirt(
+        "a line break in a class name", copied("class0", "a\nb"), stops="'a\\nb' has unprintable characters"
+    ),
+    Dirt("a very long name", file(f"class0/{'x' * 250}.png"), 1, init="49"),
+    Dirt("a long class name", copied("class0", "y" * 255), EACH, init="56"),
+    Dirt("a leading dot", file("class0/.x.png"), told="1 hidden"),
+    Dirt("a hidden folder", file(".cache/x.png"), told="1 hidden"),
+    Dirt("spaces and quotes", file('class0/it\'s "a" b.png'), 1, init="49"),
+    Dirt("a colon", file("class0/2026-01-01 12:00:00.png"), 1, init="49"),
+    Dirt("a backslash", file("class0/a\\b.png"), stops="a backslash in its name"),
+    Dirt(
+        "a name that is not UTF-8",
+        file(b"class0/\xff.png"),
+        stops="\\udcff.png': cannot be read (its name is not UTF-8",
+    ),
+    Dirt("an empty class", lambda f: (f / "empty").mkdir(), stops="the folder 'empty' has no sample"),
+    Dirt("a class of other kinds", file("notes/a.txt", b""), stops="the folder 'notes' has no sample"),
+    Dirt("a class of one picture", file("lonely/0.png"), stops="class all/lonely has 1 samples"),
+    Dirt("another depth", file("deep/er/0.png"), stops="'deep/er/0.png': not at the depth of the others"),
+    Dirt("a picture at the top", file("top.png"), stops="'top.png': not at the depth of the others"),
+    Dirt(
+        "what systems leave",
+        lambda f: [
+            file(name, b"")(f) for name in (".DS_Store", "class0/Thumbs.db", "__MACOSX/class0/._0.png")
+        ],
+        told="3 files of other kinds (1 .db, 2 hidden)",
+    ),
+    Dirt(
+        "documents",
+        lambda f: [file(n, b"")(f) for n in ("README", "class1/a.TXT")],
+        told="(1 .txt, 1 without suffix)",
+    ),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clean folder, in a project."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(CLASSES * EACH):
+        file(f"images/class{number // EACH}/{number % EACH}.png", encoded(noise(number)))(tmp_path)
+    shutil.copy(synthetic.ROOT / "params.yaml", tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "elsewhere.png").write_bytes(PNG)
+    return tmp_path / "images"
+
+
+def pipeline(raw: image_folder.Raw, prepare: image_folder.Prepare = PREPARE) -> int:
+    """What `metashot refresh` and the stages download and preprocess do; returns how many samples it has."""
+    raw = replace(raw, md5=image_folder.digest(raw, Path()))
+    shutil.rmtree("raw", ignore_errors=True)
+    Path("raw").mkdir()
+    image_folder.download(raw, Path("raw"))
+    preprocess(image_folder, prepare, Path("raw"), Path("out.parquet"))
+    return sum(len(store.load(Path("out.parquet"), split).samples) for split in ("train", "val", "test"))
+
+
+def check(dirt: Dirt, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hold the pipeline and `metashot init` to what is said of a kind of dirt."""
+    raw = replace(RAW, path=path)
+    if dirt.stops:
+        with pytest.raises(MetashotError) as caught:
+            pipeline(raw)
+        assert dirt.stops in str(caught.value)
+        assert "\n" not in str(caught.value)
+    else:
+        assert pipeline(raw) == CLASSES * EACH + dirt.more
+        assert dirt.told in capsys.readouterr().err
+    before = Path("params.yaml").read_bytes()
+    done = CliRunner().invoke(cli.app, ["init", path, "--name", "mine"], env={"COLUMNS": "300"})
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == (1 if dirt.stops else 0), done.output
+    assert (dirt.init or dirt.told or dirt.stops) in done.output
+    assert (Path("params.yaml").read_bytes() == before) == bool(dirt.stops)
+    if not dirt.stops:
+        params.check(Path("params.yaml"))
+
+
+@pytest.mark.parametrize("dirt", DIRT, ids=lambda dirt: dirt.name)
+def test_dirt_in_a_folder(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dirt.spoil(folder)
+    check(dirt, "images", capsys)
+
+
+def add(*names: str, content: bytes = PNG, mode: int = 0o644) -> Callable[[Path], object]:
+    """Dirt that is further members of a zip."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path, "a") as archive:
+            for name in names:
+                info = zipfile.ZipInfo(name)
+                info.external_attr = mode << 16
+                archive.writestr(info, content)
+
+    return spoil
+
+
+def wrapped(*above: str) -> Callable[[Path], object]:
+    """Dirt that is folders around everything."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr("/".join([*above, name]), content)
+
+    return spoil
+
+
+def encrypt(path: Path) -> None:
+    """Mark the last member as encrypted, in both of its headers."""
+    with zipfile.ZipFile(path) as archive:
+        last = max(archive.infolist(), key=lambda info: info.header_offset)
+        start = archive.start_dir
+    content = bytearray(path.read_bytes())
+    content[last.header_offset + 6] |= 1
+    content[content.rindex(b"PK\x01\x02", start) + 8] |= 1
+    path.write_bytes(content)
+
+
+OUT = "a name that leads out of the archive; the archive is refused"
+ZIP_DIRT = [
+    Dirt("nothing", lambda path: None, init="48"),
+    Dirt("a member that leads out", add("class0/../../x.png"), stops=OUT),
+    Dirt("an absolute member", add("/class0/x.png"), stops=OUT),
+    Dirt("a member on a drive", add("C:/class0/x.png"), stops=OUT),
+    Dirt(
+        "a link",
+        add("class0/x.png", content=b"/etc/hostname", mode=stat.S_IFLNK | 0o777),
+        stops="is a symbolic link",
+    ),
+    Dirt("an encrypted member", encrypt, stops="cannot be read (File", init="is encrypted"),
+    Dirt("a zip in a zip", add("class0/more.zip"), told="1 .zip"),
+    Dirt("one name twice", add("class0/./0.png"), stops="member 'class0/0.png' is there twice"),
+    Dirt("a member that begins with a dot", add("./class0/x.png"), 1, init="49"),
+    Dirt("a folder around it", wrapped("top"), init="48"),
+    Dirt("two folders around it", wrapped("top", "inner"), init="48"),
+    Dirt("three folders around it", wrapped("a", "b", "c"), stops="not at the depth of the others"),
+    Dirt("what macOS adds", add("__MACOSX/class0/._0.png", ".DS_Store"), told="2 hidden"),
+    Dirt("an empty class", add("empty/", content=b""), stops="the folder 'empty' has no sample"),
+    Dirt(
+        "half of it",
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        stops="truncated or corrupt zip",
+    ),
+    Dirt("an unreadable picture", add("class0/x.png", content=b"text"), stops=f"is {UNREADABLE}"),
+]
+
+
+@pytest.mark.parametrize("dirt", ZIP_DIRT, ids=lambda dirt: dirt.name)
+def test_dirt_in_a_zip(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder.with_name("images.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for inside in sorted(folder.rglob("*.png")):
+            archive.write(inside, inside.relative_to(folder))
+    dirt.spoil(path)
+    check(dirt, "images.zip", capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["class0", "class0/0.png"])
+def test_what_may_not_be_read_stops_the_pipeline(folder: Path, name: str) -> None:
+    (folder / name).chmod(0)
+    try:
+        with pytest.raises(MetashotError, match=rf"{name}': cannot be read \(Permission denied\)"):
+            pipeline(RAW)
+        done = CliRunner().invoke(cli.app, ["init", "images"])
+        assert (done.exit_code, "Permission denied" in done.output) == (1, True)
+    finally:
+        (folder / name).chmod(0o755)
+
+
+def test_init_names_every_mistake_and_preprocess_the_first_ten(folder: Path) -> None:
+    for number in range(12):
+        file(f"class0/broken{number:02d}.png", b"")(folder)
+    with pytest.raises(MetashotError) as caught:
+        pipeline(RAW)
+    assert str(caught.value).count(UNREADABLE) == 10
+    assert str(caught.value).endswith("; and 2 more: mend or remove")
+    done = CliRunner().invoke(cli.app, ["init", "images"])
+    assert done.output.count(UNREADABLE) == 12
+    (folder / "empty").mkdir()
+    file("top.png")(folder)
+    with pytest.raises(MetashotError, match=r"\(and 1 more: `metashot init` lists them\)"):
+        image_folder.digest(RAW, Path())
+    lines = CliRunner().invoke(cli.app, ["init", "images"]).stderr.splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 14
+    assert lines[-1] == "params.yaml is as it was: mend the folder and run again"
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "seen"),
+    [
+        # Turned by its camera: what is stored left is the top
+        (
+            Image.fromarray(np.repeat([[[255, 0, 0], [0, 0, 255]]], 2, 0).astype(np.uint8)),
+            {"exif": 6},
+            "rrbb",
+        ),
+        (Image.fromarray(np.array([[257 * 200, 257 * 10]] * 2, np.uint16)), {}, [200, 10, 200, 10]),
+        (Image.fromarray(np.array([[[0, 0, 0, 0], [0, 0, 0, 255]]] * 2, np.uint8)), {}, [255, 0, 255, 0]),
+        (Image.fromarray(np.array([[[9, 0], [9, 255]]] * 2, np.uint8), "LA"), {}, [255, 9, 255, 9]),
+        (Image.fromarray(np.array([[True, False]] * 2)), {}, [255, 0, 255, 0]),
+        (Image.fromarray(np.array([[0, 1]] * 2, np.uint8), "P"), {"transparency": 0}, [255, 90, 255, 90]),
+    ],
+    ids=["EXIF", "16 bits", "RGBA", "LA", "1 bit", "palette"],
+)
+def test_pixels_are_those_that_a_person_sees(
+    image: Image.Image, options: dict, seen: str | list[int]
+) -> None:
+    if image.mode == "P":
+        image.putpalette([5, 5, 5, 90, 90, 90])
+    if options.get("exif"):
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]  # orientation: turn by 90 degrees clockwise to see it
+        options = {"exif": exif}
+    got = np.asarray(images.picture(encoded(image, "PNG", **options), colour=True)).reshape(-1, 3).tolist()
+    if isinstance(seen, str):
+        assert got == [{"r": [255, 0, 0], "b": [0, 0, 255]}[letter] for letter in seen]
+    else:
+        assert got == [[value] * 3 for value in seen]
+
+
+def test_a_cmyk_jpeg_looks_like_the_picture_it_was_made_of() -> None:
+    plain = Image.fromarray(np.tile(np.array([[[200, 60, 20]]], np.uint8), (16, 16, 1)))
+    got = np.asarray(images.picture(encoded(plain.convert("CMYK"), "JPEG", quality=95), colour=True))
+    assert np.abs(got.astype(int) - [200, 60, 20]).max() <= 6
+
+
+def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(synthetic.ROOT / "params.yaml", tmp_path)
+    for number in range(20 * 3):
+        file(f"images/class{number // 3:02d}/{number % 3}.png", encoded(noise(number)))(tmp_path)
+    clean = proposing.init(Path(), RAW, "mine")
+    classes = {
+        split: sorted({n.partition("/")[0] for n, s in clean.splits.items() if s == split})
+        for split in ("train", "test")
+    }
+    (one, other, *_), (tested, *_) = classes["train"], classes["test"]
+    prepare = replace(PREPARE, split=clean.division)
+    assert (clean.repeated, pipeline(RAW, prepare)) == ("refuse", 60)
+
+    def twice(first: str, second: str, said: str, repeated: str) -> None:
+        new = Path("images", second, "again.png")
+        shutil.copy(Path("images", first, "0.png"), new)
+        proposal = proposing.init(Path(), RAW, "mine")
+        page = "\n".join([*proposing.shown(proposal).values(), *proposing.warnings(proposal)])
+        assert (said in page, proposal.repeated, proposal.mistakes) == (True, repeated, [])
+        assert (repr(f"{second}/again.png") in page) == (first != second)
+        if repeated == "refuse":
+            assert pipeline(RAW, prepare) == 61
+        else:
+            with pytest.raises(MetashotError, match=r"is the same sample as .*: one of them has to go"):
+                pipeline(RAW, prepare)
+            assert pipeline(RAW, replace(prepare, repeated="remove")) == 60
+            assert store.about(Path("out.parquet"))["removed"] == 1
+        new.unlink()
+
+    twice(one, one, "1 within a class, 0 across classes, 0 of them across splits", "refuse")
+    twice(one, other, "0 within a class, 1 across classes, 0 of them across splits", "refuse")
+    twice(one, tested, "0 within a class, 1 across classes, 1 of them across splits", "remove")
+
+
+def test_a_class_that_is_in_another_split_too_is_named_not_dropped(folder: Path) -> None:
+    shares = folders.Shares(of="classes", seed=0, val=0.3, test=0.3)
+    splits = {path.name: folders.split_of(shares, f"all/{path.name}") for path in folder.iterdir()}
+    train, test = (next(n for n, s in sorted(splits.items()) if s == split) for split in ("train", "test"))
+    shutil.rmtree(folder / train)
+    shutil.copytree(folder / test, folder / train)
+    if "val" not in splits.values():
+        pytest.fail("another seed is needed")
+    with pytest.raises(MetashotError, match=rf"class all/{train} has 0 samples in train once those"):
+        pipeline(RAW, replace(PREPARE, split=shares, repeated="remove"))

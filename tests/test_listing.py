@@ -1,0 +1,329 @@
+"""Lists of what is in each split: as benchmarks publish them, against brute force and the published lists."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metashot.data import folders, image_folder, images, listing, store
+from metashot.data.preprocess import preprocess
+from metashot.errors import MetashotError
+
+SPLITS = listing.SPLITS
+CLASSES = {  # superclass: classes
+    "cats": ["lion", "lynx", "puma", "tiger"],
+    "dogs": ["fox", "jackal", "wolf"],
+    "fish": ["carp", "eel", "pike"],
+    "birds": ["crow", "owl"],
+}
+DIVIDED = {  # split: superclasses
+    "train": ["cats", "birds"],
+    "val": ["dogs"],
+    "test": ["fish"],
+}
+
+
+def picture(name: str) -> bytes:
+    """A picture of its own for each name."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def put(names: Iterable[str], folder: str = "images") -> None:
+    for name in names:
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(name))
+
+
+def put_lists(suffix: str, lists: dict[str, list], folder: str = "lists") -> None:
+    Path(folder).mkdir(exist_ok=True)
+    for split, lines in lists.items():
+        text = json.dumps(lines) if suffix == "json" else "".join(f"{line}\n" for line in lines)
+        Path(folder, f"{split}.{suffix}").write_text(text)
+
+
+def arranged(path: str = "images", lists: str = "lists") -> folders.Contents:
+    return folders.contents(image_folder.Raw(path=path, splits=lists, md5=""), Path(), images.SUFFIXES)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+WANTED = {
+    f"{split}/{above}/{class_}/{number}.png"
+    for split, superclasses in DIVIDED.items()
+    for above in superclasses
+    for class_ in CLASSES[above]
+    for number in range(2)
+}
+BY_CLASS: dict[str, Callable[[str], list]] = {
+    "a class on a line": lambda split: [c for above in DIVIDED[split] for c in CLASSES[above]],
+    "superclass and class on a line": lambda split: [f"{a}/{c}" for a in DIVIDED[split] for c in CLASSES[a]],
+    "a superclass on a line": lambda split: list(DIVIDED[split]),
+}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+@pytest.mark.parametrize("said", BY_CLASS)
+def test_lists_of_classes_divide_superclass_folders(suffix: str, said: str) -> None:
+    put(
+        f"{above}/{class_}/{number}.png"
+        for above in CLASSES
+        for class_ in CLASSES[above]
+        for number in range(2)
+    )
+    put(f"unlisted/{number}.png" for number in range(3))
+    shutil.move("images/unlisted", "images/more/unlisted")
+    put_lists(suffix, {split: BY_CLASS[said](split) for split in SPLITS})
+    found = arranged()
+    assert set(found.samples) == WANTED
+    for name, read in found.samples.items():
+        assert read() == picture(name.partition("/")[2])
+    assert (found.left_out, found.mistakes) == (3, [])
+
+
+def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -> None:
+    """As CIFAR-100 lies: train and test folders that each hold every class."""
+    for part in ("train", "test"):
+        put(
+            f"{part}/{class_}/{part[1]}{n}.png"
+            for below in CLASSES.values()
+            for class_ in below
+            for n in range(2)
+        )
+    put_lists("json", {s: [[a, c] for a in DIVIDED[s] for c in CLASSES[a]] for s in SPLITS})
+    want = {
+        name.replace(f"/{number}.png", f"/{part[1]}{number}.png"): picture(
+            f"{part}/{name.split('/')[2]}/{part[1]}{number}.png"
+        )
+        for part in ("train", "test")
+        for number in range(2)
+        for name in WANTED
+        if name.endswith(f"/{number}.png")
+    }
+    assert {name: read() for name, read in arranged().samples.items()} == want
+
+
+def test_files_of_one_name_in_both_parts_are_both_there() -> None:
+    for part in ("train", "test"):
+        put(f"{part}/{class_}/0.png" for below in CLASSES.values() for class_ in below)
+    put_lists("json", {s: [[a, c] for a in DIVIDED[s] for c in CLASSES[a]] for s in SPLITS})
+    samples = arranged().samples
+    assert len(samples) == 2 * 12
+    assert {samples[f"test/fish/eel/{part}-0.png"]() for part in ("train", "test")} == {
+        picture("train/eel/0.png"),
+        picture("test/eel/0.png"),
+    }
+
+
+def test_superclasses_divide_folders_without_them_through_a_hierarchy() -> None:
+    put(f"{class_}/{number}.png" for below in CLASSES.values() for class_ in below for number in range(2))
+    put_lists("json", dict(DIVIDED))
+    with pytest.raises(MetashotError, match=r"'birds' has no folder with samples in images"):
+        arranged()
+    pairs = [[above, class_] for above, below in CLASSES.items() for class_ in below]
+    Path("lists/hierarchy.json").write_text(json.dumps(pairs))
+    assert set(arranged().samples) == WANTED
+    shutil.rmtree("images/eel")
+    with pytest.raises(MetashotError, match=r"'fish/eel' has no folder with samples in images"):
+        arranged()
+    Path("lists/hierarchy.json").write_text(json.dumps(["fish"]))
+    with pytest.raises(MetashotError, match=r"hierarchy.json: 'fish' is no pair of superclass and class"):
+        arranged()
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (
+            {"train": ["lion"], "val": ["fox"]},
+            "no list of split test: it needs one of test.txt, test.json and test.csv",
+        ),
+        ({"train": ["lion"], "val": ["lion"], "test": ["eel"]}, "'lion' is in train and in val"),
+        (
+            {"train": ["lion"], "val": ["yeti"], "test": ["eel"]},
+            "'yeti' has no folder with samples in images",
+        ),
+        ({"train": [], "val": ["fox"], "test": ["eel"]}, "an empty list of classes"),
+        (
+            {"train": ["a/b/c"], "val": ["fox"], "test": ["eel"]},
+            "is no class, and no pair of superclass and class",
+        ),
+    ],
+)
+def test_wrong_lists_are_one_line(lists: dict[str, list], message: str) -> None:
+    put(f"{class_}/{number}.png" for below in CLASSES.values() for class_ in below for number in range(2))
+    put_lists("txt", lists)
+    with pytest.raises(MetashotError) as caught:
+        arranged()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_lists_of_both_kinds_are_refused() -> None:
+    put(f"{class_}/0.png" for class_ in ("lion", "fox"))
+    put_lists("txt", {"train": ["lion"], "val": ["fox"]})
+    put_lists("csv", {"test": ["filename,label", "0.png,lion"]})
+    with pytest.raises(MetashotError, match=r"lists of files .* and of classes together"):
+        arranged()
+
+
+def rows(lists: Path, classes: int) -> dict[str, list[tuple[str, str]]]:
+    """The published rows, file and label, of the first classes of each split."""
+    found = {}
+    for split in SPLITS:
+        with (lists / f"{split}.csv").open() as file:
+            said = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
+        first = list(dict.fromkeys(label for _, label in said))[:classes]
+        found[split] = [(name, label) for name, label in said if label in first]
+    return found
+
+
+@pytest.fixture
+def ravi(shared_data: Path) -> dict[str, list[tuple[str, str]]]:
+    """miniImageNet's published lists, three classes of each split, as lists of their own."""
+    found = rows(shared_data / "splits/miniimagenet/ravi", 3)
+    put_lists(
+        "csv", {s: ["filename,label", *(f"{n},{label}" for n, label in said)] for s, said in found.items()}
+    )
+    return found
+
+
+@pytest.mark.parametrize("layout", ["flat", "by class"])
+def test_published_lists_of_files_divide_miniimagenet(ravi: dict, layout: str) -> None:
+    place = {
+        name: name if layout == "flat" else f"{label}/{name}"
+        for said in ravi.values()
+        for name, label in said
+    }
+    put(place.values())
+    put(["extra.png"])
+    found = arranged()
+    assert {name: read() for name, read in found.samples.items()} == {
+        f"{split}/all/{label}/{name}": picture(place[name])
+        for split, said in ravi.items()
+        for name, label in said
+    }
+    assert Counter(name.split("/")[0] for name in found.samples) == dict.fromkeys(SPLITS, 1800)
+    assert found.left_out == 1
+
+
+def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) -> None:
+    """`n0185567200000003.jpg` is the third of `n01855672/n01855672_*.JPEG`, sorted by number."""
+    random = np.random.default_rng(0)
+    want, numbered = {}, {}
+    for split, said in ravi.items():
+        by_label = defaultdict(list)
+        for name, label in said:
+            by_label[label].append(name)
+        for label, names in by_label.items():
+            places = {int(name.removeprefix(label).removesuffix(".jpg")) for name in names}
+            numbers = sorted(random.choice(20_000, max(places), replace=False).tolist())
+            for place in sorted(places):  # the others are only counted: they need no pixels
+                file = f"{label}/{label}_{numbers[place - 1]}.JPEG"
+                want[f"{split}/all/{label}/{label}{place:08d}.jpg"] = picture(file)
+            numbered[label] = numbers
+    for label, numbers in numbered.items():
+        put(f"{label}/{label}_{number}.JPEG" for number in numbers)
+    found = arranged()
+    assert {name: read() for name, read in found.samples.items()} == want
+    assert found.left_out == sum(map(len, numbered.values())) - len(want)
+
+
+def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> None:
+    put(name for said in ravi.values() for name, _ in said[5:])
+    with pytest.raises(
+        MetashotError, match=r"images: 15 of 5,400 files that the lists name are not there, the first is"
+    ):
+        arranged()
+
+
+def test_the_miniimagenet_layout_goes_through_the_pipeline(ravi: dict) -> None:
+    put(f"images/{name}" for said in ravi.values() for name, _ in said)  # one folder around it
+    raw = image_folder.Raw(path="images", splits="lists", md5="")
+    raw = image_folder.Raw(path="images", splits="lists", md5=image_folder.digest(raw, Path()))
+    Path("raw").mkdir()
+    image_folder.download(raw, Path("raw"))
+    prepare = image_folder.Prepare(
+        image_size=8, colour=True, rotations=False, repeated="refuse", split="listed"
+    )
+    preprocess(image_folder, prepare, Path("raw"), Path("out.parquet"))
+    for split in SPLITS:
+        got = store.load(Path("out.parquet"), split)
+        assert got.class_names == sorted({f"all/{label}" for _, label in ravi[split]})
+        assert np.bincount(got.labels).tolist() == [600] * 3
+    assert store.about(Path("out.parquet"))["classes"] == "disjoint"
+
+
+@pytest.mark.slow
+def test_cifar_fs_has_its_classes_and_loses_what_is_in_two_splits(shared_data: Path) -> None:
+    """Against the published pairs and a count of equal pixels of our own."""
+    archive, lists = shared_data / "cifar100/cifar100_by_class.zip", shared_data / "splits/cifar-fs"
+    home = {c: (s, f"{a}/{c}") for s in SPLITS for a, c in json.loads((lists / f"{s}.json").read_text())}
+    raw = image_folder.Raw(path=str(archive), splits=str(lists), md5="")
+    raw = image_folder.Raw(path=raw.path, splits=raw.splits, md5=image_folder.digest(raw, Path()))
+    Path("raw").mkdir()
+    image_folder.download(raw, Path("raw"))
+    prepare = image_folder.Prepare(
+        image_size=32, colour=True, rotations=False, repeated="remove", split="listed"
+    )
+    preprocess(image_folder, prepare, Path("raw"), Path("out.parquet"))
+    places = defaultdict(list)
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if name.endswith(".webp"):
+                pixels = np.asarray(Image.open(io.BytesIO(file.read(name))).convert("RGB"))
+                places[hashlib.sha256(pixels.tobytes()).digest()].append(home[name.split("/")[2]])
+    want: Counter[tuple[str, str]] = Counter()
+    removed = 0
+    for found in places.values():
+        first = min(split for split, _ in found)  # test before train before val
+        want.update(place for place in found if place[0] == first)
+        removed += sum(split != first for split, _ in found)
+    got = Counter()
+    for split in SPLITS:
+        samples = store.load(Path("out.parquet"), split)
+        got.update(
+            {
+                (split, n): int(c)
+                for n, c in zip(samples.class_names, np.bincount(samples.labels), strict=True)
+            }
+        )
+    assert got == want
+    assert store.about(Path("out.parquet"))["removed"] == removed == 15
+    assert Counter(split for split, _ in got) == {"train": 64, "val": 16, "test": 20}
+
+
+def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Path) -> None:
+    shutil.copytree(shared_data / "splits/fc100", "lists", copy_function=shutil.copyfile)
+    Path("lists").chmod(0o755)
+    pairs = [
+        pair for s in SPLITS for pair in json.loads((shared_data / f"splits/cifar-fs/{s}.json").read_text())
+    ]
+    Path("lists/hierarchy.json").write_text(json.dumps(pairs))
+    found = arranged(str(shared_data / "cifar100/cifar100_by_class.zip"))
+    want = {
+        (split, above, class_)
+        for split in SPLITS
+        for above in json.loads(Path(f"lists/{split}.json").read_text())
+        for superclass, class_ in pairs
+        if superclass == above
+    }
+    got = Counter(tuple(name.split("/")[:3]) for name in found.samples)
+    assert got == dict.fromkeys(want, 600)
+    assert Counter(split for split, *_ in want) == {"train": 60, "val": 20, "test": 20}
+    assert (found.left_out, found.mistakes) == (0, [])
