@@ -55,7 +55,7 @@ def closure(start: str, cell: dict[str, str]) -> set[str]:
 
 
 def cells(stage: str) -> list[dict[str, str]]:
-    """Every method of a stage's matrix, with two data sets and settings: what a cell runs is the same for all."""
+    """Every method of a stage's matrix, with two data sets and settings: what runs is the same for all."""
     found: list[dict[str, str]] = [{}]
     for key in stages[stage].get("matrix", {}):
         values = ["another"] if key == "other" else list(params["data" if key == "dataset" else key])
