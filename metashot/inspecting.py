@@ -214,7 +214,7 @@ def inspect(raw: folders.Raw, root: Path) -> Inspection:
             content = read()
             return hashlib.md5(content).hexdigest(), kind.look(content)
         except ValueError as error:
-            return "", f"{raw.path}: {name!r} cannot be read ({error})"
+            return "", f"{raw.path}: {name!r} is {error}"
         except MetashotError as error:
             return "", str(error)
 
