@@ -22,7 +22,7 @@ from metashot.plan import plan
 
 COMMITTED = ("params.yaml", "dvc.lock", lineage.CHAMPIONS)  # what a retraining changes of what git keeps
 NO_CHANGE, UNPUBLISHED = "No change", "Unpublished"
-REGISTER = "register@"  # the stage that needs MLflow
+REGISTER = "register@", "register_cross@"  # the stages that need MLflow
 
 Group = tuple[str, str]
 

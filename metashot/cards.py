@@ -96,6 +96,33 @@ def labels(document: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def crossing_labels(document: Mapping[str, Any]) -> dict[str, str]:
+    """The same of a test on another data set's episodes (`provenance.crossing`)."""
+    tested = document["tested"]
+    return {
+        "method": document["method"],
+        "setting": document["name"].partition("-")[2],
+        "accuracy": accuracy(tested["accuracy"], tested["ci95"]),
+        "data": f"{document['other']} {tested['tested_on']['data'][:8]}",
+    }
+
+
+def crossing(document: Mapping[str, Any]) -> str:
+    """What is to be known of a test on another data set's episodes (`provenance.crossing`)."""
+    tested = document["tested"]
+    trained_on, tested_on = (
+        Marks.of(document["origin"][name]).on(name)
+        for name in (tested["trained_on"]["dataset"], document["other"])
+    )
+    return (
+        f"**{document['method']}: {accuracy(tested['accuracy'], tested['ci95'])}** on {tested_on}, "
+        f"{tested['n_way']}-way {tested['k_shot']}-shot, {tested['episodes']:,} episodes, trained on "
+        f"{trained_on}, and on nothing of the other.\n\n**Lineage.** Result `{document['model'][:16]}`, data "
+        f"`{tested['tested_on']['data'][:8]}`, episodes `{tested['tested_on']['episodes'][:8]}`: all stages "
+        "of both are in lineage.json."
+    )
+
+
 def model_card(document: Mapping[str, Any]) -> str:
     """What is to be known of a registered version: data, protocol, numbers, limits, use, lineage.
 

@@ -57,7 +57,7 @@ def adopt(root: Path, dataset: str, setting: str) -> Row | None:
                 "params": dict(entry.params),
                 "outs": [dict(out) for out in entry.outs],
             }
-            for entry in source.ancestry(cell)
+            for entry in source.ancestry(cell.train, cell.evaluate)
         }
         with (kept / "dvc.lock").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)

@@ -9,10 +9,11 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -133,6 +134,24 @@ class Cell:
         return f"{RECORDS}evaluate/{self.group}/{self.method}/record.json"
 
 
+class Crossing(NamedTuple):
+    """A cell's model on the test episodes of another data set."""
+
+    cell: Cell
+    other: str
+    entry: Entry
+
+    @property
+    def result(self) -> str:
+        """Digest of what was tested, on what, and what came out."""
+        return digest([self.cell.result, self.entry.result])
+
+    @property
+    def metrics(self) -> str:
+        """What was measured."""
+        return str(self.entry.outs[0]["path"])
+
+
 class Lock:
     """The dvc.lock of a repository, and the files it names.
 
@@ -187,11 +206,23 @@ class Lock:
             raise MetashotError(f"no method was evaluated on {group} yet: run `dvc repro register@{group}`")
         return [self.cell(dataset, setting, method) for method in evaluated]
 
-    def ancestry(self, cell: Cell) -> list[Entry]:
-        """Return every entry the cell stands on, and its own two, sorted by stage."""
+    def crossings(self, dataset: str, setting: str) -> list[Crossing]:
+        """Return the tests of a data set's models on the episodes of others; none of an earlier model."""
+        found = []
+        for stage, entry in self.entries.items():
+            if stage.startswith(f"cross@{dataset}-") and entry.cmd.split()[-2] == setting:
+                *_, other, _, method = entry.cmd.split()
+                with suppress(MetashotError):  # trained again, and not evaluated yet
+                    cell = self.cell(dataset, setting, method)
+                    if cell.weights in (dep["md5"] for dep in entry.deps):
+                        found.append(Crossing(cell, other, entry))
+        return found
+
+    def ancestry(self, *entries: Entry) -> list[Entry]:
+        """Return every entry that these stand on, and these, sorted by stage."""
         makers = {out["path"]: entry for entry in self.entries.values() for out in entry.outs}
         found: dict[str, Entry] = {}
-        todo = [cell.train, cell.evaluate]
+        todo = list(entries)
         while todo:
             entry = todo.pop()
             if entry.stage not in found:

@@ -6,11 +6,12 @@ everything else against.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from metashot.data import store
 from metashot.errors import MetashotError
-from metashot.lineage import Cell, Entry, Lock
+from metashot.lineage import Cell, Crossing, Entry, Lock
 
 FORMAT = 1
 CHECK = "check"  # the stage that says the same whatever goes in, and is part of no lineage
@@ -28,7 +29,7 @@ def document(lock: Lock, cell: Cell) -> dict[str, Any]:
     Raises:
         MetashotError: A file that dvc.lock names is missing, or is another one.
     """
-    stages = [entry for entry in lock.ancestry(cell) if entry.stage != CHECK]
+    stages = _ancestry(lock, cell.train, cell.evaluate)
     processed, raw = f"data/processed/{cell.dataset}.parquet", f"data/raw/{cell.dataset}"
     about = store.about(lock.file(maker(stages, processed), processed))
     return {
@@ -44,7 +45,32 @@ def document(lock: Lock, cell: Cell) -> dict[str, Any]:
         "training": json.loads(lock.file(cell.train, cell.train_record).read_text()),
         "evaluation": json.loads(lock.file(cell.evaluate, cell.evaluate_record).read_text()),
         "origin": {**about, "files": lock.listing(maker(stages, raw), raw)},
-        "stages": {e.stage: {"key": e.key, **e.inputs, "outs": _sorted(e.outs)} for e in stages},
+        "stages": _listed(stages),
+    }
+
+
+def crossing(lock: Lock, crossing: Crossing) -> dict[str, Any]:
+    """Return the lineage of a test on another data set's episodes.
+
+    Returns:
+        Of which ``stages`` holds every stage that model, data and episodes stand on, ``tested`` what came
+        out, ``origin`` the origins of both data sets by name.
+
+    Raises:
+        MetashotError: A file that dvc.lock names is missing, or is another one.
+    """
+    stages = _ancestry(lock, crossing.cell.train, crossing.cell.evaluate, crossing.entry)
+    processed = {name: f"data/processed/{name}.parquet" for name in (crossing.cell.dataset, crossing.other)}
+    return {
+        "format": FORMAT,
+        "name": crossing.cell.group,
+        "method": crossing.cell.method,
+        "other": crossing.other,
+        "model": crossing.cell.result,
+        "result": crossing.result,
+        "tested": json.loads(lock.file(crossing.entry, crossing.metrics).read_text()),
+        "origin": {n: store.about(lock.file(maker(stages, path), path)) for n, path in processed.items()},
+        "stages": _listed(stages),
     }
 
 
@@ -58,6 +84,14 @@ def maker(stages: list[Entry], path: str) -> Entry:
         if any(out["path"] == path for out in entry.outs):
             return entry
     raise MetashotError(f"no stage in dvc.lock makes {path}: run `dvc repro`")
+
+
+def _ancestry(lock: Lock, *entries: Entry) -> list[Entry]:
+    return [entry for entry in lock.ancestry(*entries) if entry.stage != CHECK]
+
+
+def _listed(stages: Sequence[Entry]) -> dict[str, Any]:
+    return {e.stage: {"key": e.key, **e.inputs, "outs": _sorted(e.outs)} for e in stages}
 
 
 def _sorted(items: Any) -> list[dict[str, Any]]:

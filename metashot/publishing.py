@@ -70,7 +70,7 @@ from metashot.compare import Comparison, Marks
 from metashot.errors import MetashotError
 from metashot.files import md5
 from metashot.history import AdoptedLock, PastLock, cells, history_and_gaps
-from metashot.lineage import Cell, Lock, digest
+from metashot.lineage import Cell, Crossing, Lock, digest
 from metashot.objects import Objects
 from metashot.statistics import Difference
 
@@ -80,6 +80,7 @@ from metashot.statistics import Difference
 FORM = "metashot.form"  # of a finished run: digest of the modules that say how it looks
 STANDING = "standing"  # of a run: whether its model is champion or challenger
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
+CROSSING = "metashot.crossing"  # digest of a test on another data set's episodes
 REQUIRED = (
     "mlflow",
     "numpy",
@@ -255,6 +256,7 @@ class _Group:
         found = pages(lambda token: client.search_runs([self.experiment], max_results=1000, page_token=token))
         self.results = {run.data.tags[RESULT]: run for run in found if RESULT in run.data.tags}
         self.comparisons = {run.data.tags[COMPARISON]: run for run in found if COMPARISON in run.data.tags}
+        self.crossings = {run.data.tags[CROSSING]: run for run in found if CROSSING in run.data.tags}
         registered = pages(
             lambda token: client.search_model_versions(f"name = '{self.name}'", page_token=token)
         )
@@ -274,6 +276,13 @@ class _Group:
                 self._publish_comparison(lock)
             except MetashotError as error:
                 self.gone.append(f"the comparison of commit {lock.commit[:10]} ({error})")
+        for source in (self.present, *self.past):
+            for crossing in source.crossings(self.dataset, self.setting):
+                try:
+                    self._publish_crossing(source, crossing)
+                except MetashotError as error:
+                    name = f"{crossing.cell.method} on {crossing.other}, {crossing.result[:12]}"
+                    self.gone.append(f"{name} ({error})")
         numbers = {
             row.name: int(self.versions[row.result, self.code].version) for row in self.comparison.rows
         }
@@ -361,6 +370,34 @@ class _Group:
         models = [self._model(version) for version in versions if version]
         tags = {COMPARISON: identity, DECISION: decision}
         self.comparisons[identity] = publisher.publish(run, tags, models, max(ended))
+
+    def _publish_crossing(self, lock: Lock, crossing: Crossing) -> None:
+        """A test on another data set's episodes as a run of its own, linked to the model and to both data."""
+        run, result = self.crossings.get(crossing.result), crossing.cell.result
+        if run and run.data.tags.get(FORM) == self.form:
+            return
+        version = self._version(result, False)
+        if version is None:
+            raise MetashotError("its model is not registered")
+        document = provenance.crossing(lock, crossing)
+        when = self.results[result].info.end_time  # the test itself has no clock times
+        method, tested = crossing.cell.method, document["tested"]
+        name = f"{method} on {crossing.other}"
+        run = run or self.client.create_run(self.experiment, when, {CROSSING: crossing.result}, run_name=name)
+        run_id = run.info.run_id
+        self.client.log_inputs(
+            run_id,
+            list(_data({str(dep["path"]): dep for dep in crossing.entry.deps}).values()),
+            [LoggedModelInput(self._model(version))],
+        )
+        shown = {"cross_accuracy": tested["accuracy"], "cross_ci95": tested["ci95"]}
+        self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in shown.items()])
+        self.client.log_dict(run_id, document, LINEAGE_FILE)
+        self.client.set_terminated(run_id, "FINISHED", when)
+        tags = {**cards.crossing_labels(document), NOTE: cards.crossing(document), FORM: self.form}
+        for key, value in ({KIND: "cross", "mlflow.source.type": "JOB"} | tags).items():
+            self.client.set_tag(run_id, key, value)
+        self.crossings[crossing.result] = self.client.get_run(run_id)
 
     def _follow_decision(self, numbers: Mapping[str, int]) -> None:
         """Point the aliases where the gate's decision says, and show in the runs' table what they are."""

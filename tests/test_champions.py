@@ -99,7 +99,8 @@ def test_a_champion_is_adopted_defends_itself_is_replaced_and_comes_back(project
     assert project.repro() == []
     kept, cell = lineage.adopted(project.root, "glyphs", "5w1s")[0]
     assert cell.result == first
-    assert [entry.stage for entry in kept.ancestry(cell)][-1] == f"train@{GROUP}-prototypical"
+    stages = [entry.stage for entry in kept.ancestry(cell.train, cell.evaluate)]
+    assert stages[-1] == f"train@{GROUP}-prototypical"
 
     # a worse challenger, and other test episodes, on which the incumbent is measured again
     with project.params() as params:

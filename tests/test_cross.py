@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from metashot.backbones import Conv4Params
 from metashot.data import Form, Key, images, store
 from metashot.episodes import load_manifest, sample
 from metashot.files import md5
+from metashot.lineage import Lock
 from metashot.methods.base import MetricParams, Problem
 from metashot.methods.prototypical import Prototypical
+from metashot.tracking import KIND, LINEAGE_FILE, connect
+from tests.project import Project
 
 FORM = images.form(16, 1)
 
@@ -103,3 +107,69 @@ def test_samples_of_another_form_are_refused(project: Path) -> None:
     done = run(project)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: a and b do not have samples of one form")
+
+
+def crossings(root: Path) -> list[dict]:
+    """What MLflow shows of tests on other data: a dict for each run."""
+    with connect(root) as client:
+        (experiment,) = [e for e in client.search_experiments() if e.name == "glyphs-5w1s"]
+        found = client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'cross'")
+        return [
+            {
+                "name": run.info.run_name,
+                "metrics": run.data.metrics,
+                "tags": {key: run.data.tags[key] for key in ("method", "data", "accuracy")},
+                "data": {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs},
+                "models": [
+                    client.get_logged_model(model.model_id).tags["metashot.result"]
+                    for model in run.inputs.model_inputs
+                ],
+                "lineage": json.loads(
+                    Path(client.download_artifacts(run.info.run_id, LINEAGE_FILE)).read_text()
+                ),
+            }
+            for run in (client.get_run(run.info.run_id) for run in found)  # with the models
+        ]
+
+
+def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    with project.params() as params:
+        params["data"]["other"] = {**params["data"]["glyphs"], "raw": {"seed": 1, "writers": 20}}
+        params["datasets"], params["methods"] = ["glyphs", "other"], ["prototypical"]
+        params["cross"] = {"trained_on": ["glyphs"], "tested_on": ["other"]}
+    assert {"cross@glyphs-other-5w1s-prototypical", "register_cross@glyphs-other-5w1s"} <= {*project.repro()}
+    (shown,) = crossings(tmp_path)
+    said = json.loads((tmp_path / "results/glyphs-on-other-5w1s/prototypical.json").read_text())
+    assert shown["name"] == "prototypical on other"
+    assert shown["metrics"] == {"cross_accuracy": said["accuracy"], "cross_ci95": said["ci95"]}
+    lock = Lock(tmp_path)
+    assert shown["models"] == [lock.cell("glyphs", "5w1s", "prototypical").result]
+    assert shown["data"] == {
+        path: md5(tmp_path / path)
+        for path in (
+            "data/processed/glyphs.parquet",
+            "data/processed/other.parquet",
+            "data/episodes/other-5w1s/test.parquet",
+        )
+    }
+    stages = shown["lineage"]["stages"]
+    assert {"download@glyphs", "download@other", "train@glyphs-5w1s-prototypical"} <= {*stages}
+    assert (
+        stages["cross@glyphs-other-5w1s-prototypical"]["outs"]
+        == lock.entries["cross@glyphs-other-5w1s-prototypical"].outs
+    )
+    # into an empty store: the same
+    project.root = emptied = tmp_path.with_name("emptied")  # as this process holds the first database open
+    shutil.copytree(tmp_path, emptied, ignore=shutil.ignore_patterns("mlruns"))
+    project.run("metashot", "publish")
+    assert crossings(emptied) == [shown]
+    # of a model that was trained anew, nothing is said that was found with the old one
+    train = lock.entries["train@glyphs-5w1s-prototypical"]
+    anew = [{**out, "md5": "f" * 32 + ".dir"} if "models/" in out["path"] else out for out in train.outs]
+    evaluate = lock.entries["evaluate@glyphs-5w1s-prototypical"]
+    kept = [dep for dep in evaluate.deps if "models/" not in dep["path"]]
+    assert len(lock.crossings("glyphs", "5w1s")) == 1
+    lock.entries[train.stage] = replace(train, outs=anew)
+    lock.entries[evaluate.stage] = replace(evaluate, deps=kept)
+    assert lock.crossings("glyphs", "5w1s") == []

@@ -106,7 +106,8 @@ def test_cells_are_those_listed_and_evaluated(tmp_path):
 
 def test_ancestry_goes_back_to_the_raw_data(tmp_path):
     lock = Lock(synthetic.make(tmp_path))
-    names = [entry.stage for entry in lock.ancestry(lock.cell("glyphs", "5w1s", "matching"))]
+    cell = lock.cell("glyphs", "5w1s", "matching")
+    names = [entry.stage for entry in lock.ancestry(cell.train, cell.evaluate)]
     cell = "glyphs-5w1s-matching"
     data = ["download@glyphs", "episodes@glyphs-5w1s", f"evaluate@{cell}", "preprocess@glyphs"]
     assert names == [*data, f"train@{cell}"]

@@ -1,0 +1,17 @@
+"""Show in MLflow what models of one data set make of the episodes of another."""
+
+from pathlib import Path
+
+from stages import read_params, run
+
+
+def main(dataset: str, other: str, setting: str) -> None:
+    """Publish once more: the tests on the other data set came after the models."""
+    from metashot import publishing  # slow to import
+
+    for published in publishing.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
+        print(published)  # noqa: T201
+
+
+if __name__ == "__main__":
+    run(main)
