@@ -244,7 +244,7 @@ def metashot_prototypical() -> Work:
 
 def prototypical_network() -> prototypical.Prototypical:
     """metashot's."""
-    hyper = base.MetricParams(lr=OUTER_LR, meta_batch=1, train_way=N_WAY)
+    hyper = prototypical.Params(lr=OUTER_LR, meta_batch=1, train_way=N_WAY, temperature=1.0)
     return prototypical.Prototypical(hyper, base.Problem(FORM, NETWORK, N_WAY))
 
 

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 SIZE = (1, 28, 28)
 FORM = form(28, 1)
 NETWORK = backbones.Conv4Params(name="conv4", width=64, downsample="pool")
-METRIC: base.MetricParams = params.read(ROOT / "params.yaml", "method.prototypical", base.MetricParams)
+METRIC: prototypical.Params = params.read(ROOT / "params.yaml", "method.prototypical", prototypical.Params)
 GRADIENT: maml.Params = params.read(ROOT / "params.yaml", "method.maml", maml.Params)
 
 Work = Callable[[], object]

@@ -30,7 +30,7 @@ MODELS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
 BASE = {"lr": 1e-3, "meta_batch": 1}
 ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
 PARAMS = {
-    "prototypical": BASE | {"train_way": 5},
+    "prototypical": BASE | {"train_way": 5, "temperature": 1.0},
     "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
     "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
 }

@@ -88,7 +88,11 @@ def test_colour_pictures_of_any_size_train_and_predict(
     name: str, shape: tuple[int, ...], backbone: backbones.Params
 ) -> None:
     form = dataclasses.replace(images.form(16, 1), shape=shape)
-    own = {"train_way": 3} if name == "prototypical" else {"inner_lr": 0.1, "inner_steps": 1, "test_steps": 1}
+    own = (
+        {"train_way": 3, "temperature": 1.0}
+        if name == "prototypical"
+        else {"inner_lr": 0.1, "inner_steps": 1, "test_steps": 1}
+    )
     own |= {} if name == "prototypical" else {"second_order": True, "query_norm": "query"}
     cls = methods.method_class(name)
     method = cls(cls.params_type(lr=1e-3, meta_batch=1, **own), base.Problem(form, backbone, 3, 9))

@@ -28,7 +28,7 @@ from metashot.training import VALIDATIONS, Progress, eager, train
 FORM = images.form(16, 1)
 BACKBONE = Conv4Params(name="conv4", width=8, downsample="pool")
 HYPER = {
-    "prototypical": {"lr": 5e-3, "meta_batch": 2, "train_way": 5},
+    "prototypical": {"lr": 5e-3, "meta_batch": 2, "train_way": 5, "temperature": 1.0},
     "maml": {
         "lr": 5e-3,
         "meta_batch": 2,

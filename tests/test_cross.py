@@ -18,8 +18,8 @@ from metashot.data import Form, Key, images, store
 from metashot.episodes import load_manifest, sample
 from metashot.files import md5
 from metashot.lineage import Lock
-from metashot.methods.base import MetricParams, Problem
-from metashot.methods.prototypical import Prototypical
+from metashot.methods.base import Problem
+from metashot.methods.prototypical import Params, Prototypical
 from metashot.tracking import KIND, LINEAGE_FILE, connect
 from tests.project import Project
 
@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Path:
         write(tmp_path / f"data/processed/{name}.parquet", seed)
     draw(tmp_path)
     torch.manual_seed(0)
-    params = MetricParams(lr=1e-3, meta_batch=1, train_way=5)
+    params = Params(lr=1e-3, meta_batch=1, train_way=5, temperature=1.0)
     network = Conv4Params(name="conv4", width=4, downsample="pool")
     methods.save(Prototypical(params, Problem(FORM, network, 5)), tmp_path / "models/a-5w1s/prototypical")
     return tmp_path

@@ -32,7 +32,7 @@ GRADIENT = {
     "test_steps": 2,
 }
 PARAMS = {
-    "prototypical": METRIC,
+    "prototypical": METRIC | {"temperature": 2.0},
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
@@ -243,7 +243,7 @@ def test_prototypes_and_distances_by_brute_force() -> None:
                 members = [support[b, i] for i in range(12) if labels[b, i] == c]
                 prototype = sum(members) / len(members)
                 squared.append(sum((float(query[b, q, d]) - float(prototype[d])) ** 2 for d in range(5)))
-            expected = torch.tensor([-s for s in squared]).softmax(0)
+            expected = torch.tensor([-s / 2 for s in squared]).softmax(0)
             torch.testing.assert_close(logits[b, q].softmax(0), expected)
 
 
@@ -258,7 +258,7 @@ def test_prototypical_takes_unequal_shots() -> None:
     labels = torch.tensor([[0, 0, 0, 1]] * 2)
     found = build("prototypical").classify(support, labels, query, 2)
     means = torch.stack([support[:, :3].mean(1), support[:, 3]], dim=1)
-    torch.testing.assert_close(found.softmax(-1), (-(torch.cdist(query, means) ** 2)).softmax(-1))
+    torch.testing.assert_close(found.softmax(-1), (-(torch.cdist(query, means) ** 2) / 2).softmax(-1))
 
 
 # --- matching
@@ -501,6 +501,7 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
     [
         ("prototypical", "lr", 0.0),
         ("prototypical", "train_way", 1),
+        ("prototypical", "temperature", 0.0),
         ("matching", "temperature", -1.0),
         ("siamese", "margin", 0.0),
         ("transfer", "head_steps", 0),
