@@ -5,7 +5,7 @@ Each is a dataclass of its parameters, a section ``data.<dataset>.backbone`` of 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,24 @@ class NgramsParams:
         _require(0 <= self.drop_rate < 1, f"drop_rate: {self.drop_rate} is not between 0 and 1")
 
 
-Params = Conv4Params | Resnet12Params | Conv1dParams | NgramsParams
+@dataclass(frozen=True, kw_only=True)
+class DenseParams:
+    """Parameters of `Dense`.
+
+    Attributes:
+        width: Features.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: Literal["dense"]
+    width: int
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 2, f"width: {self.width} is less than 2")
+
+
+Params = Conv4Params | Resnet12Params | Conv1dParams | NgramsParams | DenseParams
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -126,14 +143,16 @@ def build(params: Params, shape: tuple[int, ...]) -> "Backbone":
         return Conv1d(shape, params.width, params.kernel)
     if isinstance(params, NgramsParams):
         return Ngrams(shape, params.buckets, params.width, params.drop_rate)
+    if isinstance(params, DenseParams):
+        return Dense(shape, params.width)
     return ResNet12(shape, params.width, params.drop_rate, params.drop_size)
 
 
 def params_of(said: dict[str, object]) -> Params:
     """The parameters that ``asdict`` of some said. Raises ValueError and TypeError for others."""
-    for cls in (Conv4Params, Resnet12Params, Conv1dParams, NgramsParams):
+    for cls in get_args(Params):
         if said.get("name") in cls.__annotations__["name"].__args__:
-            return cls(**said)  # type: ignore[arg-type]
+            return cast(Params, cls(**said))
     raise ValueError(f"unknown backbone {said.get('name')!r}")
 
 
@@ -397,6 +416,29 @@ class Ngrams(Backbone):
         shares = share.new_zeros(len(x), buckets).scatter_add(1, x.long() % buckets, share)
         normalised: Tensor = self.norm(shares @ self.table)
         return normalised
+
+
+class Dense(Backbone):
+    """A linear map of vectors, normalised: what is trained on top of a frozen encoder.
+
+    It begins as a rotation (or a projection of one), which keeps what is near near: the directions are the
+    encoder's own. Layer normalisation as in `Ngrams`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 256) -> None:
+        super().__init__()
+        if len(shape) != 1:
+            raise MetashotError(f"the dense network takes vectors, not samples of shape {list(shape)}")
+        self.linear = nn.Linear(shape[0], width, bias=False)
+        nn.init.orthogonal_(self.linear.weight)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        nn.init.constant_(self.norm.weight, LENGTH / width**0.5)
+        self.features = width
+
+    def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
+        """Vectors ``[M, D]`` to features ``[M, width]``; no batch statistics."""
+        features: Tensor = self.norm(self.linear(x))
+        return features
 
 
 def _picture(shape: tuple[int, ...], network: str, least: int) -> tuple[int, int, int]:

@@ -40,6 +40,12 @@ USES = {
         "Case and spaces do not count. The model goes by words and pieces of words: it knows no synonyms but "
         "those that training showed it.",
     ),
+    "sentences": Use(
+        "text",
+        "a text",
+        "Texts go through the sentence encoder of the training data. The model does not carry it: it has to "
+        "lie where it lay then, or in the folder that METASHOT_ENCODER names.",
+    ),
 }
 
 

@@ -55,6 +55,7 @@ FILES = {  # by kind of samples
     "sounds": Files("sound", "sound", sounds.SUFFIXES, "wav, flac"),
     "texts": Files("text", "text", text_table.SUFFIXES | {".txt"}, "txt, csv, json, jsonl"),
 }
+FILES["sentences"] = FILES["texts"]
 
 
 class Sample(NamedTuple):

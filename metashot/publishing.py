@@ -220,9 +220,11 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     return {**shown, "lead_p": p_value, **needed}
 
 
-def requirements() -> list[str]:
-    """Return the pins of metashot that a registered model needs."""
-    return [pin for pin in metadata.requires("metashot") or [] if pin.split("==")[0] in REQUIRED]
+def requirements(kind: str) -> list[str]:
+    """Return the pins of metashot that a registered model for a kind of samples needs."""
+    pins = [pin.partition(";")[0].strip() for pin in metadata.requires("metashot") or []]
+    needed = {*REQUIRED, "sentence-transformers"} if kind == "sentences" else {*REQUIRED}
+    return [pin for pin in pins if pin.split("==")[0] in needed]
 
 
 class _Group:
@@ -549,7 +551,7 @@ class _ResultPublisher:
                 python_model=PACKAGE / BUILDER,
                 artifacts={path.name: str(path) for path in files.iterdir()},
                 code_paths=[str(code)],
-                pip_requirements=requirements(),
+                pip_requirements=requirements(self.document["origin"]["kind"]),
                 signature=SIGNATURE,
                 mlflow_model=Model(
                     artifact_path=model.artifact_location,

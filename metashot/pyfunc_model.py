@@ -27,6 +27,7 @@ COLUMN = {
     "sounds": "sound",
     "series": "series",
     "texts": "text",
+    "sentences": "text",
 }  # that holds the samples, by their kind
 LARGEST_PICTURE = 25_000_000  # pixels: some 500 MB while it is decoded
 CHUNK = 250  # samples in memory at once, where each is answered by itself
@@ -96,13 +97,25 @@ def numbers(nested: Any, form: "Form") -> NDArray[np.float32]:
     return series.fitted(found, form)
 
 
-def words(value: Any, form: "Form") -> NDArray[np.int32]:
-    """Turn a text into its n-grams ``[length]`` as the training data were; see `texts.decode`."""
-    from metashot.data import texts
+def words(value: Any, form: "Form") -> NDArray[Any]:
+    """Turn a text into its n-grams or its vector as the training data were.
+
+    See `texts.decode` and `sentences.decode`.
+
+    Raises:
+        TableError: The sentence encoder of the training data is not here.
+    """
+    from metashot.data import sentences, texts
+    from metashot.errors import MetashotError
 
     if not isinstance(value, str):
         raise ValueError(f"{_kind(value)}: give a text")  # noqa: TRY004 - a mistake in the table
-    return texts.decode(value.encode(), form)[0]
+    if form.kind == "texts":
+        return texts.decode(value.encode(), form)[0]
+    try:
+        return sentences.decode(value.encode(), form)[0]
+    except MetashotError as error:
+        raise TableError(str(error)) from None
 
 
 class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -251,7 +264,7 @@ def _decoded(value: Any, form: "Form") -> NDArray[Any]:
     """A sample out of the table, as the network takes it. Raises ValueError for what is none."""
     if form.kind == "series":
         return numbers(value, form)
-    if form.kind == "texts":
+    if form.kind in ("texts", "sentences"):
         return words(value, form)
     if form.kind == "sounds":
         return sound(_bytes(value, "sound"), form)

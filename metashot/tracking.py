@@ -61,6 +61,7 @@ CARRIED = (  # the code that a model takes along, as patterns in the package
     "backbones.py",
     "data/__init__.py",
     "data/images.py",
+    "data/sentences.py",
     "data/series.py",
     "data/sounds.py",
     "data/store.py",

@@ -12,7 +12,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("metashot", "stages")
 # Modules that code picks by name at run time: importer -> what it picks, for a cell of the matrix. DVC cannot
 # give a data set the dependencies of its source alone, so all sources count for all.
-SOURCES = ("audio_folder", "glyphs", "image_folder", "omniglot", "series_table", "text_table")
+SOURCES = (
+    "audio_folder",
+    "glyphs",
+    "image_folder",
+    "omniglot",
+    "sentence_table",
+    "series_table",
+    "text_table",
+)
 PICKED = {
     "metashot.publishing": ["metashot.pyfunc_model"],  # runs as a file
     "metashot.data.source": [f"metashot.data.{name}" for name in SOURCES],
@@ -165,7 +173,7 @@ def test_declared_parameters_are_those_the_stage_reads(stage: str) -> None:
 @pytest.mark.parametrize("stage", sorted(set(stages) - {"check"}))
 def test_declared_pins_are_the_packages_the_stage_imports(stage: str) -> None:
     pins = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["metashot"]["pins"])
-    packages = {"PIL": "pillow"}
+    packages = {"PIL": "pillow", "sentence_transformers": "sentence-transformers"}
     used = set()
     for path in set().union(*(stage_cells(stage, cell) for cell in cells(stage))):
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
@@ -182,6 +190,9 @@ def test_nothing_depends_on_records() -> None:
 
 def test_pins_that_change_results_are_the_installed_requirements() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    required = {r.name: str(r.specifier) for r in map(Requirement, project["project"]["dependencies"])}
+    optional = project["project"]["optional-dependencies"]["sentences"]
+    required = {
+        r.name: str(r.specifier) for r in map(Requirement, [*project["project"]["dependencies"], *optional])
+    }
     pins = project["tool"]["metashot"]["pins"]
     assert {name: required[name] for name in pins} == {name: f"=={pin}" for name, pin in pins.items()}

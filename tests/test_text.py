@@ -200,7 +200,7 @@ def test_impossible_networks_are_refused(change: dict) -> None:
 METRIC = {"lr": 1e-2, "meta_batch": 2, "train_way": 3}
 GRADIENT = {"lr": 1e-2, "meta_batch": 2, "inner_lr": 0.1, "inner_steps": 2, "test_steps": 2}
 METHODS = {
-    "prototypical": METRIC,
+    "prototypical": METRIC | {"temperature": 1.0},
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},

@@ -135,15 +135,15 @@ def _decoded(
     Raises MetashotError that names the samples which cannot be decoded.
     """
     decode = decoder(form).decode
-    failures: list[str] = []
+    failures: set[str] = set()
 
     def decode_one(item: Item) -> tuple[Any, bytes] | None:
         try:
             return decode(item.read(), form)
         except ValueError as error:
-            failures.append(f"{item.origin} is {error}")
+            failures.add(f"{item.origin} is {error}")
         except MetashotError as error:
-            failures.append(str(error))
+            failures.add(str(error))
         return None
 
     rows = max(1, ROW_GROUP // form.nbytes)

@@ -1,0 +1,15 @@
+"""Sentence table: labelled texts of your own as in `text_table`, seen through a frozen sentence encoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from metashot.data import folders, sentences, text_table
+
+Raw = text_table.Raw
+ABOUT: Mapping[str, object] = text_table.ABOUT
+digest, download, items = text_table.digest, text_table.download, text_table.items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(sentences.Prepare, folders.Prepare):
+    """Section ``prepare`` of a data set that is tables of texts for a sentence encoder."""
