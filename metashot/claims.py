@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from metashot import cards, files, publishing, signing, tracking
+from metashot import cards, files, params, publishing, signing, tracking
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
@@ -354,8 +354,9 @@ class Claim:
         said, cell = self.cell.train.params["params.yaml"], self.cell
         _same("seed in the record", resolved["seed"], said["seed"])
         _same("n_way in the record", resolved["n_way"], said[f"setting.{cell.setting}.n_way"])
-        _same("budget in the record", resolved["budget"], said[f"data.{cell.dataset}.budget.{cell.method}"])
-        for key, value in said[f"method.{cell.method}"].items():
+        steps, own = params.budgeted(said[f"data.{cell.dataset}.budget.{cell.method}"])
+        _same("budget in the record", resolved["budget"], steps)
+        for key, value in {**said[f"method.{cell.method}"], **own}.items():
             _same(f"{key} in the record", resolved["method"].get(key), value)
         for part in ("backbone", "augment"):
             for key, value in said[f"data.{cell.dataset}.{part}"].items():

@@ -4,7 +4,7 @@ import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -15,7 +15,7 @@ from ruamel.yaml.nodes import CollectionNode
 
 from metashot.errors import MetashotError
 
-T = TypeVar("T")
+Hyper = TypeVar("Hyper")
 
 # Names become folders, MLflow names and words of a command line.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
@@ -104,7 +104,8 @@ class DataSet:
         prepare: How it becomes one table.
         backbone: The network that turns a sample into features.
         augment: How training samples are varied; empty for not at all.
-        budget: Outer steps of each training.
+        budget: Of each method the outer steps of its training, or a mapping of ``steps`` and those of its
+            hyper-parameters that are others here (`training`).
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -114,7 +115,7 @@ class DataSet:
     prepare: dict[str, Any]
     backbone: dict[str, Any]
     augment: dict[str, Any]
-    budget: dict[Name, PositiveInt]
+    budget: dict[Name, Any]
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,34 @@ def read(path: Path, key: str, type_: Any) -> Any:
         if not isinstance(value, Mapping) or part not in value:
             raise MetashotError(f"{path}: {'.'.join(parts[: depth + 1])}: missing")
         value = value[part]
+    return _valid(path, key, type_, value)
+
+
+def training(path: Path, key: str, hyper: Hyper, said: Any) -> tuple[int, Hyper]:
+    """What a data set says of a method's training: its outer steps, and the method's hyper-parameters.
+
+    Args:
+        path: params.yaml, for messages.
+        key: Where it is said, ``data.<dataset>.budget.<method>``, for messages.
+        hyper: Section ``method.<method>``.
+        said: The steps alone, or a mapping of ``steps`` and those hyper-parameters that are others here.
+
+    Raises:
+        MetashotError: The steps are no number above 0, or the method refuses a hyper-parameter.
+    """
+    steps, own = budgeted(said)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise MetashotError(f"{path}: {key}: needs outer steps, a whole number above 0 (it is {steps!r})")
+    return steps, _valid(path, key, type(hyper), {**asdict(hyper), **own})  # type: ignore[call-overload]
+
+
+def budgeted(said: Any) -> tuple[Any, dict[str, Any]]:
+    """The steps of a training, and the hyper-parameters that are said beside them."""
+    own = dict(said) if isinstance(said, Mapping) else {"steps": said}
+    return own.pop("steps", None), own
+
+
+def _valid(path: Path, key: str, type_: Any, value: Any) -> Any:
     try:
         return TypeAdapter(type_).validate_python(value)
     except ValidationError as invalid:
@@ -320,12 +349,13 @@ def check(path: Path) -> None:
             raise MetashotError(f"{path}: data.{name}.backbone: {error}") from None
         if augment.varies and prepare.form.kind != "images":
             raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
+    hypers = {}
     for name in file.method:
         try:
             cls = methods.method_class(name)
         except MetashotError as error:
             raise MetashotError(f"{path}: method.{name}: {error}") from None
-        read(path, f"method.{name}", cls.params_type)
+        hypers[name] = read(path, f"method.{name}", cls.params_type)
     for name in file.setting:
         setting: Setting = read(path, f"setting.{name}", Setting)
         if name in setting.extra:
@@ -333,6 +363,8 @@ def check(path: Path) -> None:
     for name, data in file.data.items():
         if unknown := set(data.budget) - set(file.method):
             raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method below `method`")
+        for method, said in data.budget.items():
+            training(path, f"data.{name}.budget.{method}", hypers[method], said)
         for method in file.methods if name in file.datasets else ():
             if method not in data.budget:
                 raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")

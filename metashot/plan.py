@@ -20,6 +20,7 @@ from metashot import dvc, scratch
 from metashot.compare import duration
 from metashot.lineage import Entry, Lock, md5
 from metashot.objects import Store
+from metashot.params import budgeted
 
 State = Literal["up to date", "cached locally", "cached on the remote", "must run"]
 
@@ -265,6 +266,6 @@ def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
         return seconds
     for key, budget in entry.params.get("params.yaml", {}).items():
         now = below(_read(root / "params.yaml"), key, _MISSING)
-        if ".budget." in key and isinstance(now, int):
-            seconds *= now / budget
+        if ".budget." in key and now is not _MISSING:
+            seconds *= budgeted(now)[0] / budgeted(budget)[0]
     return seconds

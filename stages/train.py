@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-
-from pydantic import PositiveInt
+from typing import Any
 
 from metashot import backbones, methods, runtime
 from metashot.augmentation import Augment
@@ -15,11 +14,11 @@ from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.files import replacing
 from metashot.methods.base import Problem
-from metashot.params import Seed, Threads, Way, named
+from metashot.params import Seed, Threads, Way, named, training
 from metashot.record import Record
 from metashot.scratch import Attempt
 from metashot.training import train
-from stages import read_params, run, write_csv
+from stages import PARAMS, read_params, run, write_csv
 
 
 def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
@@ -39,10 +38,11 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     seed: int = read_params("seed", Seed)
     threads: int = read_params("threads", Threads)
     n_way: int = read_params(f"setting.{setting}.n_way", Way)
-    hyper = read_params(f"method.{method}", cls.params_type)
+    usual = read_params(f"method.{method}", cls.params_type)
+    budget = read_params(f"data.{dataset}.budget.{method}", Any)
     backbone = read_params(f"data.{dataset}.backbone", named(backbones.Params))
     augment: Augment = read_params(f"data.{dataset}.augment", Augment)
-    steps: int = read_params(f"data.{dataset}.budget.{method}", PositiveInt)
+    steps, hyper = training(PARAMS, f"data.{dataset}.budget.{method}", usual, budget)
 
     runtime.keep_freed_memory()
     runtime.use_threads(threads)

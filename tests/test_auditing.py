@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Path:
     project.repro()
     commit(project.root, "first")
     with project.params() as params:
-        params["data"]["glyphs"]["budget"]["prototypical"] = 13
+        params["data"]["glyphs"]["budget"]["prototypical"] = {"steps": 13, "temperature": 5.0}
     commit(project.root, "longer")
     project.repro()
     commit(project.root, "second")

@@ -78,6 +78,18 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
             "params.yaml: data.glyphs.budget.maml: missing",
         ),
         (lambda p: p["data"]["glyphs"]["budget"].update(maml=0), "params.yaml: data.glyphs.budget.maml: "),
+        (
+            lambda p: p["data"]["glyphs"]["budget"].update(maml={"inner_lr": 0.1}),
+            "params.yaml: data.glyphs.budget.maml: needs outer steps, a whole number above 0 (it is None)",
+        ),
+        (
+            lambda p: p["data"]["glyphs"]["budget"].update(maml={"steps": 5, "inner_rate": 0.1}),
+            "params.yaml: data.glyphs.budget.maml.inner_rate: unknown key (known here: lr, ",
+        ),
+        (
+            lambda p: p["data"]["glyphs"]["budget"].update(maml={"steps": 5, "inner_lr": -1}),
+            "params.yaml: data.glyphs.budget.maml.inner_lr: must be positive",
+        ),
         (lambda p: p["gate"].update(min_acuracy=0.5), "params.yaml: gate.min_acuracy: unknown key"),
         (lambda p: p["gate"].update(min_accuracy=95), "params.yaml: gate.min_accuracy: "),
         (lambda p: p["gate"].pop("allowed_regression"), "params.yaml: gate.allowed_regression: missing"),
