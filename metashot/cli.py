@@ -319,16 +319,17 @@ def refresh() -> None:
 @app.command()
 def init(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of class folders, or a zip file of one.", show_default=False)
+        Path,
+        typer.Argument(help="Folder of class folders, a zip file of one, or a table.", show_default=False),
     ],
     name: Annotated[str | None, typer.Option(help="Of the data set; by default the folder's.")] = None,
     splits: Annotated[
         Path | None, typer.Option(help="Folder with lists of what is in each split.", file_okay=False)
     ] = None,
 ) -> None:
-    """Look at a folder of your own, and describe it in params.yaml: the next run trains on it.
+    """Look at data of your own, and describe them in params.yaml: the next run trains on them.
 
-    Exits with 1, and writes nothing, where something in the folder would stop the run.
+    Exits with 1, and writes nothing, where something in them would stop the run.
     """
     with mistakes():
         from rich.console import Console
@@ -356,7 +357,7 @@ def init(
             *others, last = proposal.mistakes
             for line in others:
                 typer.echo(f"error: {line}", err=True)
-            raise MetashotError(f"{last}\nparams.yaml is as it was: mend the folder and run again")
+            raise MetashotError(f"{last}\nparams.yaml is as it was: mend the data and run again")
         proposing.write(root, proposal)
         what = "added to" if proposal.described else "of"
         typer.echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")

@@ -1,4 +1,4 @@
-"""What to write into params.yaml for a folder that was looked at: its division, and a setting that fits."""
+"""What to write into params.yaml for data that were looked at: their division, and a setting that fits."""
 
 import re
 from collections import Counter
@@ -65,11 +65,11 @@ class Proposal:
 
     def block(self, methods: Sequence[str]) -> dict[str, Any]:
         """The section ``data.<name>``."""
-        raw, kind = self.found.raw, self.found.kind
+        kind = self.found.kind
         defaults = kind.defaults(self.found.prepare)
         return {
             "source": kind.source,
-            "raw": {"path": raw.path, "splits": raw.splits, "md5": self.found.md5},
+            "raw": {**self.found.gathered.raw, "md5": self.found.md5},
             "prepare": {**self.found_out, **defaults.pop("prepare")},
             **defaults,
             "budget": {method: BUDGET.get(method, STEPS) for method in methods},
@@ -77,8 +77,9 @@ class Proposal:
 
 
 def name_of(folder: Path) -> str:
-    """A name for the data set of a folder or zip file."""
-    words = re.sub(r"[^A-Za-z0-9_]+", "_", folder.absolute().name.removesuffix(".zip")).strip("_")
+    """A name for the data set of a folder, zip file or table."""
+    name = re.sub(r"\.(zip|csv|jsonl?|parquet)$", "", folder.absolute().name)
+    words = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     return words if words[:1].isalpha() else f"data_{words}".rstrip("_")
 
 
@@ -109,8 +110,8 @@ def init(root: Path, raw: folders.Raw, name: str) -> Proposal:
     except UnicodeEncodeError:
         raise MetashotError(f"{raw.path!a}: its name is not UTF-8: rename it") from None
     if known and not raw.splits:
-        raw = replace(raw, splits=known.raw["splits"])
-    found = inspecting.inspect(raw, root)
+        raw = replace(raw, splits=known.raw.get("splits", ""))
+    found = inspecting.inspect(raw, root, asdict(known) if known else None)
     return _propose(file, found, name, known)
 
 
@@ -187,7 +188,7 @@ def warnings(proposal: Proposal) -> list[str]:
         "nearly the same sample in two splits, which stays": near,
     }.items():
         if groups:
-            said.append(f"{what}: {len(groups):,} ({_some(groups)})")
+            said.append(f"{what}: {len(groups):,} ({_some(found, groups)})")
     if proposal.known_classes:
         said.append(
             f"{len(found.sizes)} classes are too few for splits with classes of their own (3 x {WAY}): "
@@ -230,7 +231,7 @@ def _divided(
     found: Inspection, known: params.DataSet | None, mistakes: list[str]
 ) -> tuple[folders.Division, list[Item]]:
     """How the samples are divided, and they with their splits; none, and a mistake, where they cannot be."""
-    listed = bool(found.raw.splits)
+    listed = found.gathered.listed
     items = []
     for name in found.looks:
         *split, superclass, class_, file = ([] if name.count("/") > 1 else [listing.ALL]) + name.split("/")
@@ -344,8 +345,8 @@ def _duplicates(
     )
 
 
-def _some(groups: Sequence[Sequence[str]]) -> str:
-    shown = "; ".join(" = ".join(map(repr, names)) for names in groups[:NAMED])
+def _some(found: Inspection, groups: Sequence[Sequence[str]]) -> str:
+    shown = "; ".join(" = ".join(map(found.shown, names)) for names in groups[:NAMED])
     return f"{shown}{f'; and {len(groups) - NAMED:,} more' if len(groups) > NAMED else ''}"
 
 

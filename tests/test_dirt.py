@@ -371,7 +371,7 @@ def test_init_names_every_mistake_and_preprocess_the_first_ten(folder: Path) -> 
         image_folder.digest(RAW, Path())
     lines = CliRunner().invoke(cli.app, ["init", "images"]).stderr.splitlines()
     assert sum(line.startswith("error: ") for line in lines) == 14
-    assert lines[-1] == "params.yaml is as it was: mend the folder and run again"
+    assert lines[-1] == "params.yaml is as it was: mend the data and run again"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from project import Project
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from metashot import cli, inspecting, nearness, params, proposing
+from metashot import cli, inspecting, kinds, nearness, params, proposing
 from metashot.data import folders, image_folder, store
 from metashot.data.preprocess import preprocess
 from metashot.episodes import sample
@@ -150,7 +150,7 @@ def test_size_and_colour_follow_the_pixels(
 
 
 def test_the_grey_of_a_jpeg_is_no_colour_and_a_stain_is_none() -> None:
-    kind = inspecting.Pictures()
+    kind = kinds.PICTURES
 
     def coloured(image: Image.Image, **options: object) -> bool:
         stream = io.BytesIO()

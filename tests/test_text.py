@@ -482,7 +482,7 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
         ("a.json", b'["a"]', "a.json: row 0: give an object with text and label"),
         ("a.json", b'{"a": [{"text": "b"}]}', "a.json: a: row 0: label is empty"),
         ("a.json", b'[["a", true]]', "a.json: row 0: label is True"),
-        ("a.json", b'[["\\ud800", "b"]]', "a.json: cannot be read ("),
+        ("a.json", b'[["\\ud800", "b"]]', "a.json: row 0: text has half a character, which JSON can write"),
         ("a.jsonl", b'["a", "b"]\n{"text"\n', "a.jsonl: line 2: is not JSON ("),
     ],
 )

@@ -75,13 +75,38 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     found: dict[str, Item] = {}
     for name, read in archive.members(directory / _ARCHIVE, SUFFIXES):
         origin = f"{directory / _ARCHIVE}: member {name!r}"
-        for item in _series(read(), origin, name.lower().endswith(".parquet"), prepare):
+        for item in of_table(read(), origin, name.lower().endswith(".parquet"), prepare):
             if (first := found.setdefault(item.key.name, item)) is not item:
                 raise MetashotError(f"{item.origin} is also in {first.origin}: an id stands for one series")
     folders.check_names(str(directory / _ARCHIVE), {item.key.class_ for item in found.values()})
     if isinstance(prepare.split, folders.Shares):
         return folders.divide(found.values(), prepare.split)
     return list(found.values())
+
+
+def channels_of(content: bytes, origin: str, parquet: bool) -> tuple[tuple[str, ...], bool]:
+    """The columns of numbers of a table, and whether it says which split a series is in.
+
+    Raises MetashotError when it cannot be read, or has no id, no label or no other column of numbers.
+    """
+    try:
+        source = pa.BufferReader(content)
+        schema = pq.read_schema(source) if parquet else csv.read_csv(source).schema
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
+    named = {"id", "label", "split", "time"}
+    numbers = [
+        field.name
+        for field in schema
+        if field.name not in named and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+    ]
+    if not numbers or not {"id", "label"} <= {*schema.names}:
+        raise MetashotError(
+            f"{origin}: a table of series has the columns id and label, and others of numbers (there are "
+            f"{', '.join(schema.names)})"
+        )
+    return tuple(numbers), "split" in schema.names
 
 
 def _tables(raw: Raw, root: Path) -> listing.Found:
@@ -91,8 +116,8 @@ def _tables(raw: Raw, root: Path) -> listing.Found:
     return found
 
 
-def _series(content: bytes, origin: str, parquet: bool, prepare: Prepare) -> Iterator[Item]:
-    """The series of a table; those of a split where the table says it."""
+def of_table(content: bytes, origin: str, parquet: bool, prepare: Prepare) -> Iterator[Item]:
+    """The series of a table, in the splits that it names. Raises MetashotError as `items` does."""
     table = _read(content, origin, parquet, prepare)
     (row_ids, ids), (row_labels, labels) = _names(table, "id"), _names(table, "label")
     row_splits, splits = _names(table, "split") if "split" in table else (0 * row_ids, [""])

@@ -4,8 +4,10 @@ import functools
 import hashlib
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import soundfile
@@ -105,6 +107,20 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.uint8], bytes]:
     return np.rint(255 * (1 + decibels / said["range_db"])).astype(np.uint8)[None], digest
 
 
+class About(NamedTuple):
+    """What the head of a sound file says; the rate in Hz."""
+
+    seconds: float
+    rate: int
+    channels: int
+
+
+def about(content: bytes) -> About:
+    """Read what a sound file says of itself. Raises ValueError as `decode` does."""
+    with _opened(content) as file:
+        return About(file.frames / file.samplerate, file.samplerate, file.channels)
+
+
 @functools.cache
 def filters(mels: int, rate: int, bins: int) -> NDArray[np.float64]:
     """Triangular filters ``[mels, bins]`` for a spectrum of ``bins`` frequencies from 0 to half the rate.
@@ -134,6 +150,19 @@ def _bins(window: int) -> int:
 
 def _middle(content: bytes, seconds: float, rate: int) -> tuple[NDArray[np.float64], int]:
     """The middle of a sound, channels averaged, with what resampling sees beside it; and its sample rate."""
+    with _opened(content) as file:
+        beside = 2 * math.ceil(10 * max(1, file.samplerate / rate))  # the filter of scipy's resample_poly
+        wanted = min(file.frames, math.ceil(seconds * file.samplerate) + beside)
+        file.seek((file.frames - wanted) // 2)
+        samples = file.read(wanted, dtype="float64", always_2d=True)
+        if len(samples) < wanted:
+            raise ValueError(f"cut off: {len(samples):,} of {wanted:,} samples")
+        return samples.mean(axis=1), file.samplerate
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Any]:
+    """A sound file that is not empty. What goes wrong with it in the block is a ValueError."""
     declared = int.from_bytes(content[4:8], "little") + 8
     if content[:4] == b"RIFF" and len(content) + 1 < declared < _PIPED:  # an odd end may lack its padding
         raise ValueError(f"cut off: {len(content):,} of {declared:,} bytes")
@@ -143,15 +172,9 @@ def _middle(content: bytes, seconds: float, rate: int) -> tuple[NDArray[np.float
                 raise ValueError(f"a file of format {file.format}; WAV and FLAC are read")
             if file.samplerate not in RATES:
                 raise ValueError(f"a sound of {file.samplerate} Hz, not of {RATES[0]} to {RATES[-1]}")
-            beside = 2 * math.ceil(10 * max(1, file.samplerate / rate))  # the filter of scipy's resample_poly
-            wanted = min(file.frames, math.ceil(seconds * file.samplerate) + beside)
-            if not wanted:
+            if not file.frames:
                 raise ValueError("empty")
-            file.seek((file.frames - wanted) // 2)
-            samples = file.read(wanted, dtype="float64", always_2d=True)
-            if len(samples) < wanted:
-                raise ValueError(f"cut off: {len(samples):,} of {wanted:,} samples")
-            return samples.mean(axis=1), file.samplerate
+            yield file
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         raise ValueError(f"not a readable sound, WAV or FLAC ({reason})") from None

@@ -70,7 +70,7 @@ class Prepare(texts.Prepare, folders.Prepare):
 
 def digest(raw: Raw, root: Path) -> str:
     """Digest of the texts as they are now, in whatever files and order."""
-    return folders.digest(_texts(raw, root).items())
+    return folders.digest(contents(raw, root).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
@@ -82,7 +82,7 @@ def download(raw: Raw, directory: Path) -> None:
     a label is empty, a label is no name for a folder or in no group, lists of splits name what is not there,
     and when the digest is not ``raw.md5``.
     """
-    folders.pack(_texts(raw, Path()).items(), raw, directory / _TEXTS.archive)
+    folders.pack(contents(raw, Path()).items(), raw, directory / _TEXTS.archive)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
@@ -104,21 +104,39 @@ def read(content: bytes, where: str, columns: Sequence[str], parts: Sequence[str
     Raises MetashotError when it is not UTF-8 or not what its suffix says, and when a column, a part or a
     value is missing, or a value is no text or empty.
     """
+    found = [
+        Row(place, _values(entry, columns, place))
+        for place, entry in _entries(content, where, columns, parts)
+    ]
+    if not found:
+        raise MetashotError(f"{where}: has no rows")
+    return found
+
+
+def entries(raw: folders.Pinned, root: Path, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Every row of a file, or of those in a folder or zip, as it is: where it is, and an object or a list.
+
+    Raises MetashotError where a file cannot be read.
+    """
+    tables = folders.local(raw, root, SUFFIXES)
+    one = PurePosixPath(raw.path).name in tables  # the path is the file
+    for name, read_file in tables.items():
+        where = raw.path if one else f"{raw.path}/{name}"
+        if one or not parts or name in parts:
+            yield from _entries(read_file(), where, (), parts if one else ())
+
+
+def _entries(
+    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
     try:
         text = content.decode("utf-8-sig")  # a mark that some editors leave is none of the text
     except UnicodeDecodeError as error:
         raise MetashotError(f"{where}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-    entries = _READERS[PurePosixPath(where).suffix.lower()]
     try:
-        found = [
-            Row(place, _values(entry, columns, place))
-            for place, entry in entries(text, where, columns, parts)
-        ]
+        yield from _READERS[PurePosixPath(where).suffix.lower()](text, where, columns, parts)
     except (csv.Error, ValueError, RecursionError) as error:
         raise MetashotError(f"{where}: cannot be read ({error})") from None
-    if not found:
-        raise MetashotError(f"{where}: has no rows")
-    return found
 
 
 def _csv(text: str, where: str, columns: Sequence[str], _: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -182,13 +200,16 @@ def _values(entry: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
             value = str(value)
         if not isinstance(value, str) or not value.strip():
             raise MetashotError(f"{place}: {column} is {repr(value) if value else 'empty'}")
-        value.encode()  # refuses halves of characters, which JSON can write
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise MetashotError(f"{place}: {column} has half a character, which JSON can write") from None
         values.append(value)
     return tuple(values)
 
 
-def _texts(raw: Raw, root: Path) -> listing.Found:
-    """Every text by its place in the archive, sorted."""
+def contents(raw: Raw, root: Path) -> listing.Found:
+    """Every text by its place in the archive, sorted. Raises MetashotError as `download` does."""
     superclasses = _superclasses(root / raw.groups) if raw.groups else {}
     found: dict[str, str] = {}
     for where, (text, label) in _rows(raw, root):
@@ -204,10 +225,10 @@ def _texts(raw: Raw, root: Path) -> listing.Found:
         place = f"{superclass}/{label}/{texts.digest(texts.normalised(text)).hex()}.txt"
         found[place] = min(text, found.get(place, text))  # whichever order they come in
     folders.check_names(raw.path, {place.rpartition("/")[0] for place in found})
-    contents: listing.Found = {
+    sorted_: listing.Found = {
         place: functools.partial(text.encode, "utf-8") for place, text in sorted(found.items())
     }
-    return folders.listed(contents, raw, root) if raw.splits else contents
+    return folders.listed(sorted_, raw, root) if raw.splits else sorted_
 
 
 def _rows(raw: Raw, root: Path) -> Iterator[Row]:
