@@ -1,6 +1,7 @@
 """Zip archives of samples, read where they lie: nothing is extracted to disk."""
 
 import stat
+import sys
 import threading
 import zipfile
 import zlib
@@ -35,6 +36,7 @@ def items(
         if not superclass:
             raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/")
         place = tuple(part for part in before if part)
+        superclass, class_ = sys.intern(superclass), sys.intern(class_)  # kept once, not for every sample
         key = Key(split_of(place, superclass, class_, file), superclass, class_, file)
         found.append(Item(key, read, f"{path}: member {name!r}"))
     return found
