@@ -321,7 +321,8 @@ class Claim:
             _same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
         asked = (folder / "requirements.txt").read_text(encoding="utf-8").split()
         pins = dict(line.split("==") for line in asked)
-        _same("packages in requirements.txt", sorted(pins), sorted(publishing.REQUIRED))
+        needed = publishing.required(self.document["origin"]["kind"])
+        _same("packages in requirements.txt", sorted(pins), sorted(needed))
         for key, number in self.cell.train.params.get("pyproject.toml", {}).items():
             name = key.rpartition(".")[2]
             _same(f"{name} in requirements.txt", pins.get(name), number)

@@ -167,12 +167,12 @@ def predict(
 
         from metashot import predicting, tracking
 
-        with tracking.connect(_root()) as client:
+        with tracking.connect(root := _root()) as client:
             version = tracking.resolve(client, model)
             kind = predicting.taken(version)
             if picture and kind.what != "picture":
                 raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.what} files")
-            answers = predicting.predict(version, support, wanted)
+            answers = predicting.predict(root, version, support, wanted)
         if picture:
             from metashot import plots
 

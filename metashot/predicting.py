@@ -6,18 +6,19 @@ where it is served, however much metashot has changed since.
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from metashot.data import archive, images, sounds, text_table
+from metashot.data import Form, archive, images, sentences, sounds, text_table
 from metashot.errors import MetashotError
 from metashot.tracking import Registered
 
@@ -89,10 +90,11 @@ class Answer:
     probabilities: dict[str, float]
 
 
-def predict(version: Registered, support: Path, wanted: Sequence[Path]) -> list[Answer]:
+def predict(root: Path, version: Registered, support: Path, wanted: Sequence[Path]) -> list[Answer]:
     """Tell labelled classes apart in files: one few-shot task.
 
     Args:
+        root: The repository: a sentence encoder may lie beside it.
         version: The model.
         support: The support set: a folder of class folders, or a table of texts with their labels.
         wanted: Files, and folders of them, searched to the bottom. Texts are the lines of a ``.txt`` file, or
@@ -120,7 +122,13 @@ def predict(version: Registered, support: Path, wanted: Sequence[Path]) -> list[
     command = [sys.executable, "-c", ANSWER, str(version.folder)]
     # In the model's folder: from here, Python would import this metashot instead of the model's own
     done = subprocess.run(
-        command, cwd=version.folder, input=json.dumps(table), capture_output=True, text=True, check=False
+        command,
+        cwd=version.folder,
+        env=os.environ | _encoder(root, version),
+        input=json.dumps(table),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
@@ -139,18 +147,32 @@ def taken(version: Registered) -> Files:
     Raises:
         MetashotError: It takes none, or its files cannot be read.
     """
+    kind = _form(version)["kind"]
+    if kind not in FILES:
+        raise MetashotError(
+            f"{version.name} takes {kind} in a table, not files: call it from Python or serve it"
+        )
+    return FILES[kind]
+
+
+def _form(version: Registered) -> dict[str, Any]:
+    """What a model says of its samples."""
     try:
         about = json.loads((version.folder / "artifacts/model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MetashotError(
             f"{version.name} could not be read ({error}): `metashot audit {version.name}`"
         ) from None
-    kind = about.get("form", {"kind": "images"})["kind"]  # all that there was before models said it
-    if kind not in FILES:
-        raise MetashotError(
-            f"{version.name} takes {kind} in a table, not files: call it from Python or serve it"
-        )
-    return FILES[kind]
+    form: dict[str, Any] = about.get("form", {"kind": "images"})  # all that there was before models said it
+    return form
+
+
+def _encoder(root: Path, version: Registered) -> dict[str, str]:
+    """The environment in which a model finds its sentence encoder from any folder."""
+    form = _form(version)
+    if form["kind"] != "sentences":
+        return {}
+    return {sentences.ENCODER: str(sentences.folder(Form.parse(form), root).absolute())}
 
 
 def labelled(folder: Path, kind: Files) -> list[tuple[Path, str]]:

@@ -220,11 +220,15 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     return {**shown, "lead_p": p_value, **needed}
 
 
+def required(kind: str) -> set[str]:
+    """Return the packages that a registered model for a kind of samples needs."""
+    return {*REQUIRED, "sentence-transformers"} if kind == "sentences" else {*REQUIRED}
+
+
 def requirements(kind: str) -> list[str]:
-    """Return the pins of metashot that a registered model for a kind of samples needs."""
+    """Return metashot's pins of them."""
     pins = [pin.partition(";")[0].strip() for pin in metadata.requires("metashot") or []]
-    needed = {*REQUIRED, "sentence-transformers"} if kind == "sentences" else {*REQUIRED}
-    return [pin for pin in pins if pin.split("==")[0] in needed]
+    return [pin for pin in pins if pin.split("==")[0] in required(kind)]
 
 
 class _Group:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,21 +12,23 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from metashot import methods, params
+from metashot import auditing, methods, params, publishing, pyfunc_model
 from metashot.backbones import Dense, DenseParams
 from metashot.cli import app
-from metashot.data import folders, sentence_table, sentences, store, texts
+from metashot.data import Form, folders, sentence_table, sentences, store, texts
 from metashot.data.preprocess import preprocess
+from metashot.data.source import refresh
 from metashot.episodes import sample
 from metashot.errors import MetashotError
 from metashot.evaluation import correct_queries
 from metashot.methods.base import Problem
 from metashot.training import train
-from tests import synthetic
-from tests.project import Project
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"word{number}" for number in range(60)]
@@ -78,7 +82,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(folder: Path, **said) -> sentence_table.Prepare:
     whole = {
         "encoder": str(folder),
-        "encoder_md5": sentences.digest(folder),
+        "encoder_md5": "" if "encoder_md5" in said else sentences.digest(folder),
         "width": WIDTH,
         "repeated": "refuse",
         "split": folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
@@ -87,8 +91,6 @@ def prepare(folder: Path, **said) -> sentence_table.Prepare:
 
 
 def test_a_static_encoder_gives_the_mean_of_its_rows(static: Path) -> None:
-    from safetensors.torch import load_file
-
     (table,) = load_file(static / "model.safetensors").values()
     vector, digest = sentences.decode(b"word3  word7 word3", prepare(static).form)
     torch.testing.assert_close(torch.from_numpy(vector), (2 * table[7] + table[11]) / 3)
@@ -128,36 +130,82 @@ def copied(folder: Path, target: Path) -> Path:
     return target
 
 
-def test_what_is_wrong_with_an_encoder_is_one_line(
-    static: Path, bert: Path, tmp_path: Path, monkeypatch
-) -> None:
-    def said(form) -> str:
-        with pytest.raises(MetashotError) as caught:
-            sentences.decode(b"word1", form)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+def refused(form: Form) -> str:
+    with pytest.raises(MetashotError) as caught:
+        sentences.decode(b"word1", form)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
-    with pytest.raises(MetashotError, match="no sentence encoder"):
-        sentences.digest(tmp_path / "nowhere")
-    there = prepare(static).form
-    monkeypatch.setenv(sentences.ENCODER, str(tmp_path / "nowhere"))
-    assert "no sentence encoder" in said(there)
-    monkeypatch.delenv(sentences.ENCODER)
-    unpinned = said(prepare(static, encoder_md5="").form)
-    assert unpinned.endswith(
-        f"(prepare.encoder_md5: none yet): restore its files, or pin it as {sentences.digest(static)}"
+
+def test_what_is_wrong_with_an_encoder_is_one_line(static: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for missing in (tmp_path / "nowhere", empty):
+        assert refused(prepare(missing, encoder_md5="").form).startswith(f"{missing}: no sentence encoder")
+    found = f"or pin those that are there, {sentences.digest(static)}: `metashot refresh`"
+    unpinned = refused(prepare(static, encoder_md5="").form)
+    assert "(prepare.encoder_md5: none yet)" in unpinned
+    assert unpinned.endswith(found)
+    assert refused(prepare(static, width=30).form).endswith(
+        "vectors have 24 numbers: set prepare.width to that"
     )
     changed = copied(static, tmp_path / "changed")
     pinned = prepare(changed).form
     (changed / "tokenizer.json").write_text("{}")
-    assert "not the encoder that is pinned" in said(pinned)
-    assert "cannot be loaded" in said(prepare(changed).form)
-    assert "vectors have 24 numbers: set prepare.width" in said(prepare(static, width=30).form)
-    pickled = copied(bert, tmp_path / "pickled")
-    (pickled / "pytorch_model.bin").write_bytes(b"")
-    assert "has pickled weights (pytorch_model.bin)" in said(prepare(pickled).form)
-    with pytest.raises(ValueError, match="empty"):
-        sentences.decode(b" \n", there)
+    assert "not the encoder that is pinned" in refused(pinned)
+    assert "cannot be loaded" in refused(prepare(changed).form)
+
+
+def test_every_file_counts_but_hidden_ones(static: Path, tmp_path: Path) -> None:
+    """What a download keeps of its own is hidden, and has times in it."""
+    folder = copied(static, tmp_path / "copy")
+    (folder / ".cache/hub").mkdir(parents=True)
+    (folder / ".cache/hub/model.metadata").write_text("1790000000")
+    assert sentences.digest(folder) == sentences.digest(static)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text("{}")
+    assert sentences.digest(folder) != sentences.digest(static)
+
+
+def test_pickled_weights_are_not_read(static: Path, bert: Path, tmp_path: Path) -> None:
+    for number, encoder in enumerate((static, bert)):
+        wanted, _ = sentences.decode(b"word1 word2", prepare(encoder).form)
+        folder = copied(encoder, tmp_path / str(number))
+        (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+        (folder / "openvino").mkdir()
+        (folder / "openvino/openvino_model.bin").write_bytes(b"of no use here")
+        assert np.array_equal(sentences.decode(b"word1 word2", prepare(folder).form)[0], wanted)
+        (folder / "model.safetensors").unlink()
+        assert "pytorch_model.bin: pickled weights" in refused(prepare(folder).form)
+
+
+def test_without_the_package_a_line_says_how_to_get_it(static: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    line = refused(prepare(copied(static, tmp_path / "copy")).form)
+    assert line.endswith("pip install 'metashot[sentences]'")
+
+
+def test_nothing_asks_the_network(bert: Path, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda _, where: asked.append(where))
+    sentences.decode(b"word1", prepare(copied(bert, tmp_path / "copy")).form)
+    assert asked == []
+
+
+def test_what_is_no_text_and_a_vector_that_is_not_finite_are_mistakes_of_a_text(
+    static: Path, tmp_path: Path
+) -> None:
+    for content, line in ((b" \n", "^empty$"), (b"caf\xe9", "utf-8")):
+        with pytest.raises(ValueError, match=line):
+            sentences.decode(content, prepare(static).form)
+    folder = copied(static, tmp_path / "infinite")
+    table = load_file(folder / "model.safetensors")
+    table["embedding.weight"][TOKENS.index("word7")] = torch.inf
+    save_file(table, folder / "model.safetensors")
+    sentences.decode(b"word6", prepare(folder).form)
+    with pytest.raises(ValueError, match="a text whose vector is not finite"):
+        sentences.decode(b"word6 word7", prepare(folder).form)
 
 
 def test_an_encoder_runs_no_code_that_it_brings(static: Path, tmp_path: Path) -> None:
@@ -166,8 +214,7 @@ def test_an_encoder_runs_no_code_that_it_brings(static: Path, tmp_path: Path) ->
     listed = json.loads((folder / "modules.json").read_text())
     listed[0]["type"] = "evil.Module"
     (folder / "modules.json").write_text(json.dumps(listed))
-    with pytest.raises(MetashotError, match="cannot be loaded"):
-        sentences.decode(b"word1", prepare(folder).form)
+    assert "cannot be loaded" in refused(prepare(folder).form)
     assert not (tmp_path / "ran").exists()
 
 
@@ -179,8 +226,28 @@ def test_an_encoder_that_lies_elsewhere_has_to_be_the_same(
     monkeypatch.setenv(sentences.ENCODER, str(copied(static, tmp_path / "moved")))
     assert np.array_equal(sentences.decode(b"word1", form)[0], wanted)
     monkeypatch.setenv(sentences.ENCODER, str(bert))
-    with pytest.raises(MetashotError, match="not the encoder that is pinned"):
-        sentences.decode(b"word1", form)
+    assert "not the encoder that is pinned" in refused(form)
+
+
+def test_refresh_pins_the_texts_and_the_encoder(
+    static: Path, bert: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("text,label\nword1,a\nword2,b\n")
+    copied(static, tmp_path / "beside/encoder")
+    section = {"source": "sentence_table", "raw": {**PLAIN, "path": "a.csv", "md5": ""}}
+    section["prepare"] = dataclasses.asdict(prepare(static, encoder="beside/encoder", encoder_md5=""))
+    Path("params.yaml").write_text(yaml.safe_dump({"data": {"mine": section}}))
+    assert refresh(tmp_path, "mine") is True
+    pinned = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]
+    assert pinned["prepare"] == section["prepare"] | {"encoder_md5": sentences.digest(static)}
+    assert pinned["raw"]["md5"] == sentence_table.digest(sentence_table.Raw(**section["raw"]), tmp_path)
+    assert refresh(tmp_path, "mine") is False
+    shutil.rmtree("beside/encoder")
+    copied(bert, tmp_path / "beside/encoder")
+    assert refresh(tmp_path, "mine") is True
+    now = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]
+    assert now == pinned | {"prepare": pinned["prepare"] | {"encoder_md5": sentences.digest(bert)}}
 
 
 def test_the_dense_network_begins_as_a_rotation_and_is_normalised() -> None:
@@ -197,6 +264,22 @@ def test_the_dense_network_begins_as_a_rotation_and_is_normalised() -> None:
     torch.testing.assert_close(narrow @ narrow.mT, torch.eye(8), atol=1e-5, rtol=0)
     with pytest.raises(MetashotError, match="takes vectors"):
         Dense((1, 28, 28))
+    with pytest.raises(ValueError, match="width: 1 is less than 2"):
+        DenseParams(name="dense", width=1)
+
+
+def test_the_dense_network_has_the_derivatives_of_finite_differences() -> None:
+    """The first for every method, the second for MAML."""
+    torch.manual_seed(0)
+    network = Dense((5,), 4).double()
+    weights, vectors = dict(network.named_parameters()), torch.randn(3, 5, dtype=torch.double)
+
+    def features(*values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(network, dict(zip(weights, values, strict=True)), (vectors, 2))
+
+    values = tuple(weight.detach().clone().requires_grad_() for weight in weights.values())
+    assert torch.autograd.gradcheck(features, values)
+    assert torch.autograd.gradgradcheck(features, values)
 
 
 @pytest.fixture(scope="module")
@@ -228,14 +311,10 @@ def test_the_store_holds_the_vectors(prepared: Path, static: Path) -> None:
 
 
 def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp_path: Path) -> None:
+    wrong = prepare(static, encoder_md5="f" * 32)
     with pytest.raises(MetashotError) as caught:
-        preprocess(
-            sentence_table,
-            prepare(static, encoder_md5="f" * 32),
-            prepared.with_name("raw"),
-            tmp_path / "x.parquet",
-        )
-    assert str(caught.value).count("not the encoder that is pinned") == 1
+        preprocess(sentence_table, wrong, prepared.with_name("raw"), tmp_path / "x.parquet")
+    assert str(caught.value) == refused(wrong.form)
     assert not list(tmp_path.iterdir())
 
 
@@ -275,55 +354,81 @@ def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     assert correct_queries(method, splits["test"].tensor(), tested).mean() / tested.queries > 0.5
 
 
-def test_a_registered_model_answers_texts_where_its_encoder_is(
-    prepared: Path, static: Path, tmp_path: Path, monkeypatch
-) -> None:
-    """Through the real stages and MLflow; `metashot predict` answers with the code that the model carries."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    project = Project(tmp_path / "project")
-    said = prepare(static)
-    with project.params() as edited:
-        section = edited["data"]["mine"] = edited["data"]["clinc150_sentences"]
-        section["raw"] = {**PLAIN, "path": str(prepared.with_name("texts.csv")), "md5": ""}
-        section["raw"]["md5"] = sentence_table.digest(sentence_table.Raw(**section["raw"]), Path())
-        section["prepare"] = dataclasses.asdict(said)
-        section["backbone"] = {"name": "dense", "width": 16}
-        section["budget"] = {"prototypical": 20}
-        edited["datasets"], edited["methods"] = ["mine"], ["prototypical"]
-        edited["setting"]["5w1s"] |= {"train_way": 10, "n_query": 5, "extra": {}}
-    project.make("mine", ["prototypical"])
-    root = tmp_path / "published"
-    version = synthetic.publish(project.root, root, "mine", ["prototypical"])["prototypical"]
+@pytest.fixture(scope="module")
+def published(prepared: Path, static: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """A repository with a model trained on vectors, its version, and the encoder beside it."""
+    beside = tmp_path_factory.mktemp("published")
+    copied(static, beside / "encoder")
+    form = prepare(static, encoder="../encoder").form
+    cls = methods.method_class("prototypical")
+    hyper = params.read(ROOT / "params.yaml", "method.prototypical", cls.params_type)
+    torch.manual_seed(0)
+    method = cls(hyper, Problem(form, DenseParams(name="dense", width=16), 5))
+    trained = beside / "trained/models/mine-5w1s/prototypical"
+    trained.mkdir(parents=True)
+    methods.save(method, trained)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        versions = synthetic.publish(beside / "trained", beside / "root", "mine", ["prototypical"])
+    return beside / "root", versions["prototypical"], trained
 
-    needed = (Path(version.source.removeprefix("file://")) / "requirements.txt").read_text().split()
-    assert "sentence-transformers==6.2.0" in needed
-    test = store.load(project.root / "data/processed/mine.parquet", "test").class_names[:5]
+
+@pytest.fixture
+def task(prepared: Path) -> pd.DataFrame:
+    """Five classes of the test split: a text each to learn from, and two to answer."""
     rows = pd.read_csv(prepared.with_name("texts.csv")).groupby("label")["text"].apply(list)
-    names = [name.partition("/")[2] for name in test]
-    task = [(rows[name][0], name) for name in names] + [(rows[name][1], None) for name in names]
-    table = pd.DataFrame(task, columns=["text", "label"])
-    answers = mlflow.pyfunc.load_model(version.source).predict(table)
-    direct = methods.load(project.root / "models/mine-5w1s/prototypical")
-    vectors = torch.from_numpy(np.stack([sentences.decode(t.encode(), said.form)[0] for t, _ in task]))[None]
-    with torch.no_grad():
-        truth = direct.predict(vectors[:, :5], torch.arange(5)[None], vectors[:, 5:], 5)[0].numpy()
-    shown = [[row[name] for name in names] for row in answers["probabilities"]]
-    np.testing.assert_allclose(shown, truth, rtol=1e-4, atol=1e-7)
+    names = [name.partition("/")[2] for name in store.load(prepared, "test").class_names[:5]]
+    table = [(rows[name][0], name) for name in names]
+    table += [(rows[name][number], None) for number in (1, 2) for name in names]
+    return pd.DataFrame(table, columns=["text", "label"])
 
-    (tmp_path / "support.csv").write_text(table[:5].to_csv(index=False))
-    (tmp_path / "asked.txt").write_text("\n".join(text for text, _ in task[5:]))
-    monkeypatch.chdir(root)
-    command = [
-        "predict",
-        "mine-5w1s",
-        str(tmp_path / "asked.txt"),
-        "--support",
-        str(tmp_path / "support.csv"),
-    ]
-    done = CliRunner().invoke(app, [*command, "--json"])
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert [a["label"] for a in json.loads(done.stdout)] == answers["label"].tolist()
+
+@pytest.fixture
+def truth(published: tuple, static: Path, task: pd.DataFrame) -> np.ndarray:
+    """What the core answers: probabilities ``[10, 5]``."""
+    form, direct = prepare(static).form, methods.load(published[2])
+    vectors = torch.from_numpy(np.stack([sentences.decode(t.encode(), form)[0] for t in task["text"]]))[None]
+    with torch.no_grad():
+        return direct.predict(vectors[:, :5], torch.arange(5)[None], vectors[:, 5:], 5)[0].numpy()
+
+
+def test_a_registered_model_answers_as_the_core_does(
+    published: tuple, static: Path, task: pd.DataFrame, truth: np.ndarray, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv(sentences.ENCODER, str(static))
+    model = mlflow.pyfunc.load_model(published[1].source)
+    answers = model.predict(task)
+    shown = [[row[name] for name in task["label"][:5]] for row in answers["probabilities"]]
+    np.testing.assert_allclose(shown, truth, rtol=1e-4, atol=1e-7)
     monkeypatch.setenv(sentences.ENCODER, str(tmp_path / "nowhere"))
-    lost = CliRunner().invoke(app, command)
-    assert (lost.exit_code, lost.stderr.count("\n")) == (1, 1)
-    assert "no sentence encoder" in lost.stderr
+    with pytest.raises(pyfunc_model.TableError.__mro__[1], match="nowhere: no sentence encoder"):
+        model.predict(task)
+
+
+def test_predict_finds_the_encoder_beside_the_repository(
+    published: tuple, task: pd.DataFrame, truth: np.ndarray, tmp_path: Path, monkeypatch
+) -> None:
+    """From any folder of it, with the code that the model carries."""
+    monkeypatch.delenv(sentences.ENCODER, raising=False)
+    task[:5].to_csv(tmp_path / "support.csv", index=False)
+    (tmp_path / "asked.txt").write_text("\n".join(task["text"][5:]))
+    monkeypatch.chdir(published[0] / "models")
+    support = str(tmp_path / "support.csv")
+    done = CliRunner().invoke(
+        app, ["predict", "mine-5w1s", str(tmp_path / "asked.txt"), "--support", support, "--json"]
+    )
+    assert (done.exit_code, done.stderr) == (0, "")
+    wanted = [task["label"][row] for row in truth.argmax(1)]
+    assert [answer["label"] for answer in json.loads(done.stdout)] == wanted
+
+
+def test_a_model_asks_for_the_encoders_package_and_an_audit_knows(published: tuple, monkeypatch) -> None:
+    root, version, _ = published
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    pins = Path(version.source.removeprefix("file://"), "requirements.txt").read_text().split()
+    assert {pin.split("==")[0] for pin in pins} == {*publishing.REQUIRED, "sentence-transformers"}
+    synthetic.version(root)
+    synthetic.commit(root, "first")
+    checks = {check.name: check.detail for check in auditing.audit(root)[0].checks}
+    # The last that is looked at; no commit of this repository has metashot's code
+    assert checks["model"].startswith("no commit here has")

@@ -132,19 +132,22 @@ def _decoded(
 ) -> Iterator[tuple[Sequence[Item], tuple[np.ndarray, list[bytes]]]]:
     """Row group by row group: its items, their arrays ``[M, *shape]`` and digests, kept in ``parts``.
 
-    Raises MetashotError that names the samples which cannot be decoded.
+    Raises MetashotError that names the samples which cannot be decoded, or says why none can.
     """
     decode = decoder(form).decode
-    failures: set[str] = set()
+    failures: list[str] = []
 
     def decode_one(item: Item) -> tuple[Any, bytes] | None:
         try:
-            return decode(item.read(), form)
-        except ValueError as error:
-            failures.add(f"{item.origin} is {error}")
+            content = item.read()
         except MetashotError as error:
-            failures.add(str(error))
-        return None
+            failures.append(str(error))
+            return None
+        try:
+            return decode(content, form)  # a MetashotError is about every sample, and ends it
+        except ValueError as error:
+            failures.append(f"{item.origin} is {error}")
+            return None
 
     rows = max(1, ROW_GROUP // form.nbytes)
     number = 0

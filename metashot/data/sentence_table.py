@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from metashot.data import folders, sentences, text_table
 
@@ -13,3 +14,8 @@ digest, download, items = text_table.digest, text_table.download, text_table.ite
 @dataclass(frozen=True, kw_only=True)
 class Prepare(sentences.Prepare, folders.Prepare):
     """Section ``prepare`` of a data set that is tables of texts for a sentence encoder."""
+
+
+def encoder_digest(prepare: Prepare, root: Path) -> str:
+    """See `source.Encoded`."""
+    return sentences.digest(sentences.folder(prepare.form, root))

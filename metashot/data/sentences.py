@@ -31,7 +31,7 @@ class Prepare:
 
     Attributes:
         encoder: Folder of the encoder, relative to the repository or absolute.
-        encoder_md5: Digest of its files.
+        encoder_md5: Digest of its files, written by `metashot refresh`; empty before the first time.
         width: Numbers in a vector.
     """
 
@@ -55,59 +55,68 @@ class Prepare:
 def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
     """A text in UTF-8 as a vector ``[width]``, and a digest of the text (`texts.digest`).
 
-    Each text is encoded by itself: its vector depends on nothing else. The encoder is looked for where the
-    data were prepared, or in the folder `ENCODER` names.
+    Each text is encoded by itself: its vector depends on nothing else.
 
     Raises:
-        ValueError: It is no UTF-8, or without a character.
+        ValueError: It is no UTF-8, without a character, or its vector is not of finite numbers.
         MetashotError: There is no such encoder.
     """
     text = content.decode()
     normalised = texts.normalised(text)
     if not normalised:
         raise ValueError("empty")
-    folder = os.environ.get(ENCODER) or form.decoding["encoder"]
+    place = folder(form)
     with _LOCK:  # its tokenizer is for one thread, and it is to be loaded once
-        encode = _encoder(Path(folder), form.decoding["md5"])
-        if isinstance(encode, str):
-            raise MetashotError(encode)
-        vector = encode(text)
+        vector = _encoder(place, form.decoding["md5"])(text)
     if vector.shape != form.shape:
-        raise MetashotError(f"{folder}: its vectors have {len(vector)} numbers: set prepare.width to that")
+        raise MetashotError(f"{place}: its vectors have {len(vector)} numbers: set prepare.width to that")
+    if not np.isfinite(vector).all():
+        raise ValueError("a text whose vector is not finite")
     return vector, texts.digest(normalised)
 
 
-def digest(folder: Path) -> str:
-    """Digest of an encoder: of the names and contents of its files.
+def folder(form: Form, root: Path = Path()) -> Path:
+    """Where the encoder is: as METASHOT_ENCODER says, or else where it was in the repository ``root``."""
+    elsewhere = os.environ.get(ENCODER)
+    return Path(elsewhere) if elsewhere else root / form.decoding["encoder"]
+
+
+def digest(place: Path) -> str:
+    """Digest of an encoder: of names and contents of the files in its folder, hidden ones left out.
 
     Raises:
-        MetashotError: It is no folder in the layout of Sentence Transformers.
+        MetashotError: It is no folder in the layout of Sentence Transformers, or cannot be read.
     """
-    if not (folder / "modules.json").is_file():
+    if not (place / "modules.json").is_file():
         raise MetashotError(
-            f"{folder}: no sentence encoder (a folder that SentenceTransformer.save wrote); set "
+            f"{place}: no sentence encoder (a folder that SentenceTransformer.save wrote); set "
             f"prepare.encoder, or {ENCODER} where a model is used elsewhere"
         )
-    inside = (path for path in folder.rglob("*") if path.is_file())
-    return files.folder_md5({path.relative_to(folder).as_posix(): files.md5(path) for path in inside})
-
-
-@functools.cache  # of what is wrong with it as well, for it is asked for every text
-def _encoder(folder: Path, md5: str) -> Encode | str:
-    """The encoder in a folder, or why there is none."""
+    found = (path.relative_to(place) for path in place.rglob("*") if path.is_file())
     try:
-        return _loaded(folder, md5)
-    except MetashotError as error:
-        return str(error)
-
-
-def _loaded(folder: Path, md5: str) -> Encode:
-    if (found := digest(folder)) != md5:
-        raise MetashotError(
-            f"{folder}: not the encoder that is pinned (prepare.encoder_md5: {md5 or 'none yet'}): restore "
-            f"its files, or pin it as {found}"
+        return files.folder_md5(
+            {
+                name.as_posix(): files.md5(place / name)
+                for name in found
+                if not any(part.startswith(".") for part in name.parts)  # a download leaves its times there
+            }
         )
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
+    except OSError as error:
+        raise MetashotError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+@functools.cache
+def _encoder(place: Path, md5: str) -> Encode:
+    """The encoder in a folder, which has to be the one that is pinned."""
+    if (found := digest(place)) != md5:
+        raise MetashotError(
+            f"{place}: not the encoder that is pinned (prepare.encoder_md5: {md5 or 'none yet'}); restore "
+            f"its files, or pin those that are there, {found}: `metashot refresh`"
+        )
+    for path in sorted(place.rglob("pytorch_model.bin")):
+        if not any(path.parent.glob("model.safetensors*")):  # which is read where both are there
+            raise MetashotError(f"{path}: pickled weights, which are not read; save them as safetensors")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported; telemetry is off as well
     try:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -115,15 +124,17 @@ def _loaded(folder: Path, md5: str) -> Encode:
         raise MetashotError(
             "sentence encoders need the package sentence-transformers: pip install 'metashot[sentences]'"
         ) from None
-    if pickled := [path.name for path in sorted(folder.rglob("*")) if path.suffix in (".bin", ".pt", ".pkl")]:
-        raise MetashotError(f"{folder}: has pickled weights ({pickled[0]}): save it as safetensors")
     try:
         model = SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+            str(place),
+            device="cpu",
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
         )
     except Exception as error:  # tokenizers raises nothing narrower
         reason = " ".join(str(error).split())
-        raise MetashotError(f"{folder}: the encoder cannot be loaded ({reason[:300]})") from error
+        raise MetashotError(f"{place}: the encoder cannot be loaded ({reason[:300]})") from error
 
     def encode(text: str) -> NDArray[np.float32]:
         threads = torch.get_num_threads()

@@ -66,13 +66,22 @@ class Local(Protocol):
         """Digest of the files as they are now."""
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """A source with an encoder on this machine, which its ``Prepare`` pins as ``encoder_md5``."""
+
+    def encoder_digest(self, prepare: Any, root: Path) -> str:
+        """Digest of the encoder as it is now."""
+
+
 class Decoder(Protocol):
     """A module that makes arrays of one kind of samples."""
 
     def decode(self, content: bytes, form: Form) -> tuple[Any, bytes]:
         """The array that ``form`` describes, and 16 bytes that are equal for what is the same to a person.
 
-        Raises ValueError, saying what the content is: "not a readable picture (truncated)".
+        Raises ValueError, saying what the content is: "not a readable picture (truncated)"; MetashotError
+        where no sample can be decoded.
         """
 
 
@@ -90,7 +99,7 @@ def decoder(form: Form) -> Decoder:
 
 
 def refresh(root: Path, dataset: str) -> bool | None:
-    """Pin the present content of a data set's files in params.yaml; return whether it is new.
+    """Pin the present content of a data set's files, and encoder, in params.yaml; return whether it is new.
 
     Every other character of params.yaml stays as it was. None for a data set of other than local files, which
     is pinned by code and parameters.
@@ -98,17 +107,23 @@ def refresh(root: Path, dataset: str) -> bool | None:
     Raises:
         MetashotError: The files are missing or laid out wrongly, or params.yaml is wrong.
     """
-    path, key = root / "params.yaml", f"data.{dataset}.raw"
-    module = source(params.read(path, f"data.{dataset}.source", params.Name))
+    path, key = root / "params.yaml", f"data.{dataset}"
+    module = source(params.read(path, f"{key}.source", params.Name))
     if not isinstance(module, Local):
         return None
-    raw = params.read(path, key, module.Raw)
-    if (md5 := module.digest(raw, root)) == raw.md5:
-        return False
-    text = params.edited(path.read_bytes().decode(), f"{key}.md5", md5)
-    with replacing(path) as partial:
-        partial.write_bytes(text.encode())
-    return True
+    raw = params.read(path, f"{key}.raw", module.Raw)
+    pins = {f"{key}.raw.md5": (raw.md5, module.digest(raw, root))}
+    if isinstance(module, Encoded):
+        prepare = params.read(path, f"{key}.prepare", module.Prepare)
+        pins[f"{key}.prepare.encoder_md5"] = prepare.encoder_md5, module.encoder_digest(prepare, root)
+    text = path.read_bytes().decode()
+    new = {pin: now for pin, (before, now) in pins.items() if now != before}
+    for pin, now in new.items():
+        text = params.edited(text, pin, now)
+    if new:
+        with replacing(path) as partial:
+            partial.write_bytes(text.encode())
+    return bool(new)
 
 
 def _module(name: str) -> Any:
