@@ -393,7 +393,7 @@ class _Group:
         run_id = run.info.run_id
         self.client.log_inputs(
             run_id,
-            list(_data({str(dep["path"]): dep for dep in crossing.entry.deps}).values()),
+            list(_data({str(dep["path"]): dep for dep in crossing.entry.deps}, crossing.other).values()),
             [LoggedModelInput(self._model(version))],
         )
         shown = {"cross_accuracy": tested["accuracy"], "cross_ci95": tested["ci95"]}
@@ -816,9 +816,13 @@ def _publisher(root: Path) -> str:
     return f"{git.user(root)} on {socket.gethostname()}, metashot {metadata.version('metashot')} at {commit}"
 
 
-def _data(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, DatasetInput]:
-    """The data among the files a record says were read: name and digest are DVC's path and md5."""
-    contexts = {"val": "validation", "test": "evaluation"}  # train.parquet and the images: training
+def _data(inputs: Mapping[str, Mapping[str, Any]], other: str = "") -> dict[str, DatasetInput]:
+    """The data among files that were read: name and digest are DVC's path and md5.
+
+    The samples of an ``other`` data set were tested on alone.
+    """
+    # train.parquet and the samples: training
+    contexts = {"val": "validation", "test": "evaluation", other: "evaluation"}
     return {
         path: DatasetInput(
             Dataset(

@@ -120,6 +120,9 @@ def crossings(root: Path) -> list[dict]:
                 "metrics": run.data.metrics,
                 "tags": {key: run.data.tags[key] for key in ("method", "data", "accuracy")},
                 "data": {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs},
+                "tested": {
+                    i.dataset.name for i in run.inputs.dataset_inputs if i.tags[0].value == "evaluation"
+                },
                 "models": [
                     client.get_logged_model(model.model_id).tags["metashot.result"]
                     for model in run.inputs.model_inputs
@@ -153,6 +156,7 @@ def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(tmp_path: Path
             "data/episodes/other-5w1s/test.parquet",
         )
     }
+    assert shown["tested"] == {"data/processed/other.parquet", "data/episodes/other-5w1s/test.parquet"}
     stages = shown["lineage"]["stages"]
     assert {"download@glyphs", "download@other", "train@glyphs-5w1s-prototypical"} <= {*stages}
     assert (
