@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from metashot.data.archive import pack, zips
+
 CLASSES, SIZE, ROUNDS, WORKERS = 100, 32, 3, 2
 COMPARED = 60_000  # pictures, up to which torchvision reads them too: it needs a file for each
 
 
-def pack(target: Path, pictures: int) -> None:
-    """A zip of `<superclass>/<class>/<picture>.png`, no two alike."""
+def pictures_of(count: int) -> Iterator[tuple[str, bytes]]:
+    """`<superclass>/<class>/<picture>.png`, no two alike."""
     random = np.random.default_rng(0)
     smooth = random.integers(0, 256, (1000, 4, 4, 3), dtype=np.uint8)
-    with zipfile.ZipFile(target, "w") as archive:
-        for number in range(pictures):
-            pixels = smooth[number % 1000].repeat(8, 0).repeat(8, 1)
-            pixels[0, :3] = np.frombuffer(number.to_bytes(9, "big"), np.uint8).reshape(3, 3)
-            content = io.BytesIO()
-            Image.fromarray(pixels).save(content, "png", compress_level=1)
-            archive.writestr(f"all/class{number % CLASSES:02d}/{number:07d}.png", content.getvalue())
+    for number in range(count):
+        pixels = smooth[number % 1000].repeat(8, 0).repeat(8, 1)
+        pixels[0, :3] = np.frombuffer(number.to_bytes(9, "big"), np.uint8).reshape(3, 3)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "png", compress_level=1)
+        yield f"all/class{number * CLASSES // count:02d}/{number:07d}.png", content.getvalue()
 
 
 def ours(folder: Path) -> None:
@@ -77,12 +79,13 @@ def main(sizes: list[int]) -> None:
     for pictures in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            pack(folder / "images.zip", pictures)
+            pack(pictures_of(pictures), folder / "images")
             ways = ["ours"]
             if pictures <= COMPARED:
                 ways.append("torchvision")
-                with zipfile.ZipFile(folder / "images.zip") as archive:
-                    archive.extractall(folder / "unpacked")
+                for path in zips(folder / "images"):
+                    with zipfile.ZipFile(path) as archive:
+                        archive.extractall(folder / "unpacked")
             rounds = [
                 {way: measured(way, folder) for way in ways} for _ in range(ROUNDS if len(ways) > 1 else 1)
             ]

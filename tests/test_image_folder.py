@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metashot import cli
-from metashot.data import folders, image_folder, store
+from metashot.data import Key, archive, folders, image_folder, store
 from metashot.data.preprocess import preprocess
-from metashot.data.source import refresh
+from metashot.data.source import Item, refresh
 from metashot.errors import MetashotError
 
 SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
@@ -53,7 +54,7 @@ def pinned(path: str = "images") -> image_folder.Raw:
 def packed(raw: image_folder.Raw, directory: Path) -> bytes:
     directory.mkdir(exist_ok=True)
     image_folder.download(raw, directory)
-    return (directory / "images.zip").read_bytes()
+    return (directory / "images/0000.zip").read_bytes()
 
 
 def test_the_digest_is_that_of_dvc_and_follows_the_pictures_only(folder: Path) -> None:
@@ -74,7 +75,7 @@ def test_packing_twice_gives_the_same_bytes_with_the_pictures_as_they_were(folde
     copy = shutil.copytree(folder, Path("elsewhere"))  # another place, other times
     (copy / "class00/0.png").touch()
     assert packed(pinned("elsewhere"), Path("b")) == first
-    with zipfile.ZipFile("a/images.zip") as file:
+    with zipfile.ZipFile("a/images/0000.zip") as file:
         assert len(file.namelist()) == 24
         for name in file.namelist():
             assert file.read(name) == (folder / name.removeprefix("all/")).read_bytes()
@@ -97,7 +98,7 @@ def test_other_content_than_the_pinned_is_refused_and_leaves_what_was_there(fold
         MetashotError, match=r"images: not the files that params.yaml pins .*metashot refresh"
     ):
         image_folder.download(raw, Path("a"))
-    assert (Path("a/images.zip").read_bytes(), len(list(Path("a").iterdir()))) == (before, 1)
+    assert (Path("a/images/0000.zip").read_bytes(), len(list(Path("a").iterdir()))) == (before, 1)
 
 
 def test_every_format_and_mode_becomes_grey_of_one_size(
@@ -196,7 +197,38 @@ def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) ->
     with pytest.raises(
         MetashotError, match=r"^class all/class05 has 5 samples: at least 2 have to be in each split"
     ):
-        image_folder.items(prepare, Path("raw"))
+        list(image_folder.items(prepare, Path("raw")))
+
+
+@pytest.mark.parametrize("of", ["classes", "samples", "listed"])
+def test_samples_come_in_order_from_whichever_zips_they_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """Against all of them sorted in memory. `all/a b` is between `all/a` and its samples, by its letters."""
+    monkeypatch.setattr(archive, "ZIPPED", 7)
+    above = ("train/", "val/", "test/") if of == "listed" else ("",)
+    files = {
+        f"{split}all/{split[:1]}{class_}/{number}.png": f"{split}{class_}{number}".encode()
+        for split in above
+        for class_ in ("a", "a b", "b", "c", "d-e", "d", *map(str, range(9)))
+        for number in range(11)
+    }
+    (tmp_path / "raw").mkdir()
+    archive.pack(sorted(files.items()), tmp_path / "raw/images")
+    assert len(list((tmp_path / "raw/images").iterdir())) == -(-len(files) // 7)
+    shares = replace(SHARES, of=of, val=0.3, test=0.3) if of != "listed" else "listed"
+    found = image_folder.items(replace(PREPARE, split=shares), tmp_path / "raw")
+    got = [(item.key.split, item.key.path, item.key.name, item.read()) for item in found]
+    assert got == [(item.key.split, item.key.path, item.key.name, item.read()) for item in found]
+
+    items = []
+    for name, content in files.items():
+        *split, superclass, class_, file = name.split("/")
+        items.append(Item(Key("".join(split), superclass, class_, file), partial(bytes, content), name))
+    if isinstance(shares, folders.Shares):
+        items = folders.divide(items, shares)
+    assert got == sorted((item.key.split, item.key.path, item.key.name, item.read()) for item in items)
+    assert {split for split, *_ in got} == {*SPLITS}
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_a_wrong_table_is_one_clear_line(
     with pytest.raises(MetashotError) as caught:
         read({name: form(change(rows_of()))})
     assert message in str(caught.value)
-    assert "raw/tables.zip" in str(caught.value)
+    assert "raw/tables" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

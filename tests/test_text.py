@@ -310,8 +310,8 @@ def pinned(**changes: object) -> text_table.Raw:
 def packed(raw: text_table.Raw, folder: str = "raw") -> bytes:
     Path(folder).mkdir(exist_ok=True)
     text_table.download(raw, Path(folder))
-    assert [path.name for path in Path(folder).iterdir()] == ["texts.zip"]
-    return Path(folder, "texts.zip").read_bytes()
+    assert [path.name for path in Path(folder).iterdir()] == ["texts"]
+    return Path(folder, "texts/0000.zip").read_bytes()
 
 
 def test_the_same_texts_are_the_same_bytes_in_every_file_format_and_order(here: Path) -> None:
@@ -369,7 +369,7 @@ def test_other_texts_than_the_pinned_are_refused_until_they_are_pinned(here: Pat
     Path("a.csv").write_bytes(as_csv([*ROWS, ("one more", "class 1")]))
     with pytest.raises(MetashotError, match=r"a.csv: not the files that params.yaml pins .*metashot refresh"):
         text_table.download(text_table.Raw(**said), Path("raw"))
-    assert Path("raw/texts.zip").read_bytes() == before
+    assert Path("raw/texts/0000.zip").read_bytes() == before
     assert refresh(Path(), "mine") is True
     assert refresh(Path(), "mine") is False
 

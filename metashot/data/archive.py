@@ -1,27 +1,90 @@
 """Zip archives of samples, read where they lie: nothing is extracted to disk."""
 
+import functools
 import stat
-import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path, PurePath, PurePosixPath
 
 from metashot.data import Key
-from metashot.data.source import Item
+from metashot.data.source import Item, ordered
 from metashot.errors import MetashotError
 
 _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
     *(RuntimeError, NotImplementedError),  # it is encrypted, or compressed in a way zipfile does not know
 )
+ZIPPED = 4096  # files in each zip of a folder: the names in one are in memory together
+
+
+def pack(files: Iterable[tuple[str, bytes]], folder: Path) -> None:
+    """Make a folder of zips ``0000.zip``, ``0001.zip``, …: same files in the same order, same bytes."""
+    folder.mkdir()
+    for number, part in groupby(enumerate(files), key=lambda numbered: numbered[0] // ZIPPED):
+        with zipfile.ZipFile(folder / f"{number:04d}.zip", "w") as packed:
+            for _, (name, content) in part:
+                packed.writestr(zipfile.ZipInfo(name), content)  # dated 1980-01-01, not today
+
+
+def zips(folder: Path) -> list[Path]:
+    """The zips that `pack` made. Raises MetashotError where there are none."""
+    if found := sorted(folder.glob("*.zip")):
+        return found
+    raise MetashotError(f"{folder}: no zip archives; run the download stage first")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The samples that `pack` put into a folder, sorted by name: whenever they are iterated, as `ordered`.
+
+    In memory are the names in one zip and in one class, and which zips each class is in.
+
+    Attributes:
+        folder: Of zips with members `[<split>/]<superclass>/<class>/<name>`.
+        suffixes: Of the names that samples have.
+        divide: Gives the samples of a class their splits.
+    """
+
+    folder: Path
+    suffixes: Collection[str]
+    divide: Callable[[list[Item]], Sequence[Item]]
+
+    def __iter__(self) -> Iterator[Item]:
+        @functools.lru_cache(maxsize=1)
+        def classes(path: Path) -> Mapping[tuple[str, str], list[Item]]:
+            found = defaultdict(list)
+            for item in self._items(path):
+                found[item.key.split, item.key.path].append(item)
+            return found
+
+        for (split, _), (place, paths) in sorted(self._places.items()):
+            members = list(chain.from_iterable(classes(path)[place] for path in paths))
+            yield from ordered(item for item in self.divide(members) if item.key.split == split)
+
+    @functools.cached_property
+    def _places(self) -> dict[tuple[str, str], tuple[tuple[str, str], list[Path]]]:
+        """By split and class: the split, if any, and the class that members' names say, and the zips."""
+        places = {}
+        everything = ((path, item) for path in zips(self.folder) for item in self._items(path))
+        for place, found in groupby(everything, key=lambda one: (one[1].key.split, one[1].key.path)):
+            paths, members = zip(*found, strict=True)
+            for split in {item.key.split for item in self.divide([*members])}:
+                places[split, place[1]] = place, sorted({*paths})
+        return places
+
+    def _items(self, path: Path) -> Iterator[Item]:
+        return _items(path, self.suffixes, lambda place, *_: "".join(place[:1]))
 
 
 def items(
     path: Path, suffixes: Collection[str], split_of: Callable[[tuple[str, ...], str, str, str], str]
 ) -> list[Item]:
-    """The samples of a zip with members `[…/]<superclass>/<class>/<name>`.
+    """The samples of a zip with members `[…/]<superclass>/<class>/<name>`, as `ordered` puts them.
 
     Args:
         path: The zip.
@@ -30,16 +93,19 @@ def items(
 
     Raises MetashotError for what `members` refuses, and for a sample that lies in no superclass.
     """
-    found = []
+    return ordered(_items(path, suffixes, split_of))
+
+
+def _items(
+    path: Path, suffixes: Collection[str], split_of: Callable[[tuple[str, ...], str, str, str], str]
+) -> Iterator[Item]:
     for name, read in members(path, suffixes):
         *before, superclass, class_, file = ("", "", *PurePosixPath(name).parts)[-5:]
         if not superclass:
             raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/")
         place = tuple(part for part in before if part)
-        superclass, class_ = sys.intern(superclass), sys.intern(class_)  # kept once, not for every sample
         key = Key(split_of(place, superclass, class_, file), superclass, class_, file)
-        found.append(Item(key, read, f"{path}: member {name!r}"))
-    return found
+        yield Item(key, read, f"{path}: member {name!r}")
 
 
 def members(path: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -12,7 +12,7 @@ ABOUT: Mapping[str, object] = {
     "citation": "",
     "synthetic": False,
 }
-_FOLDER = folders.Folder(sounds.SUFFIXES, "sounds.zip")
+_FOLDER = folders.Folder(sounds.SUFFIXES, "sounds")
 digest, download, items = _FOLDER.digest, _FOLDER.download, _FOLDER.items
 
 

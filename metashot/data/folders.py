@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import unicodedata
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,11 +112,11 @@ class Folder:
 
     Attributes:
         suffixes: Of the names that samples have.
-        archive: The name of the zip that `download` leaves.
+        packed: The name of the folder of zips that `download` leaves.
     """
 
     suffixes: Collection[str]
-    archive: str
+    packed: str
 
     def digest(self, raw: Raw, root: Path) -> str:
         """Digest of the samples as they are now: DVC's of a folder that holds them and nothing else.
@@ -127,7 +126,7 @@ class Folder:
         return digest(_samples(raw, root, self.suffixes))
 
     def download(self, raw: Raw, directory: Path) -> None:
-        """Pack the samples into a zip as `[<split>/]<superclass>/<class>/<name>`; same samples, same bytes.
+        """Pack the samples into zips as `[<split>/]<superclass>/<class>/<name>`; same samples, same bytes.
 
         Raises MetashotError when there is no such folder, when its digest is not ``raw.md5``, when classes
         lie at different depths, are empty or have names that look the same, when there are fewer than two,
@@ -137,11 +136,20 @@ class Folder:
         def member(name: str) -> str:
             return name if raw.splits or name.count("/") == 2 else f"{listing.ALL}/{name}"
 
-        pack(_samples(raw, Path(), self.suffixes), raw, directory / self.archive, member)
+        pack(_samples(raw, Path(), self.suffixes), raw, directory / self.packed, member)
 
-    def items(self, prepare: Prepare, directory: Path) -> list[Item]:
+    def items(self, prepare: Prepare, directory: Path) -> Iterable[Item]:
         """The samples that `download` packed, divided."""
-        return _packed(directory / self.archive, prepare.split, self.suffixes)
+        folder, division = directory / self.packed, prepare.split
+
+        def divided(members: list[Item]) -> Sequence[Item]:
+            listed = bool(members[0].key.split)
+            if listed != (division == "listed"):
+                have, want = ("lists", "`listed`") if listed else ("no lists", "shares")
+                raise MetashotError(f"{folder}: raw.splits names {have}, so prepare.split has to be {want}")
+            return divide(members, division) if isinstance(division, Shares) else members
+
+        return archive.Packed(folder, self.suffixes, divided)
 
 
 class Pinned(Protocol):
@@ -199,42 +207,31 @@ def pack(
     target: Path,
     member: Callable[[str], str] = str,
 ) -> None:
-    """Pack files into a zip; same files, same bytes.
+    """Pack files into a folder of zips; same files, same bytes.
 
     Args:
         found: Names and contents.
         raw: What params.yaml says of them.
-        target: The zip.
-        member: What a name is called in it.
+        target: The folder.
+        member: What a name is called in its zip.
 
     Raises MetashotError when their digest is not ``raw.md5``.
     """
     md5s = {}
-    with files.replacing(target) as partial, zipfile.ZipFile(partial, "w") as packed:
+
+    def contents() -> Iterator[tuple[str, bytes]]:
         for name, read in tqdm(found, "packing", unit=" files", leave=False, disable=None):
             content = read()
             md5s[name] = _md5(content)  # of what is packed: the folder may change meanwhile
-            packed.writestr(zipfile.ZipInfo(member(name)), content)  # dated 1980-01-01, not today
+            yield member(name), content
+
+    with files.replacing(target) as partial:
+        archive.pack(contents(), partial)
         if files.folder_md5(md5s) != raw.md5:
             raise MetashotError(
                 f"{raw.path}: not the files that params.yaml pins (raw.md5: {raw.md5 or 'none yet'}); "
                 "run `metashot refresh` to pin those that are there"
             )
-
-
-def _packed(path: Path, division: Division, suffixes: Collection[str]) -> list[Item]:
-    listed = division == "listed"
-
-    def given(place: tuple[str, ...], *_: str) -> str:
-        if bool(place) != listed:
-            have, want = ("lists", "`listed`") if place else ("no lists", "shares")
-            raise MetashotError(f"{path}: raw.splits names {have}, so prepare.split has to be {want}")
-        return place[0] if place else ""
-
-    found = archive.items(path, suffixes, given)
-    if isinstance(division, Shares):
-        return divide(found, division)
-    return found
 
 
 def divide(found: Iterable[Item], shares: Shares) -> list[Item]:

@@ -12,7 +12,7 @@ ABOUT: Mapping[str, object] = {
     "citation": "",
     "synthetic": False,
 }
-_FOLDER = folders.Folder(images.SUFFIXES, "images.zip")
+_FOLDER = folders.Folder(images.SUFFIXES, "images")
 digest, download, items = _FOLDER.digest, _FOLDER.download, _FOLDER.items
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from metashot.data import Split, archive, images
 from metashot.data.fetch import fetch, mirror
-from metashot.data.source import Item
+from metashot.data.source import Item, ordered
 
 ABOUT: Mapping[str, object] = {
     "source": "https://github.com/brendenlake/omniglot",
@@ -83,7 +83,7 @@ def download(raw: Raw, directory: Path) -> None:
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
     """Every drawing. All alphabets but Gurmukhi stay whole."""
-    return [
+    return ordered(
         item
         for name in _DIGESTS
         for item in archive.items(
@@ -91,7 +91,7 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
             images.SUFFIXES,
             lambda _, alphabet, character, __: split_of(prepare, alphabet, character),
         )
-    ]
+    )
 
 
 def split_of(prepare: Prepare, superclass: str, name: str) -> Split:

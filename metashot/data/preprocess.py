@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,66 +38,83 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
             two splits or has fewer than two samples in one, a split has none, or two splits share a sample
             (the training data would hold a piece of the test data) and ``prepare.repeated`` is ``refuse``.
     """
-    items = sorted(source.items(prepare, raw), key=lambda i: (i.key.split, i.key.path, i.key.name))
-    _check_classes(raw, prepare, items)
+    items = source.items(prepare, raw)
+    counts = Counter((item.key.split, item.key.path) for item in items)
+    _check_classes(raw, prepare, counts)
     form = prepare.form
     about: dict[str, object] = {**source.ABOUT, "classes": "disjoint" if prepare.disjoint else "shared"}
-    seen: dict[bytes, Item] = {}
+    first = _First()
     kept: Counter[tuple[str, str]] = Counter()
     with (
         _parts(target, _identity(prepare, raw)) as parts,
         replacing(target) as partial,
         store.writing(partial, form, rotations=prepare.rotations, about=about) as writer,
-        tqdm(total=len(items), desc="decoding", unit=" samples", leave=False, disable=None) as bar,
+        tqdm(total=counts.total(), desc="decoding", unit=" samples", leave=False, disable=None) as bar,
     ):
-        removed = 0
-        for part, (samples, digests) in _decoded(items, form, parts):
+        for part, samples, digests in _decoded(items, form, parts):
             rows = []
-            for row, (item, digest) in enumerate(zip(part, digests, strict=True)):
-                first = seen.setdefault(digest, item)
-                if first.key.split == item.key.split:
+            for row, (place, split) in enumerate(first.of(digests, part[0].key.split)):
+                item = part[row]
+                if split == item.key.split:
                     rows.append(row)
                 elif prepare.repeated == "refuse":
+                    same = next(islice(items, place, None))
                     raise MetashotError(
                         f"{item.origin} ({item.key.path}, {item.key.split}) is the same sample as "
-                        f"{first.origin} ({first.key.path}, {first.key.split}): one of them has to go"
+                        f"{same.origin} ({same.key.path}, {same.key.split}): one of them has to go"
                     )
-                else:  # the splits are sorted, so the test keeps its samples
-                    removed += 1
+                # else the sample goes: the splits are sorted, so the test keeps its samples
             keys = [part[row].key for row in rows]
             kept.update((key.split, key.path) for key in keys)
             if keys:
                 writer.write(keys, samples[rows], [digests[row] for row in rows])
             bar.update(len(part))
-        for split, path in sorted({(item.key.split, item.key.path) for item in items}):
-            if (count := kept[split, path]) < 2:
+        for split, path in sorted(counts):
+            if (left := kept[split, path]) < 2:
                 raise MetashotError(
-                    f"{raw}: class {path} has {count} samples in {split} once those that are in two splits "
+                    f"{raw}: class {path} has {left} samples in {split} once those that are in two splits "
                     "are removed; episodes need two"
                 )
         if prepare.repeated == "remove":
-            about["removed"] = removed
+            about["removed"] = removed = counts.total() - kept.total()
             print(f"{raw}: removed {removed:,} samples that are in two splits", file=sys.stderr)  # noqa: T201
 
 
-def _check_classes(raw: Path, prepare: Prepare, items: Sequence[Item]) -> None:
+def _check_classes(raw: Path, prepare: Prepare, counts: Counter[tuple[str, str]]) -> None:
     """Refuse classes and splits that no episode can be drawn from, before anything is decoded."""
     splits = defaultdict(set)
-    for item in items:
-        splits[item.key.path].add(item.key.split)
+    for split, path in counts:
+        splits[path].add(split)
     for path, found in sorted(splits.items()):
         if len(found) > 1 and prepare.disjoint:
             raise MetashotError(
                 f"{raw}: class {path} is in {' and '.join(sorted(found))}: it has to be in one split"
             )
-    counts = Counter((item.key.split, item.key.path) for item in items)
-    for (_, path), count in sorted(counts.items()):
-        if count < 2:
+    for (_, path), samples in sorted(counts.items()):
+        if samples < 2:
             raise MetashotError(f"{raw}: class {path} has one sample in a split; episodes need two")
     if missing := {"train", "val", "test"} - set().union(*splits.values()):
         raise MetashotError(
             f"{raw}: no samples for split {', '.join(sorted(missing))}; it needs more classes"
         )
+
+
+class _First:
+    """Which sample is the first with a digest. They are on disk, so that memory does not grow with them."""
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("")  # a file of its own, gone in the end
+        self._table.execute(
+            "CREATE TABLE first (digest BLOB PRIMARY KEY, place INTEGER, split TEXT) WITHOUT ROWID"
+        )
+        self._places = count()
+
+    def of(self, digests: Sequence[bytes], split: str) -> list[tuple[int, str]]:
+        """Take up samples in the order of `Source.items`; place and split of the first like each."""
+        new = ((digest, next(self._places), split) for digest in digests)
+        self._table.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", new)
+        find = "SELECT place, split FROM first WHERE digest = ?"
+        return [self._table.execute(find, (digest,)).fetchone() for digest in digests]
 
 
 def _identity(prepare: Prepare, raw: Path) -> str:
@@ -128,8 +146,8 @@ def _parts(target: Path, identity: str) -> Iterator[Path]:
 
 
 def _decoded(
-    items: Sequence[Item], form: Form, parts: Path
-) -> Iterator[tuple[Sequence[Item], tuple[np.ndarray, list[bytes]]]]:
+    items: Iterable[Item], form: Form, parts: Path
+) -> Iterator[tuple[Sequence[Item], np.ndarray, list[bytes]]]:
     """Row group by row group: its items, their arrays ``[M, *shape]`` and digests, kept in ``parts``.
 
     Raises MetashotError that names the samples which cannot be decoded, or says why none can.
@@ -153,13 +171,11 @@ def _decoded(
     number = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for _, group in groupby(items, key=lambda item: item.key.split):
-            members = list(group)
-            for start in range(0, len(members), rows):
-                part = members[start : start + rows]
+            while part := list(islice(group, rows)):
                 file, number = parts / f"{number:06d}.npz", number + 1
                 if file.is_file():
                     with np.load(file, allow_pickle=False) as done:
-                        yield part, (done["samples"], [bytes(row) for row in done["digests"]])
+                        yield part, done["samples"], [bytes(row) for row in done["digests"]]
                     continue
                 found = [result for result in pool.map(decode_one, part) if result]
                 if failures:  # further ones are looked for, so that they can be mended together
@@ -172,7 +188,7 @@ def _decoded(
                         samples=samples,
                         digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16),
                     )
-                yield part, (samples, digests)
+                yield part, samples, digests
     if failures:
         more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
         raise MetashotError(f"{'; '.join(sorted(failures)[:NAMED])}{more}: mend or remove")

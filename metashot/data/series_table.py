@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from metashot.data import Key, archive, folders, listing, series
-from metashot.data.source import Item
+from metashot.data.source import Item, ordered
 from metashot.errors import MetashotError
 
 SUFFIXES = frozenset({".csv", ".parquet"})
@@ -28,7 +28,7 @@ ABOUT: Mapping[str, object] = {
     "citation": "",
     "synthetic": False,
 }
-_ARCHIVE = "tables.zip"
+_PACKED = "tables"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def digest(raw: Raw, root: Path) -> str:
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Pack the tables into a zip, as they are. Raises MetashotError as `folders.pack` does."""
-    folders.pack(_tables(raw, Path()).items(), raw, directory / _ARCHIVE)
+    """Pack the tables into zips, as they are. Raises MetashotError as `folders.pack` does."""
+    folders.pack(_tables(raw, Path()).items(), raw, directory / _PACKED)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
@@ -73,15 +73,18 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     in two tables, of two labels or with two rows at one time, and for labels that a person cannot tell apart.
     """
     found: dict[str, Item] = {}
-    for name, read in archive.members(directory / _ARCHIVE, SUFFIXES):
-        origin = f"{directory / _ARCHIVE}: member {name!r}"
-        for item in of_table(read(), origin, name.lower().endswith(".parquet"), prepare):
-            if (first := found.setdefault(item.key.name, item)) is not item:
-                raise MetashotError(f"{item.origin} is also in {first.origin}: an id stands for one series")
-    folders.check_names(str(directory / _ARCHIVE), {item.key.class_ for item in found.values()})
+    for path in archive.zips(directory / _PACKED):
+        for name, read in archive.members(path, SUFFIXES):
+            origin = f"{path}: member {name!r}"
+            for item in of_table(read(), origin, name.lower().endswith(".parquet"), prepare):
+                if (first := found.setdefault(item.key.name, item)) is not item:
+                    raise MetashotError(
+                        f"{item.origin} is also in {first.origin}: an id stands for one series"
+                    )
+    folders.check_names(str(directory / _PACKED), {item.key.class_ for item in found.values()})
     if isinstance(prepare.split, folders.Shares):
-        return folders.divide(found.values(), prepare.split)
-    return list(found.values())
+        return ordered(folders.divide(found.values(), prepare.split))
+    return ordered(found.values())
 
 
 def channels_of(content: bytes, origin: str, parquet: bool) -> tuple[tuple[str, ...], bool]:

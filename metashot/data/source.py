@@ -1,7 +1,7 @@
 """What a source of data, a module `metashot.data.<source>`, offers to the download and preprocess stages."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -54,8 +54,8 @@ class Source(Protocol):
     def download(self, raw: Any, directory: Path) -> None:
         """Make or fetch the raw files."""
 
-    def items(self, prepare: Any, directory: Path) -> Sequence[Item]:
-        """Every sample in the raw files, in any order."""
+    def items(self, prepare: Any, directory: Path) -> Iterable[Item]:
+        """Every sample in the raw files, as `ordered` puts them, whenever they are iterated."""
 
 
 @runtime_checkable
@@ -83,6 +83,11 @@ class Decoder(Protocol):
         Raises ValueError, saying what the content is: "not a readable picture (truncated)"; MetashotError
         where no sample can be decoded.
         """
+
+
+def ordered(items: Iterable[Item]) -> list[Item]:
+    """Samples by split, class and name."""
+    return sorted(items, key=lambda item: (item.key.split, item.key.path, item.key.name))
 
 
 def source(name: str) -> Source:

@@ -25,7 +25,7 @@ ABOUT: Mapping[str, object] = {
     "citation": "",
     "synthetic": False,
 }
-_TEXTS = folders.Folder(frozenset({".txt"}), "texts.zip")
+_TEXTS = folders.Folder(frozenset({".txt"}), "texts")
 _NAME = re.compile(r"(?!\.|__MACOSX$)[^/\\:]+")  # of a folder in a zip
 
 
@@ -74,7 +74,7 @@ def digest(raw: Raw, root: Path) -> str:
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Pack the texts into a zip as `[<split>/]<superclass>/<class>/<digest>.txt`; same texts, same bytes.
+    """Pack the texts into zips as `[<split>/]<superclass>/<class>/<digest>.txt`; same texts, same bytes.
 
     What is the same but for case and spaces is one text of its class.
 
@@ -82,7 +82,7 @@ def download(raw: Raw, directory: Path) -> None:
     a label is empty, a label is no name for a folder or in no group, lists of splits name what is not there,
     and when the digest is not ``raw.md5``.
     """
-    folders.pack(contents(raw, Path()).items(), raw, directory / _TEXTS.archive)
+    folders.pack(contents(raw, Path()).items(), raw, directory / _TEXTS.packed)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
