@@ -327,6 +327,7 @@ def maml_network(steps: int, second_order: bool) -> maml.Maml:
         test_steps=steps,
         query_norm="query",
         second_order=second_order,
+        pretrain_steps=0,
     )
     return maml.Maml(hyper, base.Problem(FORM, NETWORK, N_WAY))
 

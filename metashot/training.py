@@ -154,6 +154,7 @@ def train(
     ):
         for batch in islice(batches, steps - progress.step):
             progress.step += 1
+            method.step = progress.step
             optimizer.zero_grad()
             progress.point_loss += method.backward(augment(manifest.gather(train_data, batch)))
             progress.point_steps += 1

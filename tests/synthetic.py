@@ -31,7 +31,7 @@ BASE = {"lr": 1e-3, "meta_batch": 1}
 ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
 PARAMS = {
     "prototypical": BASE | {"train_way": 5, "temperature": 1.0},
-    "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
+    "maml": ADAPTED | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
     "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
 }
 STARTED = 1_790_000_000.0
@@ -253,7 +253,7 @@ def cell(
         "manifest": manifest or _md5(root / tests[0]),
     }
     files = {
-        f"{model}/model.json": json.dumps({"format": 2, "method": method, "n_way": 5}),
+        f"{model}/model.json": json.dumps({"format": 3, "method": method, "n_way": 5}),
         f"{model}/model.safetensors": f"weights of {method}, {accuracy}, {started}",
         f"{trained}/record.json": json.dumps(record),
         f"{trained}/journal.jsonl": "".join(json.dumps(line) + "\n" for line in journal),

@@ -36,6 +36,7 @@ HYPER = {
         "inner_steps": 1,
         "test_steps": 2,
         "second_order": True,
+        "pretrain_steps": 0,
         "query_norm": "query",
     },
     "reptile": {
@@ -339,7 +340,7 @@ def test_model_json_names_what_to_build(tmp_path: Path) -> None:
     methods.save(build("maml")[0], tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
-        "format": 2,
+        "format": 3,
         "method": "maml",
         "hyperparameters": HYPER["maml"],
         "n_way": 5,

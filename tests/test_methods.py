@@ -36,7 +36,7 @@ PARAMS = {
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
+    "maml": GRADIENT | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
     "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
 }
 
@@ -405,6 +405,36 @@ def test_maml_gradient_equals_a_plain_autograd_loop(second_order: bool, query_no
         torch.testing.assert_close(parameter.grad, wanted, msg=lambda m, key=key: f"{key}: {m}")
 
 
+def test_maml_pretrains_its_backbone_as_a_classifier_first() -> None:
+    """Against cross-entropy of a plain network. The classifier does not count later, nor is it saved."""
+    method = build("maml", pretrain_steps=2).double()
+    assert isinstance(method, maml.Maml)
+    e = double(episodes(batch=3))
+    for method.step in (1, 2):
+        method.zero_grad()
+        loss = method.backward(e)
+    samples = torch.cat([torch.cat([e.support[i], e.query[i]]) for i in range(3)])
+    labels = torch.cat([e.classes[i, torch.cat([e.support_labels[i], e.query_labels[i]])] for i in range(3)])
+    plain = copy.deepcopy(method.network.backbone).train()  # its running statistics move
+    logits = F.linear(plain(samples), method.classifier.weight, method.classifier.bias)
+    expected = -logits.log_softmax(1)[range(len(labels)), labels].mean()
+    torch.testing.assert_close(loss, expected.detach())
+    expected.backward()
+    for own, other in zip(method.network.backbone.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+    assert not method.network.head.weight.any()
+    assert method.network.head.weight.grad is None
+
+    later = build("maml").double()
+    later.load_state_dict(method.inference_state())
+    method.step = 3
+    method.zero_grad()
+    torch.testing.assert_close(method.backward(e), later.backward(e))
+    assert method.classifier.weight.grad is None
+    for name, value in later.named_parameters():
+        torch.testing.assert_close(method.get_parameter(name).grad, value.grad)
+
+
 def test_maml_second_order_gradient_equals_finite_differences() -> None:
     method, e = build("maml").double(), double(episodes(k_shot=2))
     method.backward(e)
@@ -506,6 +536,7 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
         ("siamese", "margin", 0.0),
         ("transfer", "head_steps", 0),
         ("maml", "inner_lr", 0.0),
+        ("maml", "pretrain_steps", -1),
         ("reptile", "inner_shot", 0),
     ],
 )

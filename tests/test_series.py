@@ -363,6 +363,7 @@ def test_an_inner_loop_over_series_is_the_same_mapped_and_task_by_task(
                 inner_steps=2,
                 test_steps=2,
                 second_order=True,
+                pretrain_steps=0,
                 query_norm="query",
             )
             form = replace(PREPARE, channels=toys.CHANNELS, length=64).form

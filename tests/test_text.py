@@ -204,7 +204,7 @@ METHODS = {
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
+    "maml": GRADIENT | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
     "reptile": GRADIENT | {"lr": 0.5, "inner_shot": 2, "query_norm": "support"},
 }
 

@@ -2,11 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metashot import backbones
 from metashot.data import Form
@@ -85,12 +87,14 @@ class Method(nn.Module, ABC):
         problem: What it was built for.
         train_way: Classes in a training episode.
         transductive: Whether a prediction looks at the other queries of its episode.
+        step: Outer step of a training that is being taken, from 1; 0 outside.
     """
 
     params_type: ClassVar[type[Params]]
     outer_optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     train_way: int
     transductive: bool = False
+    step: int = 0
 
     def __init__(self, params: Params, problem: Problem) -> None:
         super().__init__()
@@ -183,7 +187,19 @@ class EmbeddingMethod(Method):
         return self.classify(self.embed(support), support_labels, self.embed(query), n_way).softmax(-1)
 
 
+def classification(episodes: Episodes, logits: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross-entropy (scalar) of all samples of a batch over all training classes.
+
+    Args:
+        episodes: The batch.
+        logits: Of samples ``[M, *shape]``: ``[M, classes]``.
+    """
+    samples = torch.cat([episodes.support, episodes.query], dim=1).flatten(0, 1)
+    labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
+    return F.cross_entropy(logits(samples), episodes.classes.gather(1, labels).flatten())
+
+
 def class_means(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
     """Mean of ``values`` ``[B, M, D]`` over each class of ``labels`` ``[B, M]``: ``[B, N, D]``."""
-    member = nn.functional.one_hot(labels, n_way).to(values.dtype)  # [B, M, N]
+    member = F.one_hot(labels, n_way).to(values.dtype)  # [B, M, N]
     return member.mT @ values / member.sum(1).unsqueeze(-1)

@@ -67,10 +67,7 @@ class Transfer(base.EmbeddingMethod):
 
     def loss(self, episodes: Episodes) -> Tensor:
         """Cross-entropy of all samples of the batch over all training classes."""
-        samples = torch.cat([episodes.support, episodes.query], dim=1)
-        labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
-        logits = self.head(self.embed(samples).flatten(0, 1), self.classifier)
-        return F.cross_entropy(logits, episodes.classes.gather(1, labels).flatten())
+        return base.classification(episodes, lambda samples: self.head(self.embed(samples), self.classifier))
 
     def inference_state(self) -> dict[str, Tensor]:
         """The backbone alone: the training head has done its work."""
