@@ -8,6 +8,11 @@ class MetashotError(Exception):
     """
 
 
+def refuse(mistake: str) -> None:
+    """Raise a MetashotError: what to tell a mistake where others are not looked for."""
+    raise MetashotError(mistake)
+
+
 class Preempted(BaseException):
     """Stopped from outside, to be run again. The message is one line.
 

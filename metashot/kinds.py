@@ -256,24 +256,25 @@ class Texts:
         said |= {key: known[key] for key in said if key in known}
         said["splits"] = raw.splits
         parts = Counter[str]()
+        mistakes: list[str] = []
         try:
             entries = []
-            for where, entry in text_table.entries(raw, root, said["parts"]):
+            for where, entry in text_table.entries(raw, root, said["parts"], mistakes.append):
                 entries.append(entry)
                 parts[where.rpartition(": ")[0]] += 1
             if not said["text"]:
                 said["text"], said["label"] = _columns(raw.path, entries)
-            samples = text_table.contents(text_table.Raw(**said, md5=""), root)
+            contents = text_table.contents(text_table.Raw(**said, md5=""), root)
         except MetashotError as error:
-            return Gathered(
-                folders.Contents({}, Counter(), 0, [str(error)]), said, bool(raw.splits), self.look
-            )
-        mistakes = _few_classes(raw.path, samples)
+            mistakes = mistakes or [str(error)]
+            return Gathered(folders.Contents({}, Counter(), 0, mistakes), said, bool(raw.splits), self.look)
+        samples, mistakes = contents.samples, [*contents.mistakes, *_few_classes(raw.path, contents.samples)]
         shown = {
             "columns": f"{said['text']} and {said['label']}",
             "rows": ", ".join(f"{number:,} in {part}" for part, number in parts.items()),
-            "repeated": f"{parts.total() - len(samples):,} rows are in their class already",
         }
+        if not contents.mistakes:
+            shown["repeated"] = f"{parts.total() - len(samples):,} rows are in their class already"
         return Gathered(
             folders.Contents(samples, Counter(), 0, mistakes), said, bool(raw.splits), self.look, shown
         )
@@ -336,15 +337,19 @@ class Series:
         )
         samples: listing.Found = {}
         mistakes: list[str] = []
+        origins: dict[str, str] = {}
         for name, read in tables.items():
-            origin = f"{raw.path}: {name!r}"
+            origin, parquet = f"{raw.path}: {name!r}", name.lower().endswith(".parquet")
             try:
-                for item in series_table.of_table(read(), origin, name.lower().endswith(".parquet"), prepare):
+                for item in series_table.of_table(read(), origin, parquet, prepare, mistakes.append):
                     split, superclass, class_, id_ = item.key
+                    if (before := origins.setdefault(id_, item.origin)) != item.origin:
+                        mistakes.append(f"{item.origin} is also in {before}: an id stands for one series")
                     place = (split, superclass, class_, id_) if listed else (class_, id_)
                     samples["/".join(part.replace("/", "|") for part in place)] = item.read
             except MetashotError as error:
                 mistakes.append(str(error))
+        mistakes += folders.indistinct(raw.path, {name.split("/")[-2] for name in samples})
         mistakes += _few_classes(raw.path, samples)
         return Gathered(
             folders.Contents(dict(sorted(samples.items())), Counter(), 0, mistakes),

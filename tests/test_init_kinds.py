@@ -179,6 +179,55 @@ def test_a_mistake_in_texts_is_named_and_nothing_is_written(content: str, line: 
     assert Path("params.yaml").read_text() == SHIPPED
 
 
+def test_every_mistake_in_tables_of_texts_is_named() -> None:
+    folder = Path("many")
+    folder.mkdir()
+    good = "".join(f"text {n},class{n % 3}\n" for n in range(60))
+    (folder / "a.csv").write_text(f"text,label\n{good},class0\nx,\ny,a/b\nz,class1,more\nq,Class2\n")
+    (folder / "b.jsonl").write_text(
+        '{"text": "k", "label": "class0"}\nno json\n{"text": 1.5, "label": "class0"}\n'
+    )
+    (folder / "c.json").write_text("[")
+    (folder / "d.csv").write_text("text,other\nx,y\n")
+    said = init("many", code=1)
+    for line in (
+        "many/a.csv: line 62: text is empty",
+        "many/a.csv: line 63: label is empty",
+        "many/a.csv: line 64: 'a/b' is no name of a class",
+        "many/a.csv: line 65: more values than columns",
+        "the classes 'all/Class2' and 'all/class2' differ in nothing but case",
+        "many/b.jsonl: line 2: is not JSON",
+        "many/b.jsonl: line 3: text is 1.5",
+        "many/c.json: cannot be read",
+        "many/d.csv: no column 'label'",
+    ):
+        assert said.count(line) == 1, line
+    assert Path("params.yaml").read_text() == SHIPPED
+
+
+def test_every_mistake_in_tables_of_series_is_named() -> None:
+    rows = [
+        {"id": f"{c}-{i}", "label": f"class{c}", "time": t, "v": float(t)}
+        for c in range(4)
+        for i in range(8)
+        for t in range(20)
+    ]
+    rows[7] |= {"label": "other"}
+    rows[27] |= {"time": 8}
+    Path("many").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), "many/a.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[-20:]), "many/b.parquet")
+    Path("many/c.csv").write_text("id,label,time,w\nx,y,1,2\n")
+    said = init("many", code=1)
+    for line in (
+        "series '0-0' has more than one label: 'class0' and 'other'",
+        "series '0-1' has two rows at one time",
+        "'b.parquet': series '3-7' is also in many: 'a.parquet'",
+        "'c.csv': no column 'v'",
+    ):
+        assert said.count(line) == 1, line
+
+
 def test_texts_in_two_splits_are_told_by_their_words() -> None:
     rows = requests()
     as_csv(

@@ -303,7 +303,7 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
         ]
         found = {name: read for name, read in found.items() if name.count("/") == usual}
     classes = {name.rpartition("/")[0] for name in found}
-    mistakes += _indistinct(raw.path, classes)
+    mistakes += indistinct(raw.path, classes)
     if len(classes) < 2:
         kinds = ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes))
         mistakes.append(
@@ -318,7 +318,7 @@ def _samples(raw: Raw, root: Path, suffixes: Collection[str]) -> Iterator[tuple[
     found = contents(raw, root, suffixes)
     _say_passed_by(raw, found.others)
     _say_left_out(raw, found.left_out)
-    _refuse(found.mistakes)
+    refuse(found.mistakes)
     yield from found.samples.items()
 
 
@@ -330,7 +330,7 @@ def local(raw: Pinned, root: Path, suffixes: Collection[str]) -> listing.Found:
     """
     found, others, mistakes = _gathered(raw, root, suffixes)
     _say_passed_by(raw, others)
-    _refuse(mistakes)
+    refuse(mistakes)
     return found
 
 
@@ -339,11 +339,6 @@ def listed(found: listing.Found, raw: Divided, root: Path) -> listing.Found:
     arranged, left_out = listing.arrange(found, root / raw.splits, raw.path)
     _say_left_out(raw, left_out)
     return dict(sorted(arranged.items()))
-
-
-def check_names(path: str, classes: Iterable[str]) -> None:
-    """Refuse names of classes that a person cannot tell apart, or that break lines."""
-    _refuse(list(_indistinct(path, classes)))
 
 
 def _gathered(
@@ -377,7 +372,8 @@ def _gathered(
     return found, others, mistakes
 
 
-def _refuse(mistakes: Sequence[str]) -> None:
+def refuse(mistakes: Sequence[str]) -> None:
+    """Raise a MetashotError for mistakes, if there are any: the first, and how many more."""
     if mistakes:
         first, *more = mistakes
         raise MetashotError(f"{first} (and {len(more)} more: `metashot init` lists them)" if more else first)
@@ -416,7 +412,7 @@ def _empty(shown: str, files: Iterable[str], samples: Iterable[str], folders: It
             yield f"{shown}: the folder {str(folder)!r} has no sample: fill or remove it"
 
 
-def _indistinct(shown: str, classes: Iterable[str]) -> Iterator[str]:
+def indistinct(shown: str, classes: Iterable[str]) -> Iterator[str]:
     """Names of classes that a person cannot tell apart, or that break lines."""
     known: dict[str, str] = {}
     for class_ in sorted(classes):

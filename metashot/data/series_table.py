@@ -5,7 +5,7 @@ Columns: ``id`` says which series a row belongs to, ``label`` its class; one col
 ``prepare.split: listed``, ``split`` says ``train``, ``val`` or ``test``. Others do not count.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pyarrow import csv
 
 from metashot.data import Key, archive, folders, listing, series
 from metashot.data.source import Item, ordered
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, refuse
 
 SUFFIXES = frozenset({".csv", ".parquet"})
 ABOUT: Mapping[str, object] = {
@@ -81,7 +81,7 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
                     raise MetashotError(
                         f"{item.origin} is also in {first.origin}: an id stands for one series"
                     )
-    folders.check_names(str(directory / _PACKED), {item.key.class_ for item in found.values()})
+    folders.refuse([*folders.indistinct(str(directory / _PACKED), {i.key.class_ for i in found.values()})])
     if isinstance(prepare.split, folders.Shares):
         return ordered(folders.divide(found.values(), prepare.split))
     return ordered(found.values())
@@ -119,8 +119,13 @@ def _tables(raw: Raw, root: Path) -> listing.Found:
     return found
 
 
-def of_table(content: bytes, origin: str, parquet: bool, prepare: Prepare) -> Iterator[Item]:
-    """The series of a table, in the splits that it names. Raises MetashotError as `items` does."""
+def of_table(
+    content: bytes, origin: str, parquet: bool, prepare: Prepare, tell: Callable[[str], None] = refuse
+) -> Iterator[Item]:
+    """The series of a table, in the splits that it names, but for those with mistakes, which are told.
+
+    Raises MetashotError as `items` does for a table that is wrong as a whole.
+    """
     table = _read(content, origin, parquet, prepare)
     (row_ids, ids), (row_labels, labels) = _names(table, "id"), _names(table, "label")
     row_splits, splits = _names(table, "split") if "split" in table else (0 * row_ids, [""])
@@ -135,12 +140,17 @@ def of_table(content: bytes, origin: str, parquet: bool, prepare: Prepare) -> It
     starts = np.flatnonzero(np.diff(row_ids, prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(row_ids)], strict=True):
         of, rows = f"{origin}: series {ids[row_ids[start]]!r}", slice(start, end)
+        wrong = []
         for column, numbers, names in (("label", row_labels, labels), ("split", row_splits, splits)):
             if np.ptp(numbers[rows]):
                 first, last = sorted({names[number] for number in numbers[rows]})[:2]
-                raise MetashotError(f"{of} has more than one {column}: {first!r} and {last!r}")
+                wrong.append(f"{of} has more than one {column}: {first!r} and {last!r}")
         if "time" in table and not np.diff(times[rows]).all():
-            raise MetashotError(f"{of} has two rows at one time")
+            wrong.append(f"{of} has two rows at one time")
+        for mistake in wrong:
+            tell(mistake)
+        if wrong:
+            continue
         key = Key(splits[row_splits[start]], listing.ALL, labels[row_labels[start]], ids[row_ids[start]])
         yield Item(key, partial(series.encode, channels[:, rows]), of)
 

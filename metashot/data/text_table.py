@@ -9,14 +9,14 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
 from metashot.data import folders, listing, texts
 from metashot.data.source import Item
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, refuse
 
 SUFFIXES = frozenset({".csv", ".json", ".jsonl"})
 ABOUT: Mapping[str, object] = {
@@ -26,6 +26,7 @@ ABOUT: Mapping[str, object] = {
     "synthetic": False,
 }
 _TEXTS = folders.Folder(frozenset({".txt"}), "texts")
+Tell = Callable[[str], None]
 _NAME = re.compile(r"(?!\.|__MACOSX$)[^/\\:]+")  # of a folder in a zip
 
 
@@ -70,7 +71,7 @@ class Prepare(texts.Prepare, folders.Prepare):
 
 def digest(raw: Raw, root: Path) -> str:
     """Digest of the texts as they are now, in whatever files and order."""
-    return folders.digest(contents(raw, root).items())
+    return folders.digest(_samples(raw, root).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
@@ -82,7 +83,7 @@ def download(raw: Raw, directory: Path) -> None:
     a label is empty, a label is no name for a folder or in no group, lists of splits name what is not there,
     and when the digest is not ``raw.md5``.
     """
-    folders.pack(contents(raw, Path()).items(), raw, directory / _TEXTS.packed)
+    folders.pack(_samples(raw, Path()).items(), raw, directory / _TEXTS.packed)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
@@ -92,54 +93,65 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     ]
 
 
-def read(content: bytes, where: str, columns: Sequence[str], parts: Sequence[str] = ()) -> list[Row]:
-    """The rows of a file.
+def read(
+    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str] = (), tell: Tell = refuse
+) -> list[Row]:
+    """The rows of a file, but for those with mistakes, which are told.
 
     Args:
         content: Of the file.
         where: Its path, whose suffix says what it is: one of `SUFFIXES`, or ``.txt``, a text on each line.
         columns: What is wanted of a row, in this order.
         parts: Keys of the object that a JSON file holds; empty for all.
+        tell: Called with each mistake: a value that is missing, empty or no text, a row that is none.
 
-    Raises MetashotError when it is not UTF-8 or not what its suffix says, and when a column, a part or a
-    value is missing, or a value is no text or empty.
+    Raises MetashotError when it is not UTF-8 or not what its suffix says, has no rows, or lacks a column or a
+    part.
     """
-    found = [
-        Row(place, _values(entry, columns, place))
-        for place, entry in _entries(content, where, columns, parts)
-    ]
-    if not found:
+    found, empty = [], True
+    for place, entry in _entries(content, where, columns, parts, tell):
+        empty = False
+        try:
+            found.append(Row(place, _values(entry, columns, place)))
+        except MetashotError as error:
+            tell(str(error))
+    if empty:
         raise MetashotError(f"{where}: has no rows")
     return found
 
 
-def entries(raw: folders.Pinned, root: Path, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def entries(raw: folders.Pinned, root: Path, parts: Sequence[str], tell: Tell) -> Iterator[tuple[str, Any]]:
     """Every row of a file, or of those in a folder or zip, as it is: where it is, and an object or a list.
 
-    Raises MetashotError where a file cannot be read.
+    Mistakes are told, and what has them is left out.
     """
     tables = folders.local(raw, root, SUFFIXES)
     one = PurePosixPath(raw.path).name in tables  # the path is the file
     for name, read_file in tables.items():
         where = raw.path if one else f"{raw.path}/{name}"
         if one or not parts or name in parts:
-            yield from _entries(read_file(), where, (), parts if one else ())
+            try:
+                yield from _entries(read_file(), where, (), parts if one else (), tell)
+            except MetashotError as error:
+                tell(str(error))
 
 
 def _entries(
-    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str]
+    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str], tell: Tell
 ) -> Iterator[tuple[str, Any]]:
     try:
         text = content.decode("utf-8-sig")  # a mark that some editors leave is none of the text
     except UnicodeDecodeError as error:
         raise MetashotError(f"{where}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
     try:
-        yield from _READERS[PurePosixPath(where).suffix.lower()](text, where, columns, parts)
+        yield from _READERS[PurePosixPath(where).suffix.lower()](text, where, columns, parts, tell)
     except (csv.Error, ValueError, RecursionError) as error:
         raise MetashotError(f"{where}: cannot be read ({error})") from None
 
 
-def _csv(text: str, where: str, columns: Sequence[str], _: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _csv(
+    text: str, where: str, columns: Sequence[str], _: Sequence[str], tell: Tell
+) -> Iterator[tuple[str, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     there = reader.fieldnames or []
     for column in columns:
@@ -149,11 +161,14 @@ def _csv(text: str, where: str, columns: Sequence[str], _: Sequence[str]) -> Ite
     for row in reader:
         place = f"{where}: line {reader.line_num}"
         if None in row:
-            raise MetashotError(f"{place}: more values than columns: put quotes around what has a comma")
-        yield place, row
+            tell(f"{place}: more values than columns: put quotes around what has a comma")
+        else:
+            yield place, row
 
 
-def _json(text: str, where: str, _: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _json(
+    text: str, where: str, _: Sequence[str], parts: Sequence[str], tell: Tell
+) -> Iterator[tuple[str, Any]]:
     said = json.loads(text)
     lists = said if isinstance(said, dict) else {"": said}
     for part in parts:
@@ -167,23 +182,32 @@ def _json(text: str, where: str, _: Sequence[str], parts: Sequence[str]) -> Iter
         yield from ((f"{shown}: row {number}", entry) for number, entry in enumerate(lists[part]))
 
 
-def _lines(text: str, where: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _lines(
+    text: str, where: str, _: Sequence[str], __: Sequence[str], tell: Tell
+) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):  # splitlines would divide texts
         if line.strip():
             place = f"{where}: line {number}"
             try:
-                yield place, json.loads(line)
-            except ValueError as error:
-                raise MetashotError(f"{place}: is not JSON ({error})") from None
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                tell(f"{place}: is not JSON ({error})")
+            else:
+                yield place, entry
 
 
-def _plain(text: str, where: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _plain(text: str, where: str, *_: object) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{where}: line {number}", line.strip()
 
 
-_READERS = {".csv": _csv, ".json": _json, ".jsonl": _lines, ".txt": _plain}
+_READERS: Mapping[str, Callable[..., Iterator[tuple[str, Any]]]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".jsonl": _lines,
+    ".txt": _plain,
+}
 
 
 def _values(entry: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
@@ -208,43 +232,64 @@ def _values(entry: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def contents(raw: Raw, root: Path) -> listing.Found:
+def _samples(raw: Raw, root: Path) -> Mapping[str, listing.Read]:
     """Every text by its place in the archive, sorted. Raises MetashotError as `download` does."""
+    found = contents(raw, root)
+    folders.refuse(found.mistakes)
+    return found.samples
+
+
+def contents(raw: Raw, root: Path) -> folders.Contents:
+    """Every text by its place in the archive, and the mistakes of the others.
+
+    Raises MetashotError where there are no tables, and for lists of splits and groups that cannot be used.
+    """
     superclasses = _superclasses(root / raw.groups) if raw.groups else {}
     found: dict[str, str] = {}
-    for where, (text, label) in _rows(raw, root):
+    mistakes: list[str] = []
+    for where, (text, label) in _rows(raw, root, mistakes.append):
         label = label.strip()
         superclass = superclasses.get(label) if raw.groups else listing.ALL
         if not superclass:
-            raise MetashotError(f"{where}: label {label!r} is in no group of {raw.groups}")
-        for name in (label, superclass):
-            if not _NAME.fullmatch(name):
-                raise MetashotError(
-                    f"{where}: {name!r} is no name of a class: it has / \\ or :, or begins with a dot"
-                )
+            mistakes.append(f"{where}: label {label!r} is in no group of {raw.groups}")
+            continue
+        if bad := [name for name in (label, superclass) if not _NAME.fullmatch(name)]:
+            mistakes.append(
+                f"{where}: {bad[0]!r} is no name of a class: it has / \\ or :, or begins with a dot"
+            )
+            continue
         place = f"{superclass}/{label}/{texts.digest(texts.normalised(text)).hex()}.txt"
         found[place] = min(text, found.get(place, text))  # whichever order they come in
-    folders.check_names(raw.path, {place.rpartition("/")[0] for place in found})
-    sorted_: listing.Found = {
+    mistakes += folders.indistinct(raw.path, {place.rpartition("/")[0] for place in found})
+    samples: listing.Found = {
         place: functools.partial(text.encode, "utf-8") for place, text in sorted(found.items())
     }
-    return folders.listed(sorted_, raw, root) if raw.splits else sorted_
+    if raw.splits and not mistakes:
+        samples = folders.listed(samples, raw, root)
+    return folders.Contents(samples, {}, 0, mistakes)
 
 
-def _rows(raw: Raw, root: Path) -> Iterator[Row]:
-    """The rows of all files, or of those parts that count."""
+def _rows(raw: Raw, root: Path, tell: Tell) -> Iterator[Row]:
+    """The rows of all files, or of those parts that count; mistakes are told."""
     tables = folders.local(raw, root, SUFFIXES)
     if not tables:
         raise MetashotError(f"raw.path: {raw.path}: no CSV, JSON or JSON Lines file in it")
     columns = (raw.text, raw.label)
     if PurePosixPath(raw.path).name in tables:  # the path is the file
         (read_file,) = tables.values()
-        yield from read(read_file(), raw.path, columns, raw.parts)
-        return
-    for part in raw.parts or tables:
-        if part not in tables:
-            raise MetashotError(f"raw.parts: no file {part!r} in {raw.path} (there are {', '.join(tables)})")
-        yield from read(tables[part](), f"{raw.path}/{part}", columns)
+        files = [(read_file, raw.path, raw.parts)]
+    else:
+        names = raw.parts or list(tables)
+        for absent in [name for name in names if name not in tables]:
+            tell(f"raw.parts: no file {absent!r} in {raw.path} (there are {', '.join(tables)})")
+        files = [(tables[name], f"{raw.path}/{name}", []) for name in names if name in tables]
+    for read_file, where, parts in files:
+        try:
+            rows = read(read_file(), where, columns, parts, tell)
+        except MetashotError as error:
+            tell(str(error))
+        else:
+            yield from rows
 
 
 def _superclasses(path: Path) -> dict[str, str]:
