@@ -197,7 +197,9 @@ def named(wanted: Sequence[Path], kind: Files) -> list[Path]:
     """
     found: list[Path] = []
     for path in wanted:
-        below = (p for p in path.rglob("*") if archive.is_sample(p.relative_to(path), kind.suffixes))
+        below = (
+            p for p in path.rglob("*") if archive.is_sample(p.relative_to(path).as_posix(), kind.suffixes)
+        )
         inside = sorted(p for p in below if p.is_file())
         if path.is_file():
             found.append(path)

@@ -1,6 +1,7 @@
 """Zip archives of samples, read where they lie: nothing is extracted to disk."""
 
 import functools
+import posixpath
 import stat
 import threading
 import zipfile
@@ -9,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 
 from metashot.data import Key
 from metashot.data.source import Item, ordered
@@ -19,7 +20,8 @@ _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
     *(RuntimeError, NotImplementedError),  # it is encrypted, or compressed in a way zipfile does not know
 )
-ZIPPED = 4096  # files in each zip of a folder: the names in one are in memory together
+ZIPPED = 4096  # files in each zip of a folder
+OPEN = 4  # zips of a folder whose names are in memory together
 
 
 def pack(files: Iterable[tuple[str, bytes]], folder: Path) -> None:
@@ -42,7 +44,7 @@ def zips(folder: Path) -> list[Path]:
 class Packed:
     """The samples that `pack` put into a folder, sorted by name: whenever they are iterated, as `ordered`.
 
-    In memory are the names in one zip and in one class, and which zips each class is in.
+    In memory are the names in `OPEN` zips and in one class, and which zips each class is in.
 
     Attributes:
         folder: Of zips with members `[<split>/]<superclass>/<class>/<name>`.
@@ -55,7 +57,7 @@ class Packed:
     divide: Callable[[list[Item]], Sequence[Item]]
 
     def __iter__(self) -> Iterator[Item]:
-        @functools.lru_cache(maxsize=1)
+        @functools.lru_cache(maxsize=OPEN)
         def classes(path: Path) -> Mapping[tuple[str, str], list[Item]]:
             found = defaultdict(list)
             for item in self._items(path):
@@ -100,11 +102,11 @@ def _items(
     path: Path, suffixes: Collection[str], split_of: Callable[[tuple[str, ...], str, str, str], str]
 ) -> Iterator[Item]:
     for name, read in members(path, suffixes):
-        *before, superclass, class_, file = ("", "", *PurePosixPath(name).parts)[-5:]
-        if not superclass:
+        parts = name.split("/")
+        if len(parts) < 3:
             raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/")
-        place = tuple(part for part in before if part)
-        key = Key(split_of(place, superclass, class_, file), superclass, class_, file)
+        *before, superclass, class_, file = parts[-5:]
+        key = Key(split_of(tuple(before), superclass, class_, file), superclass, class_, file)
         yield Item(key, read, f"{path}: member {name!r}")
 
 
@@ -114,7 +116,7 @@ def members(path: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Callab
     Raises MetashotError for what `contents` refuses.
     """
     for name, read in contents(path)[0].items():
-        if is_sample(PurePosixPath(name), suffixes):
+        if is_sample(name, suffixes):
             yield name, read
 
 
@@ -150,7 +152,7 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
     files: dict[str, Callable[[], bytes]] = {}
     folders = set()
     for info in infos:
-        name = str(PurePosixPath(info.filename))  # without `./` and `//`
+        name = posixpath.normpath(info.filename)  # without `./` and `//`
         if info.is_dir():
             folders.add(name)
         elif name in files:
@@ -160,14 +162,14 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
     return dict(sorted(files.items())), folders - {"."}
 
 
-def is_sample(path: PurePath, suffixes: Collection[str]) -> bool:
-    """Whether a path is named like a sample."""
-    return path.suffix.lower() in suffixes and not hidden(path)
+def is_sample(path: str, suffixes: Collection[str]) -> bool:
+    """Whether a relative path is named like a sample."""
+    return posixpath.splitext(path)[1].lower() in suffixes and not hidden(path)
 
 
-def hidden(path: PurePath) -> bool:
-    """Whether a path is hidden, or one that macOS adds to a zip."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+def hidden(path: str) -> bool:
+    """Whether a relative path is hidden, or one that macOS adds to a zip."""
+    return path.startswith(".") or "/." in path or "__MACOSX" in path.split("/")
 
 
 def _refuse_unsafe(path: Path, info: zipfile.ZipInfo) -> None:

@@ -349,7 +349,7 @@ def _gathered(
     mistakes: list[str] = []
     if origin.is_dir():
         files, folders = _walk(origin, mistakes)
-    elif origin.is_file() and archive.is_sample(PurePosixPath(origin.name), suffixes):
+    elif origin.is_file() and archive.is_sample(origin.name, suffixes):
         files, folders = {origin.name: _reader(origin)}, set()
     elif origin.is_file():
         files, folders = archive.contents(origin)
@@ -358,11 +358,11 @@ def _gathered(
     found: listing.Found = {}
     others: Counter[str] = Counter()
     for name, read in files.items():
-        path = PurePosixPath(name)
-        if archive.is_sample(path, suffixes):
+        if archive.is_sample(name, suffixes):
             found[name] = read
         else:
-            others["hidden" if archive.hidden(path) else path.suffix.lower() or "without suffix"] += 1
+            suffix = PurePosixPath(name).suffix.lower() or "without suffix"
+            others["hidden" if archive.hidden(name) else suffix] += 1
     if found:
         mistakes += _empty(raw.path, files, found, folders)
     if origin.is_dir():
@@ -408,7 +408,7 @@ def _empty(shown: str, files: Iterable[str], samples: Iterable[str], folders: It
     there.update(parent for name in files for parent in PurePosixPath(name).parents)
     empty = there - {parent for name in samples for parent in PurePosixPath(name).parents}
     for folder in sorted(empty):
-        if not archive.hidden(folder) and folder.parent not in empty:
+        if not archive.hidden(str(folder)) and folder.parent not in empty:
             yield f"{shown}: the folder {str(folder)!r} has no sample: fill or remove it"
 
 
@@ -440,7 +440,7 @@ def _walk(folder: Path, mistakes: list[str]) -> tuple[listing.Found, set[str]]:
             within = path.relative_to(folder)
             if not path.is_symlink():
                 folders.add(within.as_posix())
-            elif not archive.hidden(within):  # would be left out in silence
+            elif not archive.hidden(within.as_posix()):  # would be left out in silence
                 mistakes.append(f"{str(path)!a}: a link to a folder; put the folder itself there")
         for name in sorted(inside):
             path = Path(place, name)

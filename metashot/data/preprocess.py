@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import count, groupby, islice
+from itertools import chain, count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from metashot.errors import MetashotError
 from metashot.files import md5, replacing
 
 NAMED = 10  # of the samples that cannot be read
+AT_ONCE = 16  # samples that a thread decodes in one go
 ROW_GROUP = 1 << 20  # bytes of samples, decoded together; a row group never holds two splits
 
 
@@ -155,17 +156,19 @@ def _decoded(
     decode = decoder(form).decode
     failures: list[str] = []
 
-    def decode_one(item: Item) -> tuple[Any, bytes] | None:
-        try:
-            content = item.read()
-        except MetashotError as error:
-            failures.append(str(error))
-            return None
-        try:
-            return decode(content, form)  # a MetashotError is about every sample, and ends it
-        except ValueError as error:
-            failures.append(f"{item.origin} is {error}")
-            return None
+    def decode_some(some: Sequence[Item]) -> list[tuple[Any, bytes]]:
+        found = []
+        for item in some:
+            try:
+                content = item.read()
+            except MetashotError as error:
+                failures.append(str(error))
+                continue
+            try:
+                found.append(decode(content, form))  # a MetashotError is about every sample, and ends it
+            except ValueError as error:
+                failures.append(f"{item.origin} is {error}")
+        return found
 
     rows = max(1, ROW_GROUP // form.nbytes)
     number = 0
@@ -177,7 +180,8 @@ def _decoded(
                     with np.load(file, allow_pickle=False) as done:
                         yield part, done["samples"], [bytes(row) for row in done["digests"]]
                     continue
-                found = [result for result in pool.map(decode_one, part) if result]
+                some = [part[at : at + AT_ONCE] for at in range(0, len(part), AT_ONCE)]
+                found = list(chain.from_iterable(pool.map(decode_some, some)))
                 if failures:  # further ones are looked for, so that they can be mended together
                     continue
                 samples = np.stack([array for array, _ in found])
