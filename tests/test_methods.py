@@ -283,7 +283,7 @@ def test_attention_sums_to_one_and_classes_get_their_members_weights() -> None:
     [
         ([0.5, 9.0], [True, False], (0.25 + 0) / 2),  # same: D^2; different beyond the margin: nothing
         ([0.0, 0.5], [True, False], (0 + 2.25) / 2),  # different within the margin: (2 - 0.5)^2
-        ([1.0, 3.0, 1.0, 2.0], [True, True, False, False], ((1 + 9) / 2 + (1 + 0) / 2) / 2),
+        ([1.0, 3.0, 1.0, 2.0], [True, True, False, False], ((1 + 9) / 2 + 1) / 2),  # one of the others counts
     ],
 )
 def test_contrastive_loss_values(distance: list[float], same: list[bool], expected: float) -> None:
@@ -301,7 +301,7 @@ def test_contrastive_loss_pulls_the_same_together_and_pushes_others_apart() -> N
 
 
 def test_siamese_loss_counts_each_pair_once() -> None:
-    method, e = build("siamese").double(), double(episodes(batch=1))
+    method, e = build("siamese", margin=0.5).double(), double(episodes(batch=1))
     images = torch.cat(method.embed_episodes(e), dim=1)[0]
     labels = torch.cat([e.support_labels, e.query_labels], dim=1)[0]
     same, different = [], []
@@ -311,8 +311,10 @@ def test_siamese_loss_counts_each_pair_once() -> None:
             if labels[i] == labels[j]:
                 same.append(distance**2)
             else:
-                different.append(torch.clamp(2.0 - distance, min=0) ** 2)
-    expected = (sum(same) / len(same) + sum(different) / len(different)) / 2
+                different.append(torch.clamp(method.params.margin - distance, min=0) ** 2)
+    near = [cost for cost in different if cost > 0]
+    assert 0 < len(near) < len(different)
+    expected = (sum(same) / len(same) + sum(near) / len(near)) / 2
     torch.testing.assert_close(method.loss(e), expected)
 
 

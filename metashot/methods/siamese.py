@@ -36,7 +36,8 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
     """Hadsell, Chopra and LeCun 2006, equation 4, with ``same`` = 1 for a pair of one class.
 
     Pairs of one class cost ``D^2``, others ``max(0, margin - D)^2``. Each kind is averaged by itself, so that
-    it weighs the same however many pairs there are of it.
+    it weighs the same however many pairs there are of it; of the others those nearer than the margin, so that
+    the few that are still to be told apart count no less as they become fewer.
 
     Args:
         distance: ``[P]``.
@@ -47,7 +48,8 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
         Scalar.
     """
     attract = distance[same].square().mean()
-    repel = (margin - distance[~same]).clamp_min(0).square().mean()
+    missing = (margin - distance[~same]).clamp_min(0)
+    repel = missing.square().sum() / missing.count_nonzero().clamp_min(1)
     return (attract + repel) / 2
 
 
