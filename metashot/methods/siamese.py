@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metashot.episodes import Episodes
 from metashot.methods import base
@@ -54,14 +55,16 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
 
 
 class Siamese(base.EmbeddingMethod):
-    """Twin networks trained on pairs; a query belongs to the class nearest to it on average."""
+    """Twin networks trained on pairs; a query belongs to the class of the support sample nearest to it."""
 
     params_type: ClassVar = Params
     params: Params
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `EmbeddingMethod.classify`: minus the mean distance to the support samples of each class."""
-        return -base.class_means(distances(support, query), support_labels, n_way).mT
+        """See `EmbeddingMethod.classify`: minus the distance to the nearest of each class (Koch, section 4)."""
+        distance = distances(query, support).unsqueeze(2)  # [B, M, 1, N*K]
+        member = F.one_hot(support_labels, n_way).mT.unsqueeze(1)  # [B, 1, N, N*K]
+        return -distance.where(member == 1, float("inf")).amin(-1)
 
     def loss(self, episodes: Episodes) -> Tensor:
         """Contrastive loss over all pairs of samples in each episode."""
