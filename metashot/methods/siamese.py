@@ -61,7 +61,7 @@ class Siamese(base.EmbeddingMethod):
     params: Params
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `EmbeddingMethod.classify`: minus the distance to the nearest of each class (Koch, section 4)."""
+        """See `EmbeddingMethod.classify`: minus the distance to the nearest sample of each class."""
         distance = distances(query, support).unsqueeze(2)  # [B, M, 1, N*K]
         member = F.one_hot(support_labels, n_way).mT.unsqueeze(1)  # [B, 1, N, N*K]
         return -distance.where(member == 1, float("inf")).amin(-1)
