@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from metashot import cli
 from metashot.data import Key, archive, folders, image_folder, store
-from metashot.data.preprocess import preprocess
+from metashot.data.preprocess import _First, preprocess
 from metashot.data.source import Item, refresh
 from metashot.errors import MetashotError
 
@@ -198,6 +198,20 @@ def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) ->
         MetashotError, match=r"^class all/class05 has 5 samples: at least 2 have to be in each split"
     ):
         list(image_folder.items(prepare, Path("raw")))
+
+
+def test_the_first_sample_with_a_digest_is_found_and_a_full_disk_told() -> None:
+    first = _First()
+    digests = [hashlib.md5(bytes([number])).digest() for number in range(200)]
+    assert first.of(digests[:3], "test") == [(0, "test"), (1, "test"), (2, "test")]
+    assert first.of([digests[4], digests[1], digests[4]], "train") == [
+        (3, "train"),
+        (1, "test"),
+        (3, "train"),
+    ]
+    first._table.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(MetashotError, match=r"cannot be written \(database or disk is full\): free space"):
+        first.of(digests, "val")
 
 
 @pytest.mark.parametrize("of", ["classes", "samples", "listed"])

@@ -111,9 +111,18 @@ class _First:
         self._places = count()
 
     def of(self, digests: Sequence[bytes], split: str) -> list[tuple[int, str]]:
-        """Take up samples in the order of `Source.items`; place and split of the first like each."""
+        """Take up samples in the order of `Source.items`; place and split of the first like each.
+
+        Raises MetashotError when the disk is full.
+        """
         new = ((digest, next(self._places), split) for digest in digests)
-        self._table.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", new)
+        try:
+            self._table.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", new)
+        except sqlite3.OperationalError as error:
+            raise MetashotError(
+                f"a table of digests cannot be written ({error}): free space in the temporary folder "
+                "(TMPDIR) and run again"
+            ) from None
         find = "SELECT place, split FROM first WHERE digest = ?"
         return [self._table.execute(find, (digest,)).fetchone() for digest in digests]
 
