@@ -43,6 +43,8 @@ _FORMAT = {
     "compression": "zstd",
     "compression_level": 3,
     "use_dictionary": ["class", "superclass", "split"],
+    # Least and greatest of each row group, kept in memory to the end: of samples they would be whole samples
+    "write_statistics": ["label", "class", "superclass", "split"],
 }
 _COLUMNS = {"label": pa.int32(), "class": pa.string(), "superclass": pa.string(), "split": pa.string()}
 
