@@ -285,7 +285,7 @@ def test_what_cannot_be_taken_up_is_one_line_and_changes_nothing(arguments: list
 
 def test_a_wrong_params_file_is_named_first() -> None:
     fill(15, 2)
-    Path("params.yaml").write_text(SHIPPED.replace("meta_batch", "meta_patch", 1))
+    Path("params.yaml").write_text(SHIPPED.replace("    meta_batch:", "    meta_patch:", 1))
     assert "method.siamese.meta_patch: unknown key" in init("pictures", code=1)[0]
 
 
