@@ -92,9 +92,9 @@ def main() -> None:
         for method, steps in STEPS.items():
             cls = methods.method_class(method)
             said = params.read(ROOT / "params.yaml", f"method.{method}", dict[str, Any])
-            hyper = cls.params_type(**said | ({"train_way": way} if "train_way" in said else {}))
+            hyper = cls.params_type(**said | {"train_way": way})
             with runtime.reproducible(0):
-                problem = Problem(splits["train"].form, network, 5, len(splits["train"].class_names))
+                problem = Problem(splits["train"].form, network, len(splits["train"].class_names))
                 model = cls(hyper, problem).to(device)
                 samples = splits["test"].tensor(device)
                 untrained = correct_queries(model, samples, test.head(100)) / test.queries

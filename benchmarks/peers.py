@@ -245,7 +245,7 @@ def metashot_prototypical() -> Work:
 def prototypical_network() -> prototypical.Prototypical:
     """metashot's."""
     hyper = prototypical.Params(lr=OUTER_LR, meta_batch=1, train_way=N_WAY, temperature=1.0)
-    return prototypical.Prototypical(hyper, base.Problem(FORM, NETWORK, N_WAY))
+    return prototypical.Prototypical(hyper, base.Problem(FORM, NETWORK))
 
 
 def prototypical_steps(tasks: Iterator[Task], network: nn.Module, loss: Callable[..., Tensor]) -> Work:
@@ -322,14 +322,14 @@ def maml_network(steps: int, second_order: bool) -> maml.Maml:
     hyper = maml.Params(
         lr=OUTER_LR,
         meta_batch=META_BATCH,
+        train_way=N_WAY,
         inner_lr=INNER_LR,
         inner_steps=steps,
         test_steps=steps,
         query_norm="query",
         second_order=second_order,
-        pretrain_steps=0,
     )
-    return maml.Maml(hyper, base.Problem(FORM, NETWORK, N_WAY))
+    return maml.Maml(hyper, base.Problem(FORM, NETWORK))
 
 
 def maml_steps(tasks: Iterator[Task], network: nn.Module, backward: Callable[..., object]) -> Work:

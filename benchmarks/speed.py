@@ -57,7 +57,7 @@ def evaluation() -> tuple[Work, Work]:
     """100 test episodes: every image embedded once, or anew in each episode it is in."""
     data = images(100)
     manifest = sample(data, n_way=5, k_shot=1, n_query=15, episodes=100, seed=0)
-    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK, 5)).eval()
+    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK)).eval()
 
     @torch.no_grad()
     def per_episode() -> None:
@@ -88,7 +88,7 @@ def tasks(alternative: type[maml.Maml]) -> tuple[Work, Work]:
     data = images(60)
     manifest = sample(data, n_way=5, k_shot=1, n_query=5, episodes=GRADIENT.meta_batch, seed=0)
     batch = manifest.gather(data.tensor(), slice(None))
-    ours, other = (cls(GRADIENT, base.Problem(FORM, NETWORK, 5)) for cls in (maml.Maml, alternative))
+    ours, other = (cls(GRADIENT, base.Problem(FORM, NETWORK)) for cls in (maml.Maml, alternative))
     return partial(ours.backward, batch), partial(other.backward, batch)
 
 
@@ -128,7 +128,7 @@ def input_steps(*, train: bool) -> tuple[Work, Work]:
     """4 episodes of 60 classes and 360 images: made, or made and trained on."""
     data = images(100)
     manifest = sample(data, n_way=60, k_shot=1, n_query=5, episodes=4, seed=0)
-    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK, 5))
+    method = prototypical.Prototypical(METRIC, base.Problem(FORM, NETWORK))
     optimizer = torch.optim.Adam(method.parameters(), lr=METRIC.lr)
 
     def steps(source: Callable[[SampleSet, Manifest], Iterator[Episodes]]) -> None:

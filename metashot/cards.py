@@ -150,9 +150,7 @@ def model_card(document: Mapping[str, Any]) -> str:
     tree, device = trained["git"], trained["device"]
     commit = f"commit {tree['commit'][:10]}" if tree["commit"] else "no commit"
     limits = [
-        f"It answers {metrics['n_way']} classes."
-        if metrics["fixed_way"]
-        else "It answers any number of classes from 2.",
+        "It answers any number of classes from 2.",
         "Transductive: an answer depends on the other queries of its task."
         if metrics["transductive"]
         else "Each query is answered by itself.",

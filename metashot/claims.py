@@ -354,7 +354,6 @@ class Claim:
                 _same(f"parameter {key} of the {holder}", found.get(key), shown.get(key))
         said, cell = self.cell.train.params["params.yaml"], self.cell
         _same("seed in the record", resolved["seed"], said["seed"])
-        _same("n_way in the record", resolved["n_way"], said[f"setting.{cell.setting}.n_way"])
         steps, own = params.budgeted(said[f"data.{cell.dataset}.budget.{cell.method}"])
         _same("budget in the record", resolved["budget"], steps)
         for key, value in {**said[f"method.{cell.method}"], **own}.items():

@@ -241,19 +241,18 @@ def _retest(
     test = store.load(root / f"data/processed/{dataset}.parquet", "test")
     manifest = load_manifest(root / _manifest(dataset, setting), test)
     try:
-        model = _load(lock.file(cell.train, cell.model), device, manifest.n_way, test.form)
+        model = _load(lock.file(cell.train, cell.model), device, test.form)
     except MetashotError as error:
         return None, [f"the incumbent, {cell.method}, cannot be tested on these episodes: {error}"]
     accuracies = correct_queries(model, test.tensor(device), manifest) / manifest.queries
     return Candidate(cell.method, cell.weights, accuracies), []
 
 
-def _load(folder: Path, device: "torch.device", n_way: int, form: Form) -> "Method":
-    """A saved model that is to answer N-way episodes of such samples."""
+def _load(folder: Path, device: "torch.device", form: Form) -> "Method":
+    """A saved model that is to answer episodes of such samples."""
     from metashot import methods
 
     model = methods.load(folder, device)
-    model.check_setting(n_way)
     if model.problem.form != form:
         raise MetashotError(f"it was trained on {model.problem.form}, not on {form}")
     return model

@@ -21,7 +21,7 @@ from metashot.inspecting import Inspection
 
 WAY, SHOTS, QUERIES = 5, 5, 15  # what is proposed where there is enough for it
 SEEDS = 200  # tried for a draw of classes near the shares
-BUDGET: Mapping[str, int] = {"maml": 600, "reptile": 1500, "transfer": 300}
+BUDGET: Mapping[str, int] = {"maml": 150, "reptile": 400, "transfer": 300}
 STEPS = 200  # of the other methods
 NAMED = 10  # of the duplicates
 

@@ -62,8 +62,8 @@ DIFFERENCES: Mapping[str, Sequence[str]] = {
         "15 pictures that are in two splits under other classes are taken out of training and validation.",
         "Prototypical networks train on 60-way episodes of one shot here, for a few thousand steps, and are "
         "tested with one and five shots by the same model; the paper trains one for each, to convergence.",
-        "MAML begins with the backbone of a classifier of all training classes (pretraining, in the table of "
-        "trainings), in the paper with random weights; its answers are transductive (†).",
+        "MAML trains on 60-way episodes of one shot here, and is tested with one and five shots by the same "
+        "model; its classifier starts from zero, and its answers are transductive (†).",
     ),
 }
 
@@ -141,11 +141,8 @@ def _trainings(documents: Sequence[Mapping[str, Any]]) -> str:
         commit = (trained["git"]["commit"] or "none")[:10] + (" (changed)" if trained["git"]["dirty"] else "")
         device, batch = trained["device"], trained["params"]["method"]["meta_batch"]
         took, on = duration(trained["seconds"]), f"{device['name']}, {device['threads']} threads"
-        steps = f"{trained['steps']:,}"
-        if first := trained["params"]["method"].get("pretrain_steps"):
-            steps += f", {first:,} of them pretraining"
         lines.append(
-            f"| {document['method']} | {steps} | {batch} | {took} | {on} | {commit} | "
+            f"| {document['method']} | {trained['steps']:,} | {batch} | {took} | {on} | {commit} | "
             f"{document['result'][:12]} |"
         )
     return "\n".join(lines)

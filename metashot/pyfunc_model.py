@@ -158,18 +158,12 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         import torch
 
-        from metashot.errors import MetashotError
-
         support, queries = _rows(model_input, self.column)
         classes = {name: number for number, name in enumerate(sorted(set(support["label"])))}
         if len(classes) < 2:
             raise TableError(
                 f"every labelled row says {min(classes)!r}: few-shot classification needs two classes"
             )
-        try:
-            self.method.check_setting(len(classes))
-        except MetashotError as error:
-            raise TableError(f"the labelled rows are of {len(classes)} classes: {error}") from None
         labels = torch.tensor([[classes[name] for name in support["label"]]], device=self.device)
         with torch.no_grad():
             answers = self._probabilities(support, labels, queries, len(classes)).double().cpu().numpy()

@@ -101,8 +101,8 @@ def train(
     Args:
         method: On the device to train on.
         samples: The training split.
-        manifest: Training episodes; cut to ``method.train_way`` classes, visited in an order drawn from
-            ``seed``, again and again.
+        manifest: Training episodes; cut to the ``train_way`` classes of the method, visited in an order
+            drawn from ``seed``, again and again.
         val_samples: The validation split.
         val_manifest: Validation episodes.
         lr: Learning rate of the outer optimiser at the start.
@@ -125,7 +125,7 @@ def train(
     train_data, val_data = samples.tensor(device), val_samples.tensor(device)
     optimizer = eager(method.outer_optimizer)(method.parameters(), lr=lr)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    manifest = manifest.narrow(min(method.train_way, manifest.n_way))
+    manifest = manifest.narrow(min(method.params.train_way, manifest.n_way))
     parts: dict[str, Any] = {"method": method, "optimizer": optimizer, "schedule": schedule}
 
     progress = Progress(torch.zeros((), device=device))
@@ -154,7 +154,6 @@ def train(
     ):
         for batch in islice(batches, steps - progress.step):
             progress.step += 1
-            method.step = progress.step
             optimizer.zero_grad()
             progress.point_loss += method.backward(augment(manifest.gather(train_data, batch)))
             progress.point_steps += 1

@@ -31,7 +31,6 @@ def main(dataset: str, other: str, setting: str, method: str) -> None:
             "prepare them alike"
         )
     manifest = load_manifest(manifest_path, test)
-    model.check_setting(manifest.n_way)
     known = store.digests(trained)
     if again := store.digests(tested)["test"] & (known["train"] | known["val"]):
         raise MetashotError(f"{len(again)} test samples of {other} are training samples of {dataset}")

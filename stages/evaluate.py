@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 from metashot import methods, runtime
 from metashot.data import store
 from metashot.episodes import load_manifest
-from metashot.errors import MetashotError
 from metashot.evaluation import correct_in_each, correct_queries
 from metashot.files import md5, replacing
-from metashot.methods.base import Method
 from metashot.params import ExtraSetting, Name, Seed, Threads
 from metashot.record import Record
 from metashot.statistics import mean_and_interval
@@ -45,11 +43,8 @@ def main(dataset: str, setting: str, method: str) -> None:
     with runtime.reproducible(seed):  # the weights that training started from
         untrained = type(model)(model.params, model.problem).to(device)
 
-    answered = [setting, *(name for name in extras if _can_answer(model, manifests[name].n_way))]
-    model.check_setting(manifests[setting].n_way)
-    counts = correct_in_each(model, images, [manifests[name] for name in answered])
-    correct = dict(zip(answered, counts, strict=True))
-    summary = {name: _summarise(correct[name] / manifests[name].queries) for name in answered}
+    correct = dict(zip(manifests, correct_in_each(model, images, list(manifests.values())), strict=True))
+    summary = {name: _summarise(correct[name] / manifests[name].queries) for name in manifests}
     main_manifest = manifests[setting]
     first = main_manifest.head(UNTRAINED_EPISODES)
     metrics = {
@@ -58,7 +53,6 @@ def main(dataset: str, setting: str, method: str) -> None:
         "k_shot": main_manifest.k_shot,
         "n_query": main_manifest.n_query,
         "transductive": model.transductive,
-        "fixed_way": not _can_answer(model, main_manifest.n_way + 1),
         "parameters": model.parameter_count(),
         "untrained": _summarise(correct_queries(untrained, images, first) / first.queries),
         "extra": summary,
@@ -83,15 +77,6 @@ def main(dataset: str, setting: str, method: str) -> None:
     with replacing(Path(f"records/evaluate/{cell}")) as partial:
         partial.mkdir()
         record.save(partial, dataset=dataset, setting=setting, method=method)
-
-
-def _can_answer(model: Method, n_way: int) -> bool:
-    """Whether the model can tell so many classes apart: extra protocols are evaluated where it can."""
-    try:
-        model.check_setting(n_way)
-    except MetashotError:
-        return False
-    return True
 
 
 def _summarise(accuracy: np.ndarray) -> dict[str, float]:

@@ -14,7 +14,7 @@ from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.files import replacing
 from metashot.methods.base import Problem
-from metashot.params import Seed, Threads, Way, named, training
+from metashot.params import Seed, Threads, named, training
 from metashot.record import Record
 from metashot.scratch import Attempt
 from metashot.training import train
@@ -37,7 +37,6 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     cls = methods.method_class(method)
     seed: int = read_params("seed", Seed)
     threads: int = read_params("threads", Threads)
-    n_way: int = read_params(f"setting.{setting}.n_way", Way)
     usual = read_params(f"method.{method}", cls.params_type)
     budget = read_params(f"data.{dataset}.budget.{method}", Any)
     backbone = read_params(f"data.{dataset}.backbone", named(backbones.Params))
@@ -55,7 +54,6 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     manifest, val_manifest = load_manifest(rows, samples), load_manifest(val_rows, val_samples)
     resolved = {
         "seed": seed,
-        "n_way": n_way,
         "method": asdict(hyper),
         "backbone": asdict(backbone),
         "augment": asdict(augment),
@@ -63,7 +61,7 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     }
     record = Record("train", device, resolved, [data, rows, val_rows])
     with runtime.reproducible(seed):
-        model = cls(hyper, Problem(samples.form, backbone, n_way, len(samples.class_names))).to(device)
+        model = cls(hyper, Problem(samples.form, backbone, len(samples.class_names))).to(device)
         progress = train(
             model,
             samples,

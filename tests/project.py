@@ -62,7 +62,7 @@ class Project:
             params["data"]["glyphs"]["backbone"]["width"] = 16
             params["data"]["glyphs"]["budget"] = {"prototypical": 12, "maml": 6}
             params["method"]["prototypical"] |= {"train_way": 20}
-            params["method"]["maml"] |= {"meta_batch": 2}
+            params["method"]["maml"] |= {"train_way": 5, "lr": 1e-5}  # fast, and behind the other
         for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
             subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
         if drawn:

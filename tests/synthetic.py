@@ -27,11 +27,11 @@ ROOT = Path(__file__).parent.parent
 ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
 # Models with random weights, and how accurate they are made out to be
 MODELS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
-BASE = {"lr": 1e-3, "meta_batch": 1}
+BASE = {"lr": 1e-3, "meta_batch": 1, "train_way": 5}
 ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
 PARAMS = {
-    "prototypical": BASE | {"train_way": 5, "temperature": 1.0},
-    "maml": ADAPTED | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
+    "prototypical": BASE | {"temperature": 1.0},
+    "maml": ADAPTED | {"second_order": True, "query_norm": "query"},
     "reptile": ADAPTED | {"inner_shot": 1, "query_norm": "support"},
 }
 STARTED = 1_790_000_000.0
@@ -246,14 +246,13 @@ def cell(
         "k_shot": 1,
         "n_query": 15,
         "transductive": False,
-        "fixed_way": False,
         "parameters": 111936,
         "untrained": {"accuracy": 0.45, "ci95": 0.006, "episodes": 100},
         "extra": {"5w5s": {"accuracy": accuracy + 0.02, "ci95": 0.003, "episodes": 1000}},
         "manifest": manifest or _md5(root / tests[0]),
     }
     files = {
-        f"{model}/model.json": json.dumps({"format": 3, "method": method, "n_way": 5}),
+        f"{model}/model.json": json.dumps({"format": 4, "method": method}),
         f"{model}/model.safetensors": f"weights of {method}, {accuracy}, {started}",
         f"{trained}/record.json": json.dumps(record),
         f"{trained}/journal.jsonl": "".join(json.dumps(line) + "\n" for line in journal),
@@ -311,7 +310,6 @@ def save_random(method: str, folder: Path) -> None:
         Problem(
             images.form(28, 1),
             Conv4Params(name="conv4", width=32 if method == "prototypical" else 8, downsample="pool"),
-            5,
         ),
     )
     methods.save(model, folder)

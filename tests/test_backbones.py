@@ -89,15 +89,13 @@ def test_colour_pictures_of_any_size_train_and_predict(
 ) -> None:
     form = dataclasses.replace(images.form(16, 1), shape=shape)
     own = (
-        {"train_way": 3, "temperature": 1.0}
+        {"temperature": 1.0}
         if name == "prototypical"
         else {"inner_lr": 0.1, "inner_steps": 1, "test_steps": 1}
     )
-    own |= (
-        {} if name == "prototypical" else {"second_order": True, "pretrain_steps": 0, "query_norm": "query"}
-    )
+    own |= {} if name == "prototypical" else {"second_order": True, "query_norm": "query"}
     cls = methods.method_class(name)
-    method = cls(cls.params_type(lr=1e-3, meta_batch=1, **own), base.Problem(form, backbone, 3, 9))
+    method = cls(cls.params_type(lr=1e-3, meta_batch=1, train_way=3, **own), base.Problem(form, backbone, 9))
     labels = torch.arange(3).repeat_interleave(2)[None]
     e = Episodes(torch.rand(1, 6, *shape), labels, torch.rand(1, 6, *shape), labels, torch.arange(3)[None])
     assert method.backward(e).isfinite()

@@ -24,10 +24,9 @@ def run(
     """Train a small network; a SIGTERM comes in the middle of the n-th step that this call takes."""
     images, val = image_set(seed=0), image_set(seed=1)
     cls = methods.method_class(name)
-    small = {"meta_batch": 2} | ({"train_way": 5} if "train_way" in PARAMS[name] else {})
-    params = cls.params_type(**PARAMS[name] | small)
+    params = cls.params_type(**PARAMS[name] | {"meta_batch": 2, "train_way": 5})
     with runtime.reproducible(0):
-        method = cls(params, Problem(FORM, BACKBONE, 5, 12))
+        method = cls(params, Problem(FORM, BACKBONE, 12))
         learn, taken = method.backward, []
 
         def backward(episodes: object) -> torch.Tensor:

@@ -32,16 +32,17 @@ HYPER = {
     "maml": {
         "lr": 5e-3,
         "meta_batch": 2,
+        "train_way": 5,
         "inner_lr": 0.3,
         "inner_steps": 1,
         "test_steps": 2,
         "second_order": True,
-        "pretrain_steps": 0,
         "query_norm": "query",
     },
     "reptile": {
         "lr": 1.0,
         "meta_batch": 2,
+        "train_way": 5,
         "inner_lr": 0.1,
         "inner_steps": 5,
         "test_steps": 5,
@@ -180,7 +181,7 @@ def build(name: str, seed: int = 0):
     cls = methods.method_class(name)
     params = cls.params_type(**HYPER[name])
     with runtime.reproducible(seed):
-        return cls(params, Problem(FORM, BACKBONE, 5, 12)), params
+        return cls(params, Problem(FORM, BACKBONE, 12)), params
 
 
 @pytest.mark.parametrize("name", HYPER)
@@ -340,10 +341,9 @@ def test_model_json_names_what_to_build(tmp_path: Path) -> None:
     methods.save(build("maml")[0], tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
-        "format": 3,
+        "format": 4,
         "method": "maml",
         "hyperparameters": HYPER["maml"],
-        "n_way": 5,
         "form": {"kind": "images", "shape": [1, 16, 16], "dtype": "uint8", "decoding": {}},
         "backbone": {"name": "conv4", "width": 8, "downsample": "pool"},
     }

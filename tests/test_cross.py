@@ -48,7 +48,7 @@ def project(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     params = Params(lr=1e-3, meta_batch=1, train_way=5, temperature=1.0)
     network = Conv4Params(name="conv4", width=4, downsample="pool")
-    methods.save(Prototypical(params, Problem(FORM, network, 5)), tmp_path / "models/a-5w1s/prototypical")
+    methods.save(Prototypical(params, Problem(FORM, network)), tmp_path / "models/a-5w1s/prototypical")
     return tmp_path
 
 

@@ -119,7 +119,7 @@ def test_a_second_run_pins_new_content_and_leaves_what_a_person_changed() -> Non
     text = (
         path.read_text()
         .replace("flip: true", "flip: false")
-        .replace("maml: 600, reptile: 1500, transfer: 300", "maml: 7, reptile: 8, transfer: 9")
+        .replace("maml: 150, reptile: 400, transfer: 300", "maml: 7, reptile: 8, transfer: 9")
     )
     path.write_text(text)
     assert init("pictures")[:-2] == first[:-2]

@@ -15,7 +15,7 @@ from metashot.backbones import BatchNorm, Block, Conv4, Conv4Params, Downsample
 from metashot.data import images
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
-from metashot.methods import adaptation, base, maml, siamese
+from metashot.methods import base, maml, siamese
 
 IMAGE = (1, 16, 16)
 FORM = images.form(16, 1)
@@ -24,28 +24,22 @@ NETWORKS = {
     for name in ("prototypical", "matching", "siamese", "transfer", "maml", "reptile")
 }
 METRIC = {"lr": 1e-3, "meta_batch": 2, "train_way": 3}
-GRADIENT = {
-    "lr": 1e-3,
-    "meta_batch": 2,
-    "inner_lr": 0.3,
-    "inner_steps": 2,
-    "test_steps": 2,
-}
+GRADIENT = METRIC | {"inner_lr": 0.3, "inner_steps": 2, "test_steps": 2}
 PARAMS = {
     "prototypical": METRIC | {"temperature": 2.0},
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
+    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
     "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
 }
 
 
-def build(name: str, n_way: int = 3, **changes: object) -> base.Method:
+def build(name: str, **changes: object) -> base.Method:
     cls = methods.method_class(name)
     params = cls.params_type(**PARAMS[name] | changes)
     with runtime.reproducible(0):
-        return cls(params, base.Problem(FORM, NETWORKS[name], n_way, train_classes=20))
+        return cls(params, base.Problem(FORM, NETWORKS[name], train_classes=20))
 
 
 def episodes(batch: int = 2, n_way: int = 3, k_shot: int = 1, n_query: int = 4, seed: int = 0) -> Episodes:
@@ -103,12 +97,6 @@ def test_order_of_queries_support_and_classes_changes_nothing_but_order(name: st
     torch.testing.assert_close(found, expected)
 
     renamed = torch.tensor([2, 0, 1])  # class c is now called renamed[c]
-    if name == "maml":  # the classifier starts from a row of its own for each class
-        back = renamed.argsort()
-        state = method.state_dict()
-        for key in ("network.head.weight", "network.head.bias"):
-            state[key] = state[key][back]
-        method.load_state_dict(state)
     found = method.predict(e.support, renamed[e.support_labels], e.query, 3)
     torch.testing.assert_close(found[..., renamed], expected)
 
@@ -360,29 +348,29 @@ def test_transfer_learns_the_classes_of_the_data_set() -> None:
 
 
 def plain_maml_loss(method: maml.Maml, e: Episodes, weights: dict[str, Tensor], second_order: bool) -> Tensor:
-    """The meta-objective written again, with torch.autograd and no torch.func."""
+    """The meta-objective written again, with plain autograd; every step moves all weights."""
 
     def forward(weights: dict[str, Tensor], images: Tensor, stats_rows: int) -> Tensor:
         x = images
         for i in range(4):
-            w = {
-                k.removeprefix(f"backbone.blocks.{i}."): v for k, v in weights.items() if f"blocks.{i}." in k
-            }
+            w = {k.removeprefix(f"blocks.{i}."): v for k, v in weights.items() if f"blocks.{i}." in k}
             x = F.conv2d(x, w["conv.weight"], w["conv.bias"], stride=2, padding=1)
             mean = x[:stats_rows].mean((0, 2, 3), keepdim=True)
             var = ((x[:stats_rows] - mean) ** 2).mean((0, 2, 3), keepdim=True)
             x = (x - mean) / (var + 1e-5).sqrt()
             x = F.relu(x * w["norm.weight"][:, None, None] + w["norm.bias"][:, None, None])
-        return x.mean((2, 3)) @ weights["head.weight"].T + weights["head.bias"]
+        x = x.mean((2, 3))
+        return 4 * x / (x.square().mean(1, keepdim=True) + 1e-3).sqrt() @ weights["head"].T
 
     losses = []
     for b in range(len(e.support)):
-        adapted = weights
+        adapted = weights | {"head": torch.zeros(3, 4, dtype=torch.double, requires_grad=True)}
         for _ in range(method.params.inner_steps):
             loss = F.cross_entropy(forward(adapted, e.support[b], len(e.support[b])), e.support_labels[b])
             gradient = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
             adapted = {
-                k: v - method.params.inner_lr * g for (k, v), g in zip(adapted.items(), gradient, strict=True)
+                k: v - method.params.inner_lr * (3 * g if k == "head" else g)
+                for (k, v), g in zip(adapted.items(), gradient, strict=True)
             }
         if method.transductive:
             logits = forward(adapted, e.query[b], len(e.query[b]))
@@ -399,42 +387,12 @@ def test_maml_gradient_equals_a_plain_autograd_loop(second_order: bool, query_no
     method = build("maml", second_order=second_order, query_norm=query_norm).double()
     e = double(episodes(k_shot=2))
     loss = method.backward(e)
-    weights = {k: v.detach().requires_grad_() for k, v in method.network.named_parameters()}
+    weights = {k: v.detach().requires_grad_() for k, v in method.backbone.named_parameters()}
     expected = plain_maml_loss(method, e, weights, second_order)
     gradient = torch.autograd.grad(expected, list(weights.values()))
     torch.testing.assert_close(loss, expected.detach())
-    for (key, parameter), wanted in zip(method.network.named_parameters(), gradient, strict=True):
+    for (key, parameter), wanted in zip(method.backbone.named_parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.grad, wanted, msg=lambda m, key=key: f"{key}: {m}")
-
-
-def test_maml_pretrains_its_backbone_as_a_classifier_first() -> None:
-    """Against cross-entropy of a plain network. The classifier does not count later, nor is it saved."""
-    method = build("maml", pretrain_steps=2).double()
-    assert isinstance(method, maml.Maml)
-    e = double(episodes(batch=3))
-    for method.step in (1, 2):
-        method.zero_grad()
-        loss = method.backward(e)
-    samples = torch.cat([torch.cat([e.support[i], e.query[i]]) for i in range(3)])
-    labels = torch.cat([e.classes[i, torch.cat([e.support_labels[i], e.query_labels[i]])] for i in range(3)])
-    plain = copy.deepcopy(method.network.backbone).train()  # its running statistics move
-    logits = F.linear(plain(samples), method.classifier.weight, method.classifier.bias)
-    expected = -logits.log_softmax(1)[range(len(labels)), labels].mean()
-    torch.testing.assert_close(loss, expected.detach())
-    expected.backward()
-    for own, other in zip(method.network.backbone.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, other.grad)
-    assert not method.network.head.weight.any()
-    assert method.network.head.weight.grad is None
-
-    later = build("maml").double()
-    later.load_state_dict(method.inference_state())
-    method.step = 3
-    method.zero_grad()
-    torch.testing.assert_close(method.backward(e), later.backward(e))
-    assert method.classifier.weight.grad is None
-    for name, value in later.named_parameters():
-        torch.testing.assert_close(method.get_parameter(name).grad, value.grad)
 
 
 def test_maml_second_order_gradient_equals_finite_differences() -> None:
@@ -442,18 +400,18 @@ def test_maml_second_order_gradient_equals_finite_differences() -> None:
     method.backward(e)
     g = torch.Generator().manual_seed(3)
     start = method.weights()
-    for key in ("head.weight", "backbone.blocks.3.conv.weight", "backbone.blocks.0.norm.bias"):
+    for key in ("blocks.3.conv.weight", "blocks.0.norm.bias"):
         direction = torch.randn(start[key].shape, generator=g, dtype=torch.double)
         step = 1e-6
 
         def loss_at(shift: float, key: str = key, direction: Tensor = direction) -> Tensor:
             moved = {**start, key: start[key] + shift * direction}
             tensors = (e.support, e.support_labels, e.query, e.query_labels)
-            per_task = [method.query_loss(moved, *(t[b] for t in tensors)) for b in range(2)]
+            per_task = [method.query_loss(moved, 3, *(t[b] for t in tensors)) for b in range(2)]
             return torch.stack(per_task).mean()
 
         numeric = (loss_at(step) - loss_at(-step)) / (2 * step)
-        analytic = (dict(method.network.named_parameters())[key].grad * direction).sum()
+        analytic = (dict(method.backbone.named_parameters())[key].grad * direction).sum()
         torch.testing.assert_close(analytic, numeric, rtol=1e-5, atol=1e-8)
 
 
@@ -478,10 +436,29 @@ def test_vmap_and_the_loop_over_tasks_give_the_same_gradients(name: str, monkeyp
     torch.testing.assert_close(*gradients)
 
 
-def test_a_fixed_head_refuses_other_ways() -> None:
-    method, e = build("maml"), episodes(n_way=4)
-    with pytest.raises(MetashotError, match="3-way head cannot answer 4-way"):
-        method.predict(e.support, e.support_labels, e.query, 4)
+@pytest.mark.parametrize("name", ["maml", "reptile"])
+def test_one_model_answers_any_number_of_classes(name: str) -> None:
+    method = build(name, train_way=3).eval().double()
+    e = double(episodes(n_way=5, k_shot=2))
+    answers = method.predict(e.support, e.support_labels, e.query, 5)
+    assert answers.shape == (2, 20, 5)
+    torch.testing.assert_close(answers.sum(-1), torch.ones(2, 20).double())
+    two = double(episodes(n_way=2))
+    assert method.predict(two.support, two.support_labels, two.query, 2).shape == (2, 8, 2)
+
+
+@pytest.mark.parametrize("n_way", [3, 5])
+def test_one_step_is_nearest_class_by_inner_product(n_way: int) -> None:
+    """From zero, a row moves by the mean of its class less that of all: in closed form, whatever N is."""
+    method = build("maml", test_steps=1, query_norm="support").eval().double()
+    e = double(episodes(n_way=n_way, k_shot=2))
+    for b in range(2):
+        both = method.backbone(torch.cat([e.support[b], e.query[b]]), 2 * n_way)
+        features = both / (both.square().mean(1, keepdim=True) + 1e-3).sqrt() * 4  # of length 8
+        means = torch.stack([features[: 2 * n_way][e.support_labels[b] == n].mean(0) for n in range(n_way)])
+        logits = features[2 * n_way :] @ (0.3 * (means - means.mean(0))).T
+        found = method.predict(e.support[b : b + 1], e.support_labels[b : b + 1], e.query[b : b + 1], n_way)
+        torch.testing.assert_close(found[0], logits.softmax(1))
 
 
 # --- Reptile
@@ -493,23 +470,23 @@ def test_reptile_moves_towards_the_mean_of_the_adapted_weights() -> None:
     old = {k: v.clone() for k, v in method.weights().items()}
     adapted = []
     for b in range(2):
-        copy = adaptation.Network(base.Problem(FORM, NETWORKS["reptile"], 3)).double()
-        copy.load_state_dict(method.network.state_dict())
-        sgd = torch.optim.SGD(copy.parameters(), lr=0.3)
+        backbone = copy.deepcopy(method.backbone)
+        head = torch.zeros(3, 4, dtype=torch.double, requires_grad=True)
+        sgd = torch.optim.SGD([{"params": backbone.parameters()}, {"params": head, "lr": 0.9}], lr=0.3)
         images = torch.cat([e.support[b], e.query[b]])
         labels = torch.cat([e.support_labels[b], e.query_labels[b]])
         for _ in range(2):
             sgd.zero_grad()
-            F.cross_entropy(copy(images, len(images)), labels).backward()
+            features = backbone(images, len(images))
+            features = 4 * features / (features.square().mean(1, keepdim=True) + 1e-3).sqrt()
+            F.cross_entropy(features @ head.T, labels).backward()
             sgd.step()
-        adapted.append({k: v.detach() for k, v in copy.named_parameters()})
+        adapted.append({k: v.detach() for k, v in backbone.named_parameters()})
     outer = method.outer_optimizer(method.parameters(), lr=0.25)
     method.backward(e)
     outer.step()
     for key, value in method.weights().items():
         mean = (adapted[0][key] + adapted[1][key]) / 2
-        if key.startswith("head."):  # the rows of the classifier move together
-            mean = mean.mean(0, keepdim=True).expand_as(mean)
         torch.testing.assert_close(value, old[key] + 0.25 * (mean - old[key]))
 
 
@@ -517,12 +494,12 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
     method = build("reptile", inner_steps=5, inner_shot=1)
     labels = torch.arange(3).repeat(5)  # five images of each class, classes interleaved
     with runtime.reproducible(0):
-        order = method.draw(labels)
+        order = method.draw(labels, 3)
     assert order.shape == (5, 3)
     assert sorted(order.flatten().tolist()) == list(range(15))
     assert all(sorted(labels[batch].tolist()) == [0, 1, 2] for batch in order)
     with runtime.reproducible(1):
-        assert not torch.equal(method.draw(labels), order)
+        assert not torch.equal(method.draw(labels, 3), order)
 
 
 # --- hyper-parameters
@@ -538,7 +515,7 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
         ("siamese", "margin", 0.0),
         ("transfer", "head_steps", 0),
         ("maml", "inner_lr", 0.0),
-        ("maml", "pretrain_steps", -1),
+        ("maml", "train_way", 1),
         ("reptile", "inner_shot", 0),
     ],
 )

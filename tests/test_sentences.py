@@ -322,11 +322,11 @@ def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp
 def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     cls = methods.method_class(name)
     said = params.read(ROOT / "params.yaml", f"method.{name}", dict[str, object])
-    hyper = cls.params_type(**(said | ({"train_way": 5} if "train_way" in said else {})))
+    hyper = cls.params_type(**said | {"train_way": 5})
     splits = {split: store.load(prepared, split) for split in ("train", "val", "test")}
     torch.manual_seed(0)
     network = DenseParams(name="dense", width=16)
-    method = cls(hyper, Problem(splits["train"].form, network, 5, len(splits["train"].class_names)))
+    method = cls(hyper, Problem(splits["train"].form, network, len(splits["train"].class_names)))
     train_, val = (
         sample(
             splits[s],
@@ -363,7 +363,7 @@ def published(prepared: Path, static: Path, tmp_path_factory: pytest.TempPathFac
     cls = methods.method_class("prototypical")
     hyper = params.read(ROOT / "params.yaml", "method.prototypical", cls.params_type)
     torch.manual_seed(0)
-    method = cls(hyper, Problem(form, DenseParams(name="dense", width=16), 5))
+    method = cls(hyper, Problem(form, DenseParams(name="dense", width=16)))
     trained = beside / "trained/models/mine-5w1s/prototypical"
     trained.mkdir(parents=True)
     methods.save(method, trained)

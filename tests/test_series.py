@@ -363,11 +363,11 @@ def test_an_inner_loop_over_series_is_the_same_mapped_and_task_by_task(
                 inner_steps=2,
                 test_steps=2,
                 second_order=True,
-                pretrain_steps=0,
+                train_way=3,
                 query_norm="query",
             )
             form = replace(PREPARE, channels=toys.CHANNELS, length=64).form
-            method = maml.Maml(params, Problem(form, NETWORK, 3)).double()
+            method = maml.Maml(params, Problem(form, NETWORK)).double()
         monkeypatch.setattr(maml.Maml, "maps_tasks", mapped)
         method.backward(Episodes(support, labels, query, labels, labels))
         gradients.append([parameter.grad for parameter in method.parameters()])

@@ -278,13 +278,6 @@ def test_a_table_that_is_no_task_gets_one_line(request, face, bad):
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("face", ["plain", "served"])
-def test_a_model_with_a_fixed_number_of_classes_refuses_another(request, face):
-    said = ask(request.getfixturevalue(face)["maml"], [(A, "a"), (B, "b"), (C, None)])
-    message = "the labelled rows are of 2 classes: a network with a 5-way head cannot answer 2-way episodes"
-    assert said == message
-
-
 @pytest.mark.parametrize(
     "body", [{"inputs": 5}, {"inputs": {"image": ["a"], "label": ["b", "c"]}}, {"instances": "text"}]
 )

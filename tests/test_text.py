@@ -198,20 +198,20 @@ def test_impossible_networks_are_refused(change: dict) -> None:
 
 
 METRIC = {"lr": 1e-2, "meta_batch": 2, "train_way": 3}
-GRADIENT = {"lr": 1e-2, "meta_batch": 2, "inner_lr": 0.1, "inner_steps": 2, "test_steps": 2}
+GRADIENT = METRIC | {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2}
 METHODS = {
     "prototypical": METRIC | {"temperature": 1.0},
     "matching": METRIC | {"temperature": 0.1},
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "pretrain_steps": 0, "query_norm": "query"},
+    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
     "reptile": GRADIENT | {"lr": 0.5, "inner_shot": 2, "query_norm": "support"},
 }
 
 
 def build(name: str, **changes: object) -> base.Method:
     cls = methods.method_class(name)
-    problem = base.Problem(replace(PREPARE, length=20).form, NETWORK, 3, train_classes=20)
+    problem = base.Problem(replace(PREPARE, length=20).form, NETWORK, train_classes=20)
     with runtime.reproducible(0):
         return cls(cls.params_type(**METHODS[name] | changes), problem)
 

@@ -18,7 +18,7 @@ from metashot.data import Form
 from metashot.errors import MetashotError
 from metashot.methods.base import Method, Problem
 
-FORMAT = 3
+FORMAT = 4
 
 
 def method_class(name: str) -> type[Method]:
@@ -39,7 +39,6 @@ def save(method: Method, directory: Path) -> None:
         "format": FORMAT,
         "method": type(method).__module__.rpartition(".")[2],
         "hyperparameters": asdict(method.params),
-        "n_way": method.problem.n_way,
         "form": asdict(method.problem.form),
         "backbone": asdict(method.problem.backbone),
     }
@@ -58,7 +57,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Method:
             raise MetashotError(f"{directory}: model format {about['format']}; this metashot reads {FORMAT}")
         cls = method_class(about["method"])
         params = cls.params_type(**about["hyperparameters"])
-        problem = Problem(Form.parse(about["form"]), backbones.params_of(about["backbone"]), about["n_way"])
+        problem = Problem(Form.parse(about["form"]), backbones.params_of(about["backbone"]))
         method = cls(params, problem)
         method.load_state_dict(load_file(directory / "model.safetensors"))
     except FileNotFoundError as error:

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
 from metashot import backbones
-from metashot.errors import MetashotError
 from metashot.methods import base
 
 Weights = dict[str, Tensor]
+HEAD = "head"  # the classifier among the weights
+LENGTH = 8.0  # of the features: a first step of rate 0.5 makes logits of 32 times the cosine
+EPS = 1e-3  # to their mean square: features of a sample that excites none of them stay small, and smooth
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Params(base.Params):
     """Hyper-parameters.
 
     Attributes:
-        inner_lr: Step size of the inner gradient descent.
+        inner_lr: Step size of the inner gradient descent; N times as large in the classifier, whose row for
+            each class has but its own samples, one Nth of all.
         inner_steps: Steps on a training episode.
         test_steps: Steps on a support set at prediction.
         query_norm: Whose batch statistics normalise the queries: those of the ``support`` set, or of all
@@ -48,20 +51,6 @@ class Params(base.Params):
         base.require_positive(self, "inner_lr", "inner_steps", "test_steps")
 
 
-class Network(nn.Module):
-    """A backbone under a linear classifier of N classes."""
-
-    def __init__(self, problem: base.Problem) -> None:
-        super().__init__()
-        self.backbone = backbones.build(problem.backbone, problem.form.shape)
-        self.head = nn.Linear(self.backbone.features, problem.n_way)
-
-    def forward(self, samples: Tensor, stats_rows: int) -> Tensor:
-        """Logits ``[M, N]`` of ``[M, *shape]``; ``stats_rows`` as in `BatchNorm`."""
-        logits: Tensor = self.head(self.backbone(samples, stats_rows))
-        return logits
-
-
 @functools.cache
 def _cores() -> ThreadPoolExecutor:
     """A thread for each core, its tensor operations confined to it."""
@@ -69,33 +58,48 @@ def _cores() -> ThreadPoolExecutor:
 
 
 class Adaptation(base.Method):
-    """A network that takes a few steps of gradient descent on each support set, and then answers."""
+    """A network that takes a few steps of gradient descent on each support set, and then answers.
+
+    It is a backbone, its features scaled to one length, under a linear classifier that is zero when a task
+    begins. A start of its own for each class would make the answer depend on which class bears which number;
+    one that all classes share adds the same to all logits, and is as good as none (Ye and Chao 2022,
+    arXiv:2106.16245, section 5; Kao, Chiu and Chen 2022, arXiv:2106.15367). So there is no classifier to
+    learn, and a model tells apart as many classes as an episode has.
+    """
 
     params: Params
 
     def __init__(self, params: Params, problem: base.Problem) -> None:
         super().__init__(params, problem)
-        self.network = Network(problem)
-        self.train_way = problem.n_way
+        self.backbone = backbones.build(problem.backbone, problem.form.shape)
         self.transductive = params.query_norm == "query"
         self._of_thread = threading.local()
 
     @property
     def maps_tasks(self) -> bool:
         """Whether tasks are mapped by ``vmap``."""
-        return next(self.network.parameters()).is_cuda
+        return next(self.backbone.parameters()).is_cuda
 
     def weights(self) -> Weights:
-        """The weights that adaptation starts from, cut off from autograd's graph."""
-        return {name: value.detach() for name, value in self.network.named_parameters()}
+        """The backbone's weights, which adaptation starts from, cut off from autograd's graph."""
+        return {name: value.detach() for name, value in self.backbone.named_parameters()}
 
     def logits(self, weights: Weights, samples: Tensor, stats_rows: int) -> Tensor:
-        """Logits ``[M, N]`` of the network with these weights; see `Network.forward`."""
+        """Logits ``[M, N]`` of ``[M, *shape]``; ``stats_rows`` as in `BatchNorm`.
+
+        Args:
+            weights: The backbone's, and the classifier ``[N, D]`` as `HEAD`.
+            samples: ``[M, *shape]``.
+            stats_rows: So many rows make the batch statistics.
+        """
         # functional_call puts the weights into the module while it runs, so each thread needs its own module.
-        if not hasattr(self._of_thread, "network"):
-            self._of_thread.network = copy.deepcopy(self.network)
-        logits: Tensor = functional_call(self._of_thread.network, weights, (samples, stats_rows))
-        return logits
+        if not hasattr(self._of_thread, "backbone"):
+            self._of_thread.backbone = copy.deepcopy(self.backbone)
+        below = {name: value for name, value in weights.items() if name != HEAD}
+        features = functional_call(self._of_thread.backbone, below, (samples, stats_rows))
+        square = features.square().mean(1, keepdim=True)
+        scaled: Tensor = features * (square + EPS).rsqrt() * (LENGTH / features.shape[1] ** 0.5)
+        return scaled @ weights[HEAD].mT
 
     def gradient(
         self,
@@ -131,27 +135,44 @@ class Adaptation(base.Method):
         return F.cross_entropy(self.logits(weights, samples, len(samples)), labels)
 
     def adapt(
-        self, weights: Weights, samples: Tensor, labels: Tensor, differentiable: bool = False
+        self, weights: Weights, n_way: int, samples: Tensor, labels: Tensor, differentiable: bool = False
     ) -> tuple[Weights, Tensor]:
         """S steps of gradient descent on one task.
 
+        The first moves the classifier alone: under one of zeros, nothing has a gradient.
+
         Args:
-            weights: To start from.
+            weights: The backbone's, to start from.
+            n_way: N.
             samples: ``[S, M, *shape]``, a batch for each step.
             labels: ``[S, M]``.
             differentiable: Whether the result may be differentiated through the steps (second order).
 
         Returns:
-            The weights after the last step, and the losses before each, ``[S]``.
+            The weights after the last step, with the classifier ``[N, D]``, and the losses before each step,
+            ``[S]``.
         """
-        losses = []
+        start = next(iter(weights.values())).new_zeros(n_way, self.backbone.features)
+        weights, moving, losses = {**weights, HEAD: start}, {HEAD}, []
         for step_samples, step_labels in zip(samples, labels, strict=True):
             gradient, loss = self.gradient(
-                self.fit_loss, weights, step_samples, step_labels, differentiable=differentiable
+                functools.partial(self._fit_loss, {k: w for k, w in weights.items() if k not in moving}),
+                {k: w for k, w in weights.items() if k in moving},
+                step_samples,
+                step_labels,
+                differentiable=differentiable,
             )
             losses.append(loss)
-            weights = {name: value - self.params.inner_lr * gradient[name] for name, value in weights.items()}
+            # What stays gets a name of its own in the graph too: the classifier now depends on what it was
+            weights = {name: value.view_as(value) for name, value in weights.items()}
+            for name, part in gradient.items():
+                rate = self.params.inner_lr * (n_way if name == HEAD else 1)
+                weights[name] = weights[name] - rate * part
+            moving = set(weights)
         return weights, torch.stack(losses)
+
+    def _fit_loss(self, still: Weights, moving: Weights, samples: Tensor, labels: Tensor) -> Tensor:
+        return self.fit_loss({**still, **moving}, samples, labels)
 
     def answer(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
         """Logits ``[M, N]`` of the queries ``[M, *shape]`` of one task."""
@@ -166,21 +187,13 @@ class Adaptation(base.Method):
         results = list(_cores().map(function, *batches))
         return {name: torch.stack([result[name] for result in results]) for name in results[0]}
 
-    def check_setting(self, n_way: int) -> None:
-        """See `Method.check_setting`: the classifier has a fixed number of classes."""
-        if n_way != self.train_way:
-            raise MetashotError(
-                f"a network with a {self.train_way}-way head cannot answer {n_way}-way episodes"
-            )
-
     def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """See `Method.predict`."""
-        self.check_setting(n_way)
         weights, steps = self.weights(), self.params.test_steps
 
         def task(samples: Tensor, labels: Tensor, queries: Tensor) -> Weights:
             repeated = samples.expand(steps, *samples.shape), labels.expand(steps, *labels.shape)
-            adapted, _ = self.adapt(weights, *repeated)
+            adapted, _ = self.adapt(weights, n_way, *repeated)
             return {"logits": self.answer(adapted, samples, queries)}
 
         return self.over_tasks(task, support, support_labels, query)["logits"].softmax(-1)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from metashot import backbones
 from metashot.data import Form
 from metashot.episodes import Episodes
-from metashot.errors import MetashotError
 
 
 def require_positive(params: "Params", *keys: str) -> None:
@@ -31,29 +30,17 @@ class Params:
     Attributes:
         lr: Learning rate of the outer optimiser (Adam) at the start.
         meta_batch: Episodes in one outer step.
+        train_way: Classes in a training episode; there may be more than in one of the test.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     lr: float
     meta_batch: int
-
-    def __post_init__(self) -> None:
-        require_positive(self, "lr", "meta_batch")
-
-
-@dataclass(frozen=True)
-class MetricParams(Params):
-    """Hyper-parameters of methods whose training episodes may have more classes than the test's.
-
-    Attributes:
-        train_way: Classes in a training episode.
-    """
-
     train_way: int
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        require_positive(self, "lr", "meta_batch")
         if self.train_way < 2:
             raise ValueError(f"train_way: must be at least 2, not {self.train_way}")
 
@@ -65,13 +52,11 @@ class Problem:
     Attributes:
         form: What a sample is.
         backbone: The network that turns it into features.
-        n_way: Classes to tell apart.
         train_classes: Classes of the meta-training split; None for a model that only predicts.
     """
 
     form: Form
     backbone: backbones.Params
-    n_way: int
     train_classes: int | None = None
 
 
@@ -85,16 +70,12 @@ class Method(nn.Module, ABC):
         outer_optimizer: What takes the outer steps.
         params: Its hyper-parameters.
         problem: What it was built for.
-        train_way: Classes in a training episode.
         transductive: Whether a prediction looks at the other queries of its episode.
-        step: Outer step of a training that is being taken, from 1; 0 outside.
     """
 
     params_type: ClassVar[type[Params]]
     outer_optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
-    train_way: int
     transductive: bool = False
-    step: int = 0
 
     def __init__(self, params: Params, problem: Problem) -> None:
         super().__init__()
@@ -119,11 +100,6 @@ class Method(nn.Module, ABC):
             ``[B, M, N]``.
         """
 
-    def check_setting(self, n_way: int) -> None:
-        """Raise a MetashotError if the method cannot tell ``n_way`` classes apart."""
-        if n_way < 2:
-            raise MetashotError(f"{n_way} class: a few-shot classifier needs at least 2 to choose from")
-
     def inference_state(self) -> dict[str, Tensor]:
         """The tensors that prediction needs."""
         return self.state_dict()
@@ -141,9 +117,8 @@ class EmbeddingMethod(Method):
     evaluation embeds every sample once however many episodes it is in.
     """
 
-    def __init__(self, params: MetricParams, problem: Problem) -> None:
+    def __init__(self, params: Params, problem: Problem) -> None:
         super().__init__(params, problem)
-        self.train_way = params.train_way
         self.backbone = backbones.build(problem.backbone, problem.form.shape)
 
     def embed(self, samples: Tensor) -> Tensor:

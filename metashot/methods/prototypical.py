@@ -11,7 +11,7 @@ from metashot.methods import base
 
 
 @dataclass(frozen=True)
-class Params(base.MetricParams):
+class Params(base.Params):
     """Hyper-parameters.
 
     Attributes:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metashot.episodes import Episodes
 from metashot.methods import adaptation
-from metashot.methods.base import Problem, require_positive
+from metashot.methods.base import require_positive
 
 
 @dataclass(frozen=True)
@@ -28,56 +28,44 @@ class Params(adaptation.Params):
 
 
 class Reptile(adaptation.Adaptation):
-    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2).
-
-    Which class bears which number is drawn anew in every task, so what one task teaches a row of the
-    classifier is noise to the next. The rows therefore start at zero and move together, by their mean; each
-    task begins undecided, and the order of classes changes nothing.
-    """
+    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2)."""
 
     params_type: ClassVar = Params
     params: Params
     outer_optimizer: ClassVar = torch.optim.SGD
 
-    def __init__(self, params: Params, problem: Problem) -> None:
-        super().__init__(params, problem)
-        for row in self.network.head.parameters():
-            nn.init.zeros_(row)
-
-    def draw(self, labels: Tensor) -> Tensor:
+    def draw(self, labels: Tensor, n_way: int) -> Tensor:
         """Positions ``[S, N * inner_shot]`` of a task's inner batches among its samples.
 
         Every class has ``inner_shot`` samples in each batch, drawn pass after pass without replacement.
 
         Args:
             labels: ``[M]``, each class equally often.
+            n_way: N.
         """
-        of_class = labels.argsort(stable=True).view(self.train_way, -1)  # [N, samples of a class]
+        of_class = labels.argsort(stable=True).view(n_way, -1)  # [N, samples of a class]
         need = self.params.inner_steps * self.params.inner_shot
         passes = -(-need // of_class.shape[1])
         drawn = [torch.cat([row[torch.randperm(len(row))] for _ in range(passes)])[:need] for row in of_class]
-        batches = torch.stack(drawn).view(self.train_way, self.params.inner_steps, self.params.inner_shot)
+        batches = torch.stack(drawn).view(n_way, self.params.inner_steps, self.params.inner_shot)
         return batches.transpose(0, 1).flatten(1)
 
     def backward(self, episodes: Episodes) -> Tensor:
         """See `Method.backward`.
 
-        The gradient is ``weights - mean over tasks of adapted weights``, in the classifier also over its
-        rows, so a step of SGD with rate epsilon moves the weights by epsilon of the way. The loss is the
-        mean along the inner steps.
+        The gradient is ``weights - mean over tasks of adapted weights``, so a step of SGD with rate epsilon
+        moves the weights by epsilon of the way. The loss is the mean along the inner steps.
         """
         weights = self.weights()
         samples = torch.cat([episodes.support, episodes.query], dim=1)
         labels = torch.cat([episodes.support_labels, episodes.query_labels], dim=1)
-        order = torch.stack([self.draw(row) for row in labels.cpu()]).to(samples.device)
+        order = torch.stack([self.draw(row, episodes.n_way) for row in labels.cpu()]).to(samples.device)
 
         def task(samples: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
-            adapted, losses = self.adapt(weights, samples[order], labels[order])
-            return {**adapted, "loss": losses.mean()}
+            adapted, losses = self.adapt(weights, episodes.n_way, samples[order], labels[order])
+            return {**{name: adapted[name] for name in weights}, "loss": losses.mean()}
 
         tasks = self.over_tasks(task, samples, labels, order)
-        for name, parameter in self.network.named_parameters():
-            gradient = weights[name] - tasks[name].mean(0)
-            in_head = name.startswith("head.")
-            parameter.grad = gradient.mean(0).expand_as(gradient).clone() if in_head else gradient
+        for name, parameter in self.backbone.named_parameters():
+            parameter.grad = weights[name] - tasks[name].mean(0)
         return tasks["loss"].mean()
