@@ -152,7 +152,7 @@ def test_the_plan_says_what_changed_from_what_and_writes_nothing(project: Projec
         module.write_text(code)
     maml, other = found[f"train@{CELL}-maml"], found[f"train@{CELL}-prototypical"]
     assert (maml.state, other.state) == ("must run", "must run")
-    assert "method.maml.inner_lr: 0.4 → 0.25" in maml.reason
+    assert "method.maml.inner_lr: 0.5 → 0.25" in maml.reason
     assert "data.glyphs.budget.maml: 6 → 12" in maml.reason
     assert other.reason == "metashot/methods/prototypical.py changed"
     record = json.loads((project.root / f"records/train/{CELL}/maml/record.json").read_text())

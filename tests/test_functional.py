@@ -74,7 +74,7 @@ def test_a_changed_hyper_parameter_reruns_that_method_only(project: Project) -> 
         "register@glyphs-5w1s",
     ]
     with project.params() as params:
-        params["method"]["maml"]["inner_lr"] = 0.4
+        params["method"]["maml"]["inner_lr"] = 0.5
     assert project.repro() == []  # from the run cache
 
 

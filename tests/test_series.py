@@ -390,7 +390,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section = params["data"]["series_table"]
         section["raw"] = {"path": raw.path, "md5": series_table.digest(raw, Path())}
         section["prepare"] |= {"channels": list(toys.CHANNELS), "split": "listed"}
-        section["budget"] = {"prototypical": 250, "maml": 300}
+        section["budget"] = {"prototypical": 250, "maml": {"steps": 150, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["series_table"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
     return project, project.make("series_table")

@@ -315,7 +315,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["raw"] |= {"path": raw.path, "splits": raw.splits, "md5": audio_folder.digest(raw, Path())}
         section["prepare"]["split"] = "listed"
         section["backbone"] |= {"width": 32, "downsample": "stride"}
-        section["budget"] = {"prototypical": 60, "maml": 150}
+        section["budget"] = {"prototypical": 60, "maml": {"steps": 60, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["audio_folder"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
     return project, project.make("audio_folder")
