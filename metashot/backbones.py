@@ -4,6 +4,7 @@ Each is a dataclass of its parameters, a section ``data.<dataset>.backbone`` of 
 ``features``, the length of its feature vectors, and ``forward(samples, stats_rows)``.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -156,7 +157,7 @@ def params_of(said: dict[str, object]) -> Params:
     raise ValueError(f"unknown backbone {said.get('name')!r}")
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What every embedding network has.
 
     Attributes:
@@ -165,9 +166,9 @@ class Backbone(nn.Module):
 
     features: int
 
+    @abstractmethod
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """Samples ``[M, *shape]`` to features ``[M, features]``; ``stats_rows`` as in `BatchNorm`."""
-        raise NotImplementedError
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -278,6 +278,13 @@ def test_a_table_that_is_no_task_gets_one_line(request, face, bad):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("face", ["plain", "served"])
+def test_a_model_that_adapts_answers_as_many_classes_as_it_is_shown(request, face):
+    (said,) = ask(request.getfixturevalue(face)["maml"], [(A, "a"), (B, "b"), (C, None)])
+    assert set(said["probabilities"]) == {"a", "b"}
+    assert sum(said["probabilities"].values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     "body", [{"inputs": 5}, {"inputs": {"image": ["a"], "label": ["b", "c"]}}, {"instances": "text"}]
 )

@@ -130,9 +130,9 @@ class Adaptation(base.Method):
             gradient = {name: part.detach() for name, part in gradient.items()}
         return gradient, value.detach()
 
-    def fit_loss(self, weights: Weights, samples: Tensor, labels: Tensor) -> Tensor:
+    def _fit_loss(self, still: Weights, moving: Weights, samples: Tensor, labels: Tensor) -> Tensor:
         """The inner objective: cross-entropy (scalar) of ``[M, *shape]`` and labels ``[M]``."""
-        return F.cross_entropy(self.logits(weights, samples, len(samples)), labels)
+        return F.cross_entropy(self.logits({**still, **moving}, samples, len(samples)), labels)
 
     def adapt(
         self, weights: Weights, n_way: int, samples: Tensor, labels: Tensor, differentiable: bool = False
@@ -170,9 +170,6 @@ class Adaptation(base.Method):
                 weights[name] = weights[name] - rate * part
             moving = set(weights)
         return weights, torch.stack(losses)
-
-    def _fit_loss(self, still: Weights, moving: Weights, samples: Tensor, labels: Tensor) -> Tensor:
-        return self.fit_loss({**still, **moving}, samples, labels)
 
     def answer(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
         """Logits ``[M, N]`` of the queries ``[M, *shape]`` of one task."""
