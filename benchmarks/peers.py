@@ -220,8 +220,9 @@ def conv4(kit: Any = nn) -> Any:
 
 
 def classifier(kit: Any = nn) -> Any:
-    """Conv-4 under a linear classifier."""
-    head = getattr(kit, "MetaLinear", nn.Linear)(WIDTH, N_WAY)
+    """Conv-4 under a linear classifier of zeros, as metashot's tasks begin with."""
+    head = getattr(kit, "MetaLinear", nn.Linear)(WIDTH, N_WAY, bias=False)
+    nn.init.zeros_(head.weight)
     return getattr(kit, "MetaSequential", nn.Sequential)(conv4(kit), head)
 
 
@@ -332,9 +333,9 @@ def maml_network(steps: int, second_order: bool) -> maml.Maml:
     return maml.Maml(hyper, base.Problem(FORM, NETWORK))
 
 
-def maml_steps(tasks: Iterator[Task], network: nn.Module, backward: Callable[..., object]) -> Work:
-    """The same with a library's tasks and its way to adapt."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=OUTER_LR)
+def maml_steps(tasks: Iterator[Task], network: Any, backward: Callable[..., object]) -> Work:
+    """The same with a library's tasks and its way to adapt; the classifier is zero again for each task."""
+    optimizer = torch.optim.Adam(network[0].parameters(), lr=OUTER_LR)
 
     def work() -> None:
         optimizer.zero_grad()
@@ -396,7 +397,7 @@ def learn2learn_maml(tasks: Iterator[Task], steps: int, second_order: bool) -> W
             learner.adapt(F.cross_entropy(learner(support), labels))
         (F.cross_entropy(learner(query), query_labels) / META_BATCH).backward()
 
-    return maml_steps(tasks, method, backward)
+    return maml_steps(tasks, method.module, backward)
 
 
 def torchmeta_maml(tasks: Iterator[Task], steps: int, second_order: bool) -> Work:

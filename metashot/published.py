@@ -55,8 +55,8 @@ DIFFERENCES: Mapping[str, Sequence[str]] = {
         "in the table of trainings.",
         "MAML normalises queries by the statistics of all queries together, as its published code does; its "
         "answers are transductive (†). The embedding methods use running statistics here.",
-        "All methods train on 60-way one-shot episodes here, as the prototypical networks of Snell et al. do "
-        "(Reptile on 20-way ones), and are tested with other ways and shots by the same model.",
+        "All methods train on 60-way one-shot episodes here, as the prototypical networks of Snell et al. "
+        "do, and are tested with other ways and shots by the same model.",
     ),
     "cifar_fs": (
         "15 pictures that are in two splits under other classes are taken out of training and validation.",

@@ -95,8 +95,8 @@ def train(
 ) -> Progress:
     """Train ``method`` in place, and leave it with the weights that validated best.
 
-    The learning rate falls from ``lr`` to 0 along half a cosine. The weights are checked on the validation
-    manifest `VALIDATIONS` times, evenly spaced, the last after the last step.
+    The optimiser is Adam. Its learning rate falls from ``lr`` to 0 along half a cosine. The weights are
+    checked on the validation manifest `VALIDATIONS` times, evenly spaced, the last after the last step.
 
     Args:
         method: On the device to train on.
@@ -105,7 +105,7 @@ def train(
             drawn from ``seed``, again and again.
         val_samples: The validation split.
         val_manifest: Validation episodes.
-        lr: Learning rate of the outer optimiser at the start.
+        lr: Learning rate at the start.
         meta_batch: Episodes in a step.
         steps: Outer steps.
         seed: Of the order of episodes.
@@ -123,7 +123,7 @@ def train(
     """
     device = next(method.parameters()).device
     train_data, val_data = samples.tensor(device), val_samples.tensor(device)
-    optimizer = eager(method.outer_optimizer)(method.parameters(), lr=lr)  # type: ignore[call-arg]
+    optimizer = eager(torch.optim.Adam)(method.parameters(), lr=lr)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     manifest = manifest.narrow(min(method.params.train_way, manifest.n_way))
     parts: dict[str, Any] = {"method": method, "optimizer": optimizer, "schedule": schedule}

@@ -205,7 +205,7 @@ METHODS = {
     "siamese": METRIC | {"margin": 2.0},
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
     "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
-    "reptile": GRADIENT | {"lr": 0.5, "inner_shot": 2, "query_norm": "support"},
+    "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
 }
 
 
@@ -227,7 +227,7 @@ def episodes(n_query: int = 4) -> Episodes:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_from_texts(name: str) -> None:
     method, e = build(name), episodes()
-    optimizer = method.outer_optimizer(method.parameters(), lr=method.params.lr)
+    optimizer = torch.optim.Adam(method.parameters(), lr=method.params.lr)
     losses = []
     for _ in range(40):
         optimizer.zero_grad()

@@ -67,14 +67,12 @@ class Method(nn.Module, ABC):
 
     Attributes:
         params_type: The class of its hyper-parameters.
-        outer_optimizer: What takes the outer steps.
         params: Its hyper-parameters.
         problem: What it was built for.
         transductive: Whether a prediction looks at the other queries of its episode.
     """
 
     params_type: ClassVar[type[Params]]
-    outer_optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     transductive: bool = False
 
     def __init__(self, params: Params, problem: Problem) -> None:

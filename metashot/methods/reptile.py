@@ -13,7 +13,7 @@ from metashot.methods.base import require_positive
 
 @dataclass(frozen=True)
 class Params(adaptation.Params):
-    """Hyper-parameters; ``lr`` is the outer step size, epsilon in the paper.
+    """Hyper-parameters.
 
     Attributes:
         inner_shot: Samples of each class in an inner step of training, drawn from support and query samples
@@ -28,11 +28,13 @@ class Params(adaptation.Params):
 
 
 class Reptile(adaptation.Adaptation):
-    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2)."""
+    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2).
+
+    Adam takes the way there for a gradient, as section 2 of the paper suggests.
+    """
 
     params_type: ClassVar = Params
     params: Params
-    outer_optimizer: ClassVar = torch.optim.SGD
 
     def draw(self, labels: Tensor, n_way: int) -> Tensor:
         """Positions ``[S, N * inner_shot]`` of a task's inner batches among its samples.
@@ -53,8 +55,8 @@ class Reptile(adaptation.Adaptation):
     def backward(self, episodes: Episodes) -> Tensor:
         """See `Method.backward`.
 
-        The gradient is ``weights - mean over tasks of adapted weights``, so a step of SGD with rate epsilon
-        moves the weights by epsilon of the way. The loss is the mean along the inner steps.
+        The gradient is ``weights - mean over tasks of adapted weights``. The loss is the mean along the
+        inner steps.
         """
         weights = self.weights()
         samples = torch.cat([episodes.support, episodes.query], dim=1)
