@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image, ImageOps
 
 from metashot.compare import Comparison, accuracy, shown
@@ -18,6 +18,7 @@ from metashot.errors import MetashotError
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
+ODDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
 
 
@@ -173,6 +174,9 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
 def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
     """Draw validation accuracy against minutes of training, a line for each method.
 
+    Accuracies are spaced by their log-odds, so that half the errors is about as far anywhere; those beyond
+    0.1 and 99.9 % are drawn there.
+
     Args:
         title: What they were trained on.
         curves: By method: minutes since its training began, and accuracy as a fraction.
@@ -185,12 +189,17 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
         for (method, points), colour, mark in zip(best, COLOURS, MARKS, strict=False):
             minutes, accuracies = zip(*points, strict=True)
             label = f"{method}, {100 * max(accuracies):.1f} %"
-            axes.plot(minutes, [100 * a for a in accuracies], mark, color=colour, markersize=4, label=label)
+            drawn = [min(max(a, 0.001), 0.999) for a in accuracies]
+            axes.plot(minutes, drawn, mark, color=colour, markersize=4, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("minutes of training")
+        axes.set_yscale("logit")
+        axes.yaxis.set_major_locator(FixedLocator(ODDS))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel("accuracy on validation episodes (%)")
         axes.set_title(title, loc="left")
         axes.grid(color="#EEEEEE", which="both")
