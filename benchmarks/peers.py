@@ -326,6 +326,7 @@ def maml_network(steps: int, second_order: bool) -> maml.Maml:
         train_way=N_WAY,
         inner_lr=INNER_LR,
         inner_steps=steps,
+        test_lr=INNER_LR,
         test_steps=steps,
         query_norm="query",
         second_order=second_order,

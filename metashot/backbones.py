@@ -5,6 +5,7 @@ Each is a dataclass of its parameters, a section ``data.<dataset>.backbone`` of 
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from metashot.errors import MetashotError
 
 Downsample = Literal["pool", "stride"]
+Precision = Literal["float32", "bfloat16"]
 SPREAD = 0.02  # of embeddings in the beginning: small, so that steps of training soon count
 LENGTH = 4.0  # of the features of a text in the beginning
 PART = 20  # images that go through a folded block together
@@ -27,6 +29,7 @@ class Conv4Params:
     Attributes:
         width: Filters of each block.
         downsample: How blocks halve their feature maps.
+        precision: Of convolutions and feature maps; weights, statistics and features are float32.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -34,12 +37,14 @@ class Conv4Params:
     name: Literal["conv4"]
     width: int
     downsample: Downsample
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _require(self.width >= 1, f"width: {self.width} is less than 1")
         _require(
             self.downsample in ("pool", "stride"), f"downsample: {self.downsample!r} is no `pool` or `stride`"
         )
+        _require_precision(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class Resnet12Params:
         width: Filters of the first block; the others have 2.5, 5 and 10 times as many.
         drop_rate: Share of the last two blocks' features that DropBlock takes away while training.
         drop_size: Side of the squares it takes away, in features.
+        precision: As in `Conv4Params`.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -58,11 +64,13 @@ class Resnet12Params:
     width: int
     drop_rate: float
     drop_size: int
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _require(self.width >= 2 and self.width % 2 == 0, f"width: {self.width} is no even number above 0")
         _require(0 <= self.drop_rate < 1, f"drop_rate: {self.drop_rate} is not between 0 and 1")
         _require(self.drop_size >= 1, f"drop_size: {self.drop_size} is less than 1")
+        _require_precision(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,20 +141,24 @@ def _require(condition: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
+def _require_precision(precision: str) -> None:
+    _require(precision in get_args(Precision), f"precision: {precision!r} is no `float32` or `bfloat16`")
+
+
 def build(params: Params, shape: tuple[int, ...]) -> "Backbone":
     """The network that ``params`` describe for samples of a shape.
 
     Raises MetashotError where it takes no such samples.
     """
     if isinstance(params, Conv4Params):
-        return Conv4(shape, params.width, params.downsample)
+        return Conv4(shape, params.width, params.downsample, params.precision)
     if isinstance(params, Conv1dParams):
         return Conv1d(shape, params.width, params.kernel)
     if isinstance(params, NgramsParams):
         return Ngrams(shape, params.buckets, params.width, params.drop_rate)
     if isinstance(params, DenseParams):
         return Dense(shape, params.width)
-    return ResNet12(shape, params.width, params.drop_rate, params.drop_size)
+    return ResNet12(shape, params.width, params.drop_rate, params.drop_size, params.precision)
 
 
 def params_of(said: dict[str, object]) -> Params:
@@ -189,9 +201,11 @@ class BatchNorm(nn.BatchNorm2d):
         """
         if stats_rows is None:
             return super().forward(x)
-        if stats_rows == len(x):
+        # torch's own, which under vmap, so on a GPU, takes no features of another precision than the weights
+        if stats_rows == len(x) and (x.dtype == self.weight.dtype or x.device.type == "cpu"):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        var, mean = torch.var_mean(x[:stats_rows], dim=(0, 2, 3), correction=0)
+        first = x[:stats_rows].to(self.weight.dtype)
+        var, mean = torch.var_mean(first, dim=(0, 2, 3), correction=0)
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None])
 
@@ -224,7 +238,9 @@ class Block(nn.Module):
         if stats_rows is None and not self.training:
             return self._folded(x, self.norm.running_mean, self.norm.running_var)
         if self.first:
-            return self._folded(x, *self._of_images(x, stats_rows))
+            with _computing(x, "float32"):
+                mean, var = self._of_images(x, stats_rows)
+            return self._folded(x, mean, var)
         return self._halved(self.norm(self.conv(x), stats_rows))
 
     def _halved(self, x: Tensor) -> Tensor:
@@ -270,21 +286,29 @@ class Conv4(Backbone):
     5.2): strides instead of pooling, a quarter of the arithmetic, averaged over the last feature map.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int = 64, downsample: Downsample = "pool") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int = 64,
+        downsample: Downsample = "pool",
+        precision: Precision = "float32",
+    ) -> None:
         super().__init__()
         channels, height, width_ = _picture(shape, "Conv-4", 16 if downsample == "pool" else 1)
         self.blocks = nn.ModuleList(
             Block(channels if i == 0 else width, width, downsample, first=i == 0) for i in range(4)
         )
-        self.mean = downsample == "stride"
+        self.mean, self.precision = downsample == "stride", precision
         self.features = width if self.mean else width * (height // 16) * (width_ // 16)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """Images ``[M, C, H, W]`` to features ``[M, features]``; see `Backbone`."""
-        x = _channels_last(x)
-        for block in self.blocks:
-            x = block(x, stats_rows)
+        x, dtype = _channels_last(x), x.dtype
+        with _computing(x, self.precision):
+            for block in self.blocks:
+                x = block(x, stats_rows)
+        x = x.to(dtype)
         return x.mean(dim=(2, 3)) if self.mean else x.flatten(1)
 
 
@@ -296,7 +320,12 @@ class ResNet12(Backbone):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], width: int = 64, drop_rate: float = 0.1, drop_size: int = 5
+        self,
+        shape: tuple[int, ...],
+        width: int = 64,
+        drop_rate: float = 0.1,
+        drop_size: int = 5,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         channels, *_ = _picture(shape, "ResNet-12", 16)
@@ -306,15 +335,16 @@ class ResNet12(Backbone):
             Residual(before, after, rate, drop_size)
             for before, after, rate in zip([channels, *widths], widths, rates, strict=False)
         )
-        self.features = widths[-1]
+        self.features, self.precision = widths[-1], precision
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """Images ``[M, C, H, W]`` to features ``[M, features]``; see `Backbone`."""
-        x = _channels_last(x)
-        for block in self.blocks:
-            x = block(x, stats_rows)
-        return x.mean(dim=(2, 3))
+        x, dtype = _channels_last(x), x.dtype
+        with _computing(x, self.precision):
+            for block in self.blocks:
+                x = block(x, stats_rows)
+        return x.to(dtype).mean(dim=(2, 3))
 
 
 class Residual(nn.Module):
@@ -449,6 +479,11 @@ def _picture(shape: tuple[int, ...], network: str, least: int) -> tuple[int, int
         )
     channels, height, width = shape
     return channels, height, width
+
+
+def _computing(x: Tensor, precision: Precision) -> AbstractContextManager[object]:
+    """Within it convolutions and matrix products on the device of ``x`` are computed with a precision."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _channels_last(x: Tensor) -> Tensor:

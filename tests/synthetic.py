@@ -28,7 +28,7 @@ ACCURACY = {"matching": 0.91, "prototypical": 0.95, "transfer": 0.78}
 # Models with random weights, and how accurate they are made out to be
 MODELS = {"prototypical": 0.9, "maml": 0.8, "reptile": 0.7}
 BASE = {"lr": 1e-3, "meta_batch": 1, "train_way": 5}
-ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3}
+ADAPTED = BASE | {"inner_lr": 0.4, "inner_steps": 1, "test_lr": 0.4, "test_steps": 3}
 PARAMS = {
     "prototypical": BASE | {"temperature": 1.0},
     "maml": ADAPTED | {"second_order": True, "query_norm": "query"},

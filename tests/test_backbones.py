@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metashot import backbones, methods
+from metashot import backbones, methods, runtime
 from metashot.backbones import Conv4, Conv4Params, ResNet12, Resnet12Params, drop_block
 from metashot.data import images
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
-from metashot.methods import base
+from metashot.methods import base, maml
 
 RESNET = Resnet12Params(name="resnet12", width=4, drop_rate=0.0, drop_size=5)
 
@@ -81,6 +81,8 @@ def test_drop_block_acts_in_training_only_and_never_in_an_inner_loop() -> None:
         ((3, 84, 84), Conv4Params(name="conv4", width=4, downsample="stride")),
         ((3, 32, 32), RESNET),
         ((1, 16, 16), RESNET),
+        ((3, 32, 32), Conv4Params(name="conv4", width=4, downsample="pool", precision="bfloat16")),
+        ((3, 32, 32), dataclasses.replace(RESNET, precision="bfloat16")),
     ],
 )
 @pytest.mark.parametrize("name", ["prototypical", "maml"])
@@ -91,7 +93,7 @@ def test_colour_pictures_of_any_size_train_and_predict(
     own = (
         {"temperature": 1.0}
         if name == "prototypical"
-        else {"inner_lr": 0.1, "inner_steps": 1, "test_steps": 1}
+        else {"inner_lr": 0.1, "inner_steps": 1, "test_lr": 0.1, "test_steps": 1}
     )
     own |= {} if name == "prototypical" else {"second_order": True, "query_norm": "query"}
     cls = methods.method_class(name)
@@ -102,6 +104,69 @@ def test_colour_pictures_of_any_size_train_and_predict(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
     answers = method.eval().predict(e.support, labels, e.query, 3)
     torch.testing.assert_close(answers.sum(-1), torch.ones(1, 6))
+
+
+@pytest.mark.parametrize("rows", [None, 8, 3], ids=["running", "batch", "support"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        Conv4Params(name="conv4", width=8, downsample="pool"),
+        Conv4Params(name="conv4", width=8, downsample="stride"),
+        RESNET,
+    ],
+    ids=["pool", "stride", "resnet12"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_bfloat16_is_float32_but_for_rounding(
+    backbone: backbones.Params, training: bool, rows: int | None
+) -> None:
+    g = torch.Generator().manual_seed(1)
+    pictures = torch.rand(8, 1, 32, 32, generator=g)
+    features, gradients, running = [], [], []
+    for precision in ("float32", "bfloat16"):
+        with runtime.reproducible(0):
+            net = backbones.build(dataclasses.replace(backbone, precision=precision), (1, 32, 32))
+            out = net.train(training)(pictures, rows)
+            (out * torch.randn(out.shape, generator=g.manual_seed(2))).sum().backward()
+        features.append(out)
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+        running.append(torch.cat([b.flatten() for n, b in net.named_buffers() if "running" in n]))
+    assert {part.dtype for part in (*features, *gradients, *running)} == {torch.float32}
+    assert not torch.equal(*features)
+    assert (features[1] - features[0]).norm() < 0.05 * features[0].norm()  # 8 bits, some dozen operations
+    assert F.cosine_similarity(*gradients, dim=0) > 0.9
+    torch.testing.assert_close(*running, rtol=0.02, atol=0.01)
+
+
+def test_second_order_gradients_in_bfloat16_are_those_in_float32_but_for_rounding() -> None:
+    hyper = maml.Params(
+        lr=1e-3,
+        meta_batch=2,
+        train_way=3,
+        inner_lr=0.1,
+        inner_steps=2,
+        test_lr=0.1,
+        test_steps=1,
+        second_order=True,
+        query_norm="query",
+    )
+    labels = torch.arange(3).repeat_interleave(4).expand(2, -1)
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        with runtime.reproducible(0):
+            network = Conv4Params(name="conv4", width=8, downsample="pool", precision=precision)
+            method = maml.Maml(hyper, base.Problem(images.form(16, 1), network))
+            pictures = torch.rand(2, 2, 12, 1, 16, 16)
+            method.backward(Episodes(pictures[0], labels, pictures[1], labels, torch.arange(3).expand(2, -1)))
+        gradients.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
+    assert not torch.equal(*gradients)
+    assert F.cosine_similarity(*gradients, dim=0) > 0.95
+
+
+@pytest.mark.parametrize("backbone", [RESNET, Conv4Params(name="conv4", width=4, downsample="pool")])
+def test_an_unknown_precision_is_refused(backbone: backbones.Params) -> None:
+    with pytest.raises(ValueError, match=r"^precision: 'float16' is no `float32` or `bfloat16`"):
+        dataclasses.replace(backbone, precision="float16")
 
 
 def test_conv4_of_other_than_square_pictures() -> None:

@@ -24,7 +24,7 @@ NETWORKS = {
     for name in ("prototypical", "matching", "siamese", "transfer", "maml", "reptile")
 }
 METRIC = {"lr": 1e-3, "meta_batch": 2, "train_way": 3}
-GRADIENT = METRIC | {"inner_lr": 0.3, "inner_steps": 2, "test_steps": 2}
+GRADIENT = METRIC | {"inner_lr": 0.3, "inner_steps": 2, "test_lr": 0.1, "test_steps": 5}
 PARAMS = {
     "prototypical": METRIC | {"temperature": 2.0},
     "matching": METRIC | {"temperature": 0.1},
@@ -347,8 +347,10 @@ def test_transfer_learns_the_classes_of_the_data_set() -> None:
 # --- MAML
 
 
-def plain_maml_loss(method: maml.Maml, e: Episodes, weights: dict[str, Tensor], second_order: bool) -> Tensor:
-    """The meta-objective written again, with plain autograd; every step moves all weights."""
+def plain_maml_logits(
+    method: maml.Maml, e: Episodes, weights: dict[str, Tensor], lr: float, steps: int, second_order: bool
+) -> Tensor:
+    """Logits ``[B, M, 3]`` written again, with plain autograd; every step moves all weights."""
 
     def forward(weights: dict[str, Tensor], images: Tensor, stats_rows: int) -> Tensor:
         x = images
@@ -362,23 +364,22 @@ def plain_maml_loss(method: maml.Maml, e: Episodes, weights: dict[str, Tensor], 
         x = x.mean((2, 3))
         return 4 * x / (x.square().mean(1, keepdim=True) + 1e-3).sqrt() @ weights["head"].T
 
-    losses = []
+    found = []
     for b in range(len(e.support)):
         adapted = weights | {"head": torch.zeros(3, 4, dtype=torch.double, requires_grad=True)}
-        for _ in range(method.params.inner_steps):
+        for _ in range(steps):
             loss = F.cross_entropy(forward(adapted, e.support[b], len(e.support[b])), e.support_labels[b])
             gradient = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
             adapted = {
-                k: v - method.params.inner_lr * (3 * g if k == "head" else g)
+                k: v - lr * (3 * g if k == "head" else g)
                 for (k, v), g in zip(adapted.items(), gradient, strict=True)
             }
         if method.transductive:
-            logits = forward(adapted, e.query[b], len(e.query[b]))
+            found.append(forward(adapted, e.query[b], len(e.query[b])))
         else:
             both = torch.cat([e.support[b], e.query[b]])
-            logits = forward(adapted, both, len(e.support[b]))[len(e.support[b]) :]
-        losses.append(F.cross_entropy(logits, e.query_labels[b]))
-    return torch.stack(losses).mean()
+            found.append(forward(adapted, both, len(e.support[b]))[len(e.support[b]) :])
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize("query_norm", ["query", "support"])
@@ -388,11 +389,22 @@ def test_maml_gradient_equals_a_plain_autograd_loop(second_order: bool, query_no
     e = double(episodes(k_shot=2))
     loss = method.backward(e)
     weights = {k: v.detach().requires_grad_() for k, v in method.backbone.named_parameters()}
-    expected = plain_maml_loss(method, e, weights, second_order)
+    logits = plain_maml_logits(method, e, weights, lr=0.3, steps=2, second_order=second_order)
+    expected = F.cross_entropy(logits.flatten(0, 1), e.query_labels.flatten())
     gradient = torch.autograd.grad(expected, list(weights.values()))
     torch.testing.assert_close(loss, expected.detach())
     for (key, parameter), wanted in zip(method.backbone.named_parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.grad, wanted, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("query_norm", ["query", "support"])
+def test_maml_predicts_after_the_steps_of_the_test(query_norm: str) -> None:
+    method = build("maml", query_norm=query_norm).eval().double()
+    e = double(episodes(k_shot=2))
+    weights = {k: v.detach().requires_grad_() for k, v in method.backbone.named_parameters()}
+    expected = plain_maml_logits(method, e, weights, lr=0.1, steps=5, second_order=False)
+    found = method.predict(e.support, e.support_labels, e.query, 3)
+    torch.testing.assert_close(found, expected.detach().softmax(-1))
 
 
 def test_maml_second_order_gradient_equals_finite_differences() -> None:
@@ -450,7 +462,7 @@ def test_one_model_answers_any_number_of_classes(name: str) -> None:
 @pytest.mark.parametrize("n_way", [3, 5])
 def test_one_step_is_nearest_class_by_inner_product(n_way: int) -> None:
     """From zero, a row moves by the mean of its class less that of all: in closed form, whatever N is."""
-    method = build("maml", test_steps=1, query_norm="support").eval().double()
+    method = build("maml", test_lr=0.3, test_steps=1, query_norm="support").eval().double()
     e = double(episodes(n_way=n_way, k_shot=2))
     for b in range(2):
         both = method.backbone(torch.cat([e.support[b], e.query[b]]), 2 * n_way)
@@ -513,6 +525,7 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
         ("siamese", "margin", 0.0),
         ("transfer", "head_steps", 0),
         ("maml", "inner_lr", 0.0),
+        ("maml", "test_lr", -0.1),
         ("maml", "train_way", 1),
         ("reptile", "inner_shot", 0),
     ],

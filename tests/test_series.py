@@ -361,6 +361,7 @@ def test_an_inner_loop_over_series_is_the_same_mapped_and_task_by_task(
                 meta_batch=2,
                 inner_lr=0.1,
                 inner_steps=2,
+                test_lr=0.1,
                 test_steps=2,
                 second_order=True,
                 train_way=3,

@@ -198,7 +198,7 @@ def test_impossible_networks_are_refused(change: dict) -> None:
 
 
 METRIC = {"lr": 1e-2, "meta_batch": 2, "train_way": 3}
-GRADIENT = METRIC | {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2}
+GRADIENT = METRIC | {"inner_lr": 0.1, "inner_steps": 2, "test_lr": 0.1, "test_steps": 2}
 METHODS = {
     "prototypical": METRIC | {"temperature": 1.0},
     "matching": METRIC | {"temperature": 0.1},

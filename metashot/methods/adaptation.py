@@ -36,6 +36,7 @@ class Params(base.Params):
         inner_lr: Step size of the inner gradient descent; N times as large in the classifier, whose row for
             each class has but its own samples, one Nth of all.
         inner_steps: Steps on a training episode.
+        test_lr: Step size at prediction, likewise.
         test_steps: Steps on a support set at prediction.
         query_norm: Whose batch statistics normalise the queries: those of the ``support`` set, or of all
             the ``query`` samples of the episode together, which makes predictions transductive.
@@ -43,12 +44,13 @@ class Params(base.Params):
 
     inner_lr: float
     inner_steps: int
+    test_lr: float
     test_steps: int
     query_norm: Literal["support", "query"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        base.require_positive(self, "inner_lr", "inner_steps", "test_steps")
+        base.require_positive(self, "inner_lr", "inner_steps", "test_lr", "test_steps")
 
 
 @functools.cache
@@ -135,7 +137,13 @@ class Adaptation(base.Method):
         return F.cross_entropy(self.logits({**still, **moving}, samples, len(samples)), labels)
 
     def adapt(
-        self, weights: Weights, n_way: int, samples: Tensor, labels: Tensor, differentiable: bool = False
+        self,
+        weights: Weights,
+        n_way: int,
+        samples: Tensor,
+        labels: Tensor,
+        lr: float,
+        differentiable: bool = False,
     ) -> tuple[Weights, Tensor]:
         """S steps of gradient descent on one task.
 
@@ -146,6 +154,7 @@ class Adaptation(base.Method):
             n_way: N.
             samples: ``[S, M, *shape]``, a batch for each step.
             labels: ``[S, M]``.
+            lr: Step size, as `Params` has it.
             differentiable: Whether the result may be differentiated through the steps (second order).
 
         Returns:
@@ -166,8 +175,7 @@ class Adaptation(base.Method):
             # What stays gets a name of its own in the graph too: the classifier now depends on what it was
             weights = {name: value.view_as(value) for name, value in weights.items()}
             for name, part in gradient.items():
-                rate = self.params.inner_lr * (n_way if name == HEAD else 1)
-                weights[name] = weights[name] - rate * part
+                weights[name] = weights[name] - lr * (n_way if name == HEAD else 1) * part
             moving = set(weights)
         return weights, torch.stack(losses)
 
@@ -190,7 +198,7 @@ class Adaptation(base.Method):
 
         def task(samples: Tensor, labels: Tensor, queries: Tensor) -> Weights:
             repeated = samples.expand(steps, *samples.shape), labels.expand(steps, *labels.shape)
-            adapted, _ = self.adapt(weights, n_way, *repeated)
+            adapted, _ = self.adapt(weights, n_way, *repeated, self.params.test_lr)
             return {"logits": self.answer(adapted, samples, queries)}
 
         return self.over_tasks(task, support, support_labels, query)["logits"].softmax(-1)

@@ -40,7 +40,9 @@ class Maml(adaptation.Adaptation):
         """Loss (scalar) on the queries of one task after adaptation to its support set (equation 1)."""
         steps = self.params.inner_steps
         samples, targets = support.expand(steps, *support.shape), support_labels.expand(steps, -1)
-        adapted, _ = self.adapt(weights, n_way, samples, targets, differentiable=self.params.second_order)
+        adapted, _ = self.adapt(
+            weights, n_way, samples, targets, self.params.inner_lr, differentiable=self.params.second_order
+        )
         return F.cross_entropy(self.answer(adapted, support, query), labels)
 
     def backward(self, episodes: Episodes) -> Tensor:

@@ -64,7 +64,9 @@ class Reptile(adaptation.Adaptation):
         order = torch.stack([self.draw(row, episodes.n_way) for row in labels.cpu()]).to(samples.device)
 
         def task(samples: Tensor, labels: Tensor, order: Tensor) -> adaptation.Weights:
-            adapted, losses = self.adapt(weights, episodes.n_way, samples[order], labels[order])
+            adapted, losses = self.adapt(
+                weights, episodes.n_way, samples[order], labels[order], self.params.inner_lr
+            )
             return {**{name: adapted[name] for name in weights}, "loss": losses.mean()}
 
         tasks = self.over_tasks(task, samples, labels, order)
