@@ -6,9 +6,12 @@ It installs them into an environment of their own, `.venv-peers`. Each line is o
 of them, turn about; a ratio is metashot's rate over a library's. metashot runs in a process that is set up as
 its stages are, the others in one that is as Python starts it, both with the same threads. Each library is
 used as its own examples have it, with pictures decoded when they are asked for (the libraries' idiom), and
-with tensors in memory. What has to be mended for a library to run on the present torch is done at the top.
+with tensors in memory. Methods that no library has are compared with plain torch and a DataLoader. What has
+to be mended for a library to run on the present torch is done at the top.
 """
 
+import copy
+import dataclasses
 import io
 import multiprocessing
 import statistics
@@ -20,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,13 +36,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import utils
 from torchvision.transforms.functional import to_tensor
 
-from metashot import runtime
+from metashot import methods, params, runtime
 from metashot.backbones import Conv4Params
 from metashot.data.images import form
 from metashot.data.store import SampleSet
-from metashot.episodes import Manifest, sample
+from metashot.episodes import Episodes, Manifest, sample
 from metashot.evaluation import correct_queries
-from metashot.methods import adaptation, base, maml, prototypical
+from metashot.methods import adaptation, base
 
 # What the libraries expect of an older torch and torchvision
 Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign]  # easyfsl names it
@@ -65,7 +69,11 @@ SubsetTask.__getitems__ = lambda self, rows: [self[row] for row in rows]
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 SIZE, WIDTH = (1, 28, 28), 64
 FORM = form(28, 1)
-NETWORK = Conv4Params(name="conv4", width=WIDTH, downsample="pool")
+OURS = {  # metashot, with the two precisions of its network
+    "metashot": Conv4Params(name="conv4", width=WIDTH, downsample="pool"),
+    "bfloat16": Conv4Params(name="conv4", width=WIDTH, downsample="pool", precision="bfloat16"),
+}
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 N_WAY, K_SHOT, N_QUERY = 5, 1, 15
 EPISODES, META_BATCH = 20, 4  # in one piece of work
 TESTED, TESTED_SLOWLY = 10_000, 40
@@ -226,31 +234,34 @@ def classifier(kit: Any = nn) -> Any:
     return getattr(kit, "MetaSequential", nn.Sequential)(conv4(kit), head)
 
 
-# Prototypical networks: training
+# Methods that train on one episode at a time
 
 
-def metashot_prototypical() -> Work:
-    """One episode, one step."""
-    method, manifest, pixels = prototypical_network(), metashot_tasks(EPISODES), images().tensor()
+def metashot_method(name: str, ours: str, **changes: Any) -> base.Method:
+    """One of metashot's, with the hyper-parameters of params.yaml but for some."""
+    cls = methods.method_class(name)
+    usual = params.read(PARAMS, f"method.{name}", cls.params_type)
+    hyper = dataclasses.replace(usual, lr=OUTER_LR, train_way=N_WAY, **changes)
+    return cls(hyper, base.Problem(FORM, OURS[ours], len(images().class_names)))
+
+
+def metashot_steps(method: base.Method, count: int) -> Work:
+    """So many outer steps."""
+    each = method.params.meta_batch
+    manifest, pixels = metashot_tasks(count * each), images().tensor()
     optimizer = torch.optim.Adam(method.parameters(), lr=OUTER_LR)
 
     def work() -> None:
-        for row in range(EPISODES):
+        for start in range(0, count * each, each):
             optimizer.zero_grad()
-            method.backward(manifest.gather(pixels, slice(row, row + 1)))
+            method.backward(manifest.gather(pixels, slice(start, start + each)))
             optimizer.step()
 
     return work
 
 
-def prototypical_network() -> prototypical.Prototypical:
-    """metashot's."""
-    hyper = prototypical.Params(lr=OUTER_LR, meta_batch=1, train_way=N_WAY, temperature=1.0)
-    return prototypical.Prototypical(hyper, base.Problem(FORM, NETWORK))
-
-
-def prototypical_steps(tasks: Iterator[Task], network: nn.Module, loss: Callable[..., Tensor]) -> Work:
-    """The same with a library's tasks and loss."""
+def steps_of(tasks: Iterator[Task], network: nn.Module, loss: Callable[..., Tensor]) -> Work:
+    """`EPISODES` steps with a library's tasks and loss."""
     optimizer = torch.optim.Adam(network.parameters(), lr=OUTER_LR)
 
     def work() -> None:
@@ -270,7 +281,7 @@ def easyfsl_prototypical(tasks: Iterator[Task]) -> Work:
         method.process_support_set(support, labels)
         return F.cross_entropy(method(query), query_labels)
 
-    return prototypical_steps(tasks, method, loss)
+    return steps_of(tasks, method, loss)
 
 
 def learn2learn_prototypical(tasks: Iterator[Task]) -> Work:
@@ -284,7 +295,7 @@ def learn2learn_prototypical(tasks: Iterator[Task]) -> Work:
         distances = (features[len(support) :, None] - prototypes).square().sum(-1)
         return F.cross_entropy(-distances, query_labels)
 
-    return prototypical_steps(tasks, network, loss)
+    return steps_of(tasks, network, loss)
 
 
 def torchmeta_prototypical(tasks: Iterator[Task]) -> Work:
@@ -295,43 +306,22 @@ def torchmeta_prototypical(tasks: Iterator[Task]) -> Work:
         prototypes = get_prototypes(network(support)[None], labels[None], N_WAY)
         return prototypical_loss(prototypes, network(query)[None], query_labels[None])
 
-    return prototypical_steps(tasks, network, loss)
+    return steps_of(tasks, network, loss)
 
 
-# MAML: training
+def plain_method(tasks: Iterator[Task], name: str) -> Work:
+    """metashot's loss over a network of plain torch."""
+    method: Any = metashot_method(name, "metashot")
+    method.backbone = conv4()
+
+    def loss(*task: Tensor) -> Tensor:
+        found: Tensor = method.loss(Episodes(*(part[None] for part in (*task, torch.arange(N_WAY)))))
+        return found
+
+    return steps_of(tasks, method, loss)
 
 
-def metashot_maml(steps: int, second_order: bool) -> Work:
-    """One batch of tasks, one step."""
-    method, manifest, pixels = (
-        maml_network(steps, second_order),
-        metashot_tasks(META_BATCH),
-        images().tensor(),
-    )
-    optimizer = torch.optim.Adam(method.parameters(), lr=OUTER_LR)
-
-    def work() -> None:
-        optimizer.zero_grad()
-        method.backward(manifest.gather(pixels, slice(None)))
-        optimizer.step()
-
-    return work
-
-
-def maml_network(steps: int, second_order: bool) -> maml.Maml:
-    """metashot's."""
-    hyper = maml.Params(
-        lr=OUTER_LR,
-        meta_batch=META_BATCH,
-        train_way=N_WAY,
-        inner_lr=INNER_LR,
-        inner_steps=steps,
-        test_lr=INNER_LR,
-        test_steps=steps,
-        query_norm="query",
-        second_order=second_order,
-    )
-    return maml.Maml(hyper, base.Problem(FORM, NETWORK))
+# MAML and Reptile: training
 
 
 def maml_steps(tasks: Iterator[Task], network: Any, backward: Callable[..., object]) -> Work:
@@ -417,6 +407,27 @@ def torchmeta_maml(tasks: Iterator[Task], steps: int, second_order: bool) -> Wor
     return maml_steps(tasks, network, backward)
 
 
+def plain_reptile(tasks: Iterator[Task]) -> Work:
+    """A copy of the network for each task; the first of two inner steps moves the classifier alone."""
+    network = classifier()
+
+    def backward(support: Tensor, labels: Tensor, *_: Tensor) -> None:
+        learner = copy.deepcopy(network)
+        for moving in (learner[1], learner):
+            inner = torch.optim.SGD(moving.parameters(), lr=INNER_LR)
+            inner.zero_grad()
+            loss = F.cross_entropy(learner(support), labels)
+            gradients = torch.autograd.grad(loss, list(moving.parameters()))
+            for weight, gradient in zip(moving.parameters(), gradients, strict=True):
+                weight.grad = gradient
+            inner.step()
+        for weight, adapted in zip(network[0].parameters(), learner[0].parameters(), strict=True):
+            way = (weight - adapted).detach() / META_BATCH
+            weight.grad = way if weight.grad is None else weight.grad + way
+
+    return maml_steps(tasks, network, backward)
+
+
 # Evaluation
 
 
@@ -458,8 +469,8 @@ def learn2learn_evaluation(tasks: Iterator[Task], steps: int, episodes: int) -> 
 
 def train_prototypical(library: str, decoded: bool) -> Work:
     """`EPISODES` episodes."""
-    if library == "metashot":
-        return metashot_prototypical()
+    if library in OURS:
+        return metashot_steps(metashot_method("prototypical", library, meta_batch=1), EPISODES)
     makers = {
         "easyfsl": easyfsl_prototypical,
         "learn2learn": learn2learn_prototypical,
@@ -468,10 +479,24 @@ def train_prototypical(library: str, decoded: bool) -> Work:
     return makers[library](tasks_of(library, decoded))
 
 
+def train_other(library: str, name: str) -> Work:
+    """`EPISODES` episodes of a method that no library has as metashot has it."""
+    if library in OURS:
+        return metashot_steps(metashot_method(name, library, meta_batch=1), EPISODES)
+    return plain_method(easyfsl_tasks(Pictures(False)), name)
+
+
+def train_reptile(library: str) -> Work:
+    """`META_BATCH` tasks."""
+    if library in OURS:
+        return metashot_steps(metashot_method("reptile", library, meta_batch=META_BATCH), 1)
+    return plain_reptile(easyfsl_tasks(Pictures(False)))
+
+
 def train_maml(library: str, steps: int, second_order: bool) -> Work:
     """`META_BATCH` tasks."""
-    if library == "metashot":
-        return metashot_maml(steps, second_order)
+    if library in OURS:
+        return metashot_steps(maml_network(library, steps, second_order), 1)
     makers = {
         "learn2learn": learn2learn_maml,
         "torchmeta": torchmeta_maml,
@@ -481,17 +506,32 @@ def train_maml(library: str, steps: int, second_order: bool) -> Work:
     return makers[library](tasks_of(library), steps, second_order)
 
 
+def maml_network(ours: str, steps: int, second_order: bool) -> base.Method:
+    """metashot's."""
+    return metashot_method(
+        "maml",
+        ours,
+        meta_batch=META_BATCH,
+        inner_lr=INNER_LR,
+        inner_steps=steps,
+        test_lr=INNER_LR,
+        test_steps=steps,
+        query_norm="query",
+        second_order=second_order,
+    )
+
+
 def test_prototypical(library: str) -> Work:
     """`TESTED` episodes of metashot's, `TESTED_SLOWLY` of the others'."""
-    if library == "metashot":
-        return metashot_evaluation(prototypical_network(), TESTED)
+    if library in OURS:
+        return metashot_evaluation(metashot_method("prototypical", library), TESTED)
     return easyfsl_evaluation(tasks_of(library), TESTED_SLOWLY)
 
 
 def test_maml(library: str, steps: int) -> Work:
     """`TESTED_SLOWLY` episodes."""
-    if library == "metashot":
-        return metashot_evaluation(maml_network(steps, False), TESTED_SLOWLY)
+    if library in OURS:
+        return metashot_evaluation(maml_network(library, steps, False), TESTED_SLOWLY)
     return learn2learn_evaluation(tasks_of(library), steps, TESTED_SLOWLY)
 
 
@@ -544,6 +584,8 @@ def operations(maker: Callable[..., Work], *arguments: Any) -> int:
 
 
 LIBRARIES = ("easyfsl", "learn2learn", "torchmeta", "higher", "torchopt")
+PLAIN = ("plain torch",)
+COLUMNS = (*LIBRARIES, *PLAIN)
 LINES: tuple[tuple[str, int, int, tuple[str, ...], Callable[..., Work], tuple[Any, ...]], ...] = (
     # name, how many metashot does at a time, how many the others, which others, what
     (
@@ -555,6 +597,10 @@ LINES: tuple[tuple[str, int, int, tuple[str, ...], Callable[..., Work], tuple[An
         (True,),
     ),
     ("Prototypical, in memory, episodes/s", EPISODES, EPISODES, LIBRARIES[:3], train_prototypical, (False,)),
+    ("Matching, in memory, episodes/s", EPISODES, EPISODES, PLAIN, train_other, ("matching",)),
+    ("Siamese, in memory, episodes/s", EPISODES, EPISODES, PLAIN, train_other, ("siamese",)),
+    ("Transfer, in memory, episodes/s", EPISODES, EPISODES, PLAIN, train_other, ("transfer",)),
+    ("Reptile, 2 steps, tasks/s", META_BATCH, META_BATCH, PLAIN, train_reptile, ()),
     ("MAML, 5 steps, second order, tasks/s", META_BATCH, META_BATCH, LIBRARIES[1:], train_maml, (5, True)),
     ("MAML, 1 step, second order, tasks/s", META_BATCH, META_BATCH, LIBRARIES[1:], train_maml, (1, True)),
     ("MAML, 5 steps, first order, tasks/s", META_BATCH, META_BATCH, LIBRARIES[1:4], train_maml, (5, False)),
@@ -580,23 +626,25 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds, "
         f"convolution peak {peak / 1e9:,.0f} GFLOP/s.\n\n"
-        f"| | metashot | of the peak | over the fastest | {' | '.join(LIBRARIES)} |\n|:--|{'--:|' * 8}"
+        f"| | metashot | of the peak | over the fastest | in bfloat16 | {' | '.join(COLUMNS)} |\n"
+        f"|:--|{'--:|' * (4 + len(COLUMNS))}"
     )
     for name, count, others_count, others, maker, arguments in LINES:
-        taken: dict[str, list[float]] = {library: [] for library in ("metashot", *others)}
+        taken: dict[str, list[float]] = {library: [] for library in (*OURS, *others)}
         for turn in range(ROUNDS + 1):
             for library in list(taken)[:: -1 if turn % 2 else 1]:
-                pool = ours if library == "metashot" else theirs
+                pool = ours if library in OURS else theirs
                 taken[library].append(pool.submit(timed, maker, library, *arguments).result())
         medians = {
             library: statistics.median(times[1:]) for library, times in taken.items()
         }  # the first warms up
-        rates = {lib: (count if lib == "metashot" else others_count) / s for lib, s in medians.items()}
-        mine = rates.pop("metashot")
+        rates = {lib: (count if lib in OURS else others_count) / s for lib, s in medians.items()}
+        mine, shorter = (rates.pop(library) for library in OURS)
+        fastest = max(rates.values())
         share = ours.submit(operations, maker, "metashot", *arguments).result() / medians["metashot"] / peak
-        cells = [f"{rates[lib]:,.1f} ({mine / rates[lib]:.1f}x)" if lib in rates else "" for lib in LIBRARIES]
-        columns = [name, f"{mine:,.1f}", f"{share:.0%}", f"**{mine / max(rates.values()):.1f}x**", *cells]
-        print(f"| {' | '.join(columns)} |", flush=True)
+        cells = [f"{rates[lib]:,.1f} ({mine / rates[lib]:.1f}x)" if lib in rates else "" for lib in COLUMNS]
+        in_all = [f"{mine:,.1f}", f"{share:.0%}", f"**{mine / fastest:.1f}x**", f"{shorter / fastest:.1f}x"]
+        print(f"| {' | '.join([name, *in_all, *cells])} |", flush=True)
 
 
 if __name__ == "__main__":
