@@ -346,5 +346,5 @@ def test_model_json_names_what_to_build(tmp_path: Path) -> None:
         "method": "maml",
         "hyperparameters": HYPER["maml"],
         "form": {"kind": "images", "shape": [1, 16, 16], "dtype": "uint8", "decoding": {}},
-        "backbone": {"name": "conv4", "width": 8, "downsample": "pool"},
+        "backbone": {"name": "conv4", "width": 8, "downsample": "pool", "precision": "float32"},
     }
