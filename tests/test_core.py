@@ -342,7 +342,7 @@ def test_model_json_names_what_to_build(tmp_path: Path) -> None:
     methods.save(build("maml")[0], tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
-        "format": 4,
+        "format": 5,
         "method": "maml",
         "hyperparameters": HYPER["maml"],
         "form": {"kind": "images", "shape": [1, 16, 16], "dtype": "uint8", "decoding": {}},

@@ -18,7 +18,7 @@ from metashot.data import Form
 from metashot.errors import MetashotError
 from metashot.methods.base import Method, Problem
 
-FORMAT = 4
+FORMAT = 5
 
 
 def method_class(name: str) -> type[Method]:
