@@ -252,7 +252,7 @@ def cell(
         "manifest": manifest or _md5(root / tests[0]),
     }
     files = {
-        f"{model}/model.json": json.dumps({"format": 4, "method": method}),
+        f"{model}/model.json": json.dumps({"format": 5, "method": method}),
         f"{model}/model.safetensors": f"weights of {method}, {accuracy}, {started}",
         f"{trained}/record.json": json.dumps(record),
         f"{trained}/journal.jsonl": "".join(json.dumps(line) + "\n" for line in journal),
