@@ -415,7 +415,6 @@ def plain_reptile(tasks: Iterator[Task]) -> Work:
         learner = copy.deepcopy(network)
         for moving in (learner[1], learner):
             inner = torch.optim.SGD(moving.parameters(), lr=INNER_LR)
-            inner.zero_grad()
             loss = F.cross_entropy(learner(support), labels)
             gradients = torch.autograd.grad(loss, list(moving.parameters()))
             for weight, gradient in zip(moving.parameters(), gradients, strict=True):

@@ -15,6 +15,12 @@ from metashot.errors import MetashotError
 from metashot.methods import base, maml
 
 RESNET = Resnet12Params(name="resnet12", width=4, drop_rate=0.0, drop_size=5)
+BASE = {"lr": 1e-3, "meta_batch": 1, "train_way": 3}
+INNER = {"inner_lr": 0.1, "inner_steps": 2, "test_lr": 0.1, "test_steps": 1}
+PARAMS = {
+    "prototypical": BASE | {"temperature": 1.0},
+    "maml": BASE | INNER | {"second_order": True, "query_norm": "query"},
+}
 
 
 def reference(x: Tensor, net: ResNet12) -> Tensor:
@@ -90,14 +96,8 @@ def test_colour_pictures_of_any_size_train_and_predict(
     name: str, shape: tuple[int, ...], backbone: backbones.Params
 ) -> None:
     form = dataclasses.replace(images.form(16, 1), shape=shape)
-    own = (
-        {"temperature": 1.0}
-        if name == "prototypical"
-        else {"inner_lr": 0.1, "inner_steps": 1, "test_lr": 0.1, "test_steps": 1}
-    )
-    own |= {} if name == "prototypical" else {"second_order": True, "query_norm": "query"}
     cls = methods.method_class(name)
-    method = cls(cls.params_type(lr=1e-3, meta_batch=1, train_way=3, **own), base.Problem(form, backbone, 9))
+    method = cls(cls.params_type(**PARAMS[name]), base.Problem(form, backbone, 9))
     labels = torch.arange(3).repeat_interleave(2)[None]
     e = Episodes(torch.rand(1, 6, *shape), labels, torch.rand(1, 6, *shape), labels, torch.arange(3)[None])
     assert method.backward(e).isfinite()
@@ -139,23 +139,12 @@ def test_bfloat16_is_float32_but_for_rounding(
 
 
 def test_second_order_gradients_in_bfloat16_are_those_in_float32_but_for_rounding() -> None:
-    hyper = maml.Params(
-        lr=1e-3,
-        meta_batch=2,
-        train_way=3,
-        inner_lr=0.1,
-        inner_steps=2,
-        test_lr=0.1,
-        test_steps=1,
-        second_order=True,
-        query_norm="query",
-    )
     labels = torch.arange(3).repeat_interleave(4).expand(2, -1)
     gradients = []
     for precision in ("float32", "bfloat16"):
         with runtime.reproducible(0):
             network = Conv4Params(name="conv4", width=8, downsample="pool", precision=precision)
-            method = maml.Maml(hyper, base.Problem(images.form(16, 1), network))
+            method = maml.Maml(maml.Params(**PARAMS["maml"]), base.Problem(images.form(16, 1), network))
             pictures = torch.rand(2, 2, 12, 1, 16, 16)
             method.backward(Episodes(pictures[0], labels, pictures[1], labels, torch.arange(3).expand(2, -1)))
         gradients.append(torch.cat([p.grad.flatten() for p in method.parameters()]))

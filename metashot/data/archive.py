@@ -16,10 +16,8 @@ from metashot.data import Key
 from metashot.data.source import Item, ordered
 from metashot.errors import MetashotError
 
-_UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError),  # it is encrypted, or compressed in a way zipfile does not know
-)
+# RuntimeError: it is encrypted or, as one of its subclasses, compressed in a way zipfile does not know
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 ZIPPED = 4096  # files in each zip of a folder
 OPEN = 4  # zips of a folder whose names are in memory together
 
