@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metashot import methods, runtime
+from metashot import backbones, methods, runtime
 from metashot.backbones import BatchNorm, Block, Conv4, Conv4Params, Downsample
-from metashot.data import images
+from metashot.data import Form, images
 from metashot.episodes import Episodes
 from metashot.errors import MetashotError
 from metashot.methods import base, maml, siamese
@@ -322,12 +322,24 @@ def test_each_head_is_fitted_as_by_plain_autograd(head: str) -> None:
     method = build("transfer", head=head)
     found = method.classify(support, labels, query, 4)
     for b in range(2):
-        weight = torch.stack([support[b, labels[b] == c].mean(0) for c in range(4)]).requires_grad_()
+        weight = torch.stack([support[b, labels[b] == c].mean(0) for c in range(4)])
+        if head == "cosine":
+            weight = 3 * weight / weight.norm(dim=1, keepdim=True)
+        weight.requires_grad_()
         for _ in range(5):
             loss = F.cross_entropy(method.head(support[b], weight), labels[b])
             (gradient,) = torch.autograd.grad(loss, weight)
             weight = (weight - 0.1 * gradient).detach().requires_grad_()
         torch.testing.assert_close(found[b], method.head(query[b], weight))
+
+
+@pytest.mark.parametrize("length", [1e-2, 1e2])
+def test_a_cosine_head_does_not_depend_on_how_long_features_are(length: float) -> None:
+    support, labels, query = embeddings()
+    method = build("transfer", scale=30.0, head_steps=50)
+    expected = method.classify(support.double(), labels, query.double(), 4)
+    found = method.classify(length * support, labels, length * query, 4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_transfer_learns_the_classes_of_the_data_set() -> None:
@@ -436,16 +448,109 @@ def test_first_order_differs_from_second_order() -> None:
     assert (found[0] - found[1]).abs().max() > 1e-3 * found[1].abs().max()
 
 
+BACKBONES = [
+    (backbones.Conv4Params(name="conv4", width=4, downsample="pool"), images.form(16, 1)),
+    (backbones.Conv4Params(name="conv4", width=4, downsample="stride"), images.form(16, 3)),
+    (backbones.Resnet12Params(name="resnet12", width=2, drop_rate=0.1, drop_size=2), images.form(16, 3)),
+    (backbones.Conv1dParams(name="conv1d", width=4, kernel=3), Form("series", (2, 16), "float32", {})),
+    (
+        backbones.NgramsParams(name="ngrams", buckets=16, width=4, drop_rate=0.1),
+        Form("texts", (9,), "int32", {}),
+    ),
+    (backbones.DenseParams(name="dense", width=4), Form("sentences", (6,), "float32", {})),
+]
+
+
+@pytest.mark.parametrize(("backbone", "form"), BACKBONES, ids=lambda value: getattr(value, "name", ""))
 @pytest.mark.parametrize("name", ["maml", "reptile"])
-def test_vmap_and_the_loop_over_tasks_give_the_same_gradients(name: str, monkeypatch) -> None:
-    gradients = []
-    for use_vmap in (False, True):
-        method = build(name).double()
-        monkeypatch.setattr(type(method), "maps_tasks", use_vmap)
+def test_vmap_in_the_layout_of_a_gpu_and_the_loop_of_a_cpu_give_the_same(
+    name: str, backbone: backbones.Params, form: Form, monkeypatch
+) -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def drawn(of_class: int) -> tuple[Tensor, Tensor]:
+        shape = (3, 3 * of_class, *form.shape)
+        integers = torch.randint(0, 1000, shape, generator=g)
+        samples = integers if form.dtype == "int32" else integers.double() / 1000
+        return samples, torch.arange(3).repeat_interleave(of_class).expand(3, -1)
+
+    e = Episodes(*drawn(1), *drawn(4), torch.arange(3).expand(3, -1))
+    gradients, answers = [], []
+    for gpu in (False, True):
+        cls = methods.method_class(name)
+        with runtime.reproducible(0):
+            method = cls(cls.params_type(**PARAMS[name]), base.Problem(form, backbone)).double()
+        monkeypatch.setattr(cls, "maps_tasks", gpu)
+        monkeypatch.setattr(backbones, "channels_last", lambda device, gpu=gpu: not gpu)
         with runtime.reproducible(5):
-            method.backward(double(episodes(batch=3)))
+            method.backward(e)
         gradients.append([p.grad for p in method.parameters()])
+        answers.append(method.eval().predict(e.support, e.support_labels, e.query, 3))
     torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*answers)
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile"])
+def test_vmap_gets_weights_in_the_usual_layout(name: str, monkeypatch) -> None:
+    """What torch makes of another one under vmap differs by version and device, down to a refusal."""
+
+    def usual(weight: Tensor) -> bool:
+        return weight.stride() == torch.empty(weight.shape).stride()
+
+    method = build(name)
+    assert not all(usual(parameter) for parameter in method.parameters())
+    monkeypatch.setattr(type(method), "maps_tasks", True)
+    assert all(usual(weight) for weight in method.weights().values())
+
+
+def test_a_gpu_is_asked_for_float32_and_not_for_tf32() -> None:
+    for part in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+        part.fp32_precision = "tf32"
+    runtime.best_device()
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+# --- unequal supports
+
+
+def repeated(labels: Tensor, times: int) -> Tensor:
+    """Rows of a support set with those of class 0 there so many times, mixed with the others."""
+    rows = [row for row, label in enumerate(labels.tolist()) for _ in range(1 if label else times)]
+    return torch.tensor(rows)[torch.randperm(len(rows), generator=torch.Generator().manual_seed(4))]
+
+
+@pytest.mark.parametrize("times", [2, 7])
+@pytest.mark.parametrize("k_shot", [1, 3])
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_class_shown_several_times_over_weighs_no_more(name: str, k_shot: int, times: int) -> None:
+    # A backbone without batch statistics, which depend on the support set as a whole
+    form = Form("sentences", (6,), "float32", {})
+    cls = methods.method_class(name)
+    hyper = cls.params_type(**PARAMS[name])
+    backbone = backbones.DenseParams(name="dense", width=5)
+    method = cls(hyper, base.Problem(form, backbone, train_classes=20)).eval().double()
+    g = torch.Generator().manual_seed(1)
+    support, query = (torch.randn(2, rows, 6, generator=g, dtype=torch.double) for rows in (4 * k_shot, 9))
+    labels = torch.arange(4).repeat_interleave(k_shot)
+    expected = method.predict(support, labels.expand(2, -1), query, 4)
+    rows = repeated(labels, times)
+    found = method.predict(support[:, rows], labels[rows].expand(2, -1), query, 4)
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_adaptation_step_on_unequal_supports_is_nearest_class_by_inner_product() -> None:
+    method = build("maml", test_lr=0.3, test_steps=1, query_norm="support").eval().double()
+    e = double(episodes(k_shot=4))
+    kept = torch.tensor([0, 4, 5, 8, 9, 10, 11])  # one, two and four samples
+    support, labels = e.support[:, kept], e.support_labels[:, kept]
+    found = method.predict(support, labels, e.query, 3)
+    for b in range(2):
+        both = method.backbone(torch.cat([support[b], e.query[b]]), len(kept))
+        features = both / (both.square().mean(1, keepdim=True) + 1e-3).sqrt() * 4
+        means = torch.stack([features[: len(kept)][labels[b] == n].mean(0) for n in range(3)])
+        logits = features[len(kept) :] @ (0.3 * (means - means.mean(0))).T
+        torch.testing.assert_close(found[b], logits.softmax(1))
 
 
 @pytest.mark.parametrize("name", ["maml", "reptile"])

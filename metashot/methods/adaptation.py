@@ -84,7 +84,10 @@ class Adaptation(base.Method):
 
     def weights(self) -> Weights:
         """The backbone's weights, which adaptation starts from, cut off from autograd's graph."""
-        return {name: value.detach() for name, value in self.backbone.named_parameters()}
+        weights = {name: value.detach() for name, value in self.backbone.named_parameters()}
+        if self.maps_tasks:  # vmap takes no other layout than torch's usual one
+            return {k: w.clone(memory_format=torch.contiguous_format) for k, w in weights.items()}
+        return weights
 
     def logits(self, weights: Weights, samples: Tensor, stats_rows: int) -> Tensor:
         """Logits ``[M, N]`` of ``[M, *shape]``; ``stats_rows`` as in `BatchNorm`.
@@ -133,8 +136,13 @@ class Adaptation(base.Method):
         return gradient, value.detach()
 
     def _fit_loss(self, still: Weights, moving: Weights, samples: Tensor, labels: Tensor) -> Tensor:
-        """The inner objective: cross-entropy (scalar) of ``[M, *shape]`` and labels ``[M]``."""
-        return F.cross_entropy(self.logits({**still, **moving}, samples, len(samples)), labels)
+        """The inner objective: cross-entropy (scalar) of ``[M, *shape]`` and labels ``[M]``.
+
+        It is the mean over classes of the mean over each class's samples: a step from a classifier of zeros
+        would otherwise make the classes with most samples the answer to everything.
+        """
+        logits = self.logits({**still, **moving}, samples, len(samples))
+        return F.cross_entropy(logits, labels, base.class_weights(labels, logits.shape[1], logits.dtype))
 
     def adapt(
         self,

@@ -176,3 +176,12 @@ def class_means(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
     """Mean of ``values`` ``[B, M, D]`` over each class of ``labels`` ``[B, M]``: ``[B, N, D]``."""
     member = F.one_hot(labels, n_way).to(values.dtype)  # [B, M, N]
     return member.mT @ values / member.sum(1).unsqueeze(-1)
+
+
+def class_weights(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
+    """Weights ``[..., N]`` of a sample of each class with which all classes count alike.
+
+    The M samples of ``labels`` ``[..., M]`` weigh M together; in classes of one size each sample weighs 1.
+    """
+    counts = (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).sum(-2)
+    return labels.shape[-1] / (n_way * counts.clamp_min(1)).to(dtype)

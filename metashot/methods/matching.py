@@ -41,8 +41,14 @@ class Matching(base.EmbeddingMethod):
         return self.similarity(support, query).softmax(-1)
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `EmbeddingMethod.classify`: logarithms of the summed weights of each class."""
-        log_weights = self.similarity(support, query).log_softmax(-1).unsqueeze(2)  # [B, M, 1, N*K]
+        """See `EmbeddingMethod.classify`: logarithms of the summed weights of each class.
+
+        Equation 1 has as many samples of each class. Where there are not, a sample of a larger class weighs
+        less, so that no class is answered more often for being shown more often.
+        """
+        each = base.class_weights(support_labels, n_way, query.dtype).log().gather(1, support_labels)
+        similarity = self.similarity(support, query) + each.unsqueeze(1)
+        log_weights = similarity.log_softmax(-1).unsqueeze(2)  # [B, M, 1, N*K]
         member = F.one_hot(support_labels, n_way).mT.unsqueeze(1)  # [B, 1, N, N*K]
         return log_weights.where(member == 1, float("-inf")).logsumexp(-1)
 

@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from metashot.episodes import Episodes
 from metashot.methods import base
 
+# Of a cosine head's class weights when fitting begins. The shorter they are, the further a step turns them:
+# at the length of the features themselves, short features made the fit amplify rounding to percents.
+LENGTH = 3.0
+
 
 @dataclass(frozen=True)
 class Params(base.Params):
@@ -53,14 +57,22 @@ class Transfer(base.EmbeddingMethod):
         return features @ weight.mT
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `EmbeddingMethod.classify`: B heads fitted side by side, each from its class means."""
+        """See `EmbeddingMethod.classify`: B heads fitted side by side, each from its class means.
+
+        Each class counts alike, however many samples it has.
+        """
         support = support.detach()
+        each = base.class_weights(support_labels, n_way, support.dtype).gather(1, support_labels)  # [B, N*K]
         with torch.enable_grad():
-            weight = base.class_means(support, support_labels, n_way).requires_grad_()
+            weight = base.class_means(support, support_labels, n_way)
+            if self.params.head == "cosine":
+                weight = LENGTH * F.normalize(weight, dim=-1)
+            weight.requires_grad_()
             for _ in range(self.params.head_steps):
                 logits = self.head(support, weight)
                 # The sum over episodes keeps each head's gradient its own.
-                loss = F.cross_entropy(logits.mT, support_labels, reduction="none").mean(1).sum()
+                losses = F.cross_entropy(logits.mT, support_labels, reduction="none")
+                loss = (each * losses).mean(1).sum()
                 (gradient,) = torch.autograd.grad(loss, weight)
                 weight = (weight - self.params.head_lr * gradient).detach().requires_grad_()
         return self.head(query, weight.detach())
