@@ -155,6 +155,21 @@ def test_answers_are_those_of_the_method(plain, registered, method):
     np.testing.assert_allclose(shown, truth, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", synthetic.MODELS)
+def test_a_support_set_of_unequal_classes_is_served_as_the_method_answers_it(plain, registered, method):
+    names = "aaaaaabcde"  # six samples of the first class
+    table = [*zip(PICTURES, names, strict=False), *((picture, None) for picture in PICTURES[10:])]
+    images = torch.from_numpy(BLOTS).float()[None, :, None] / 255
+    numbers = torch.tensor([["abcde".index(name) for name in names]])
+    with torch.no_grad():
+        loaded = methods.load(registered / f"models/{GROUP}/{method}")
+        truth = loaded.predict(images[:, :10], numbers, images[:, 10:], 5)[0].numpy()
+    answer = ask(plain[method], table)
+    assert len({row["label"] for row in answer}) > 1
+    shown = [[row["probabilities"][label] for label in "abcde"] for row in answer]
+    np.testing.assert_allclose(shown, truth, rtol=1e-4)
+
+
 def test_every_format_of_the_server_carries_a_table(plain, served):
     texts = [(base64.b64encode(image).decode(), label) for image, label in TASK]
     records = [{"image": image, "label": label} for image, label in texts]
