@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from rich import box
 from rich.table import Table
 from rich.text import Text
 from ruamel.yaml.error import YAMLError
 
-from metashot import compare, history, publishing, signing, tracking
+from metashot import carried, compare, history, publishing, signing, tracking
 from metashot.claims import Claim
 from metashot.errors import MetashotError
 from metashot.evidence import Differs, Evidence, Memory, Unknown, where
@@ -35,9 +36,11 @@ SHAPELESS = (  # what reading comes to where what was edited has not the shape i
     EOFError,
     LookupError,
     OSError,
+    RecursionError,
     TypeError,
     ValueError,
     YAMLError,
+    pa.ArrowException,
 )
 MEMORY = SCRATCH / "audit.json"  # what earlier audits computed from bytes, by digest
 
@@ -97,10 +100,25 @@ def audit(
             for version in versions:
                 twins[_identity(version)].append(version.name)
             for version in versions:
-                if one in (None, version.number):
+                if one is None or version.number == one:
                     found.append(_version(Claim(evidence, version, twins[_identity(version)], trusted)))
             found.append(_model(evidence, model, versions))
     return found
+
+
+def signable(root: Path, wanted: str) -> tuple[dict[str, Any], str, dict[str, bytes]]:
+    """Return what a signature of a version is over: its lineage, the digest of its code, and its files.
+
+    Raises:
+        MetashotError: There is no such version, or its model is not what publish writes.
+    """
+    with tracking.connect(root) as client, _memory(root / MEMORY, False) as memory:
+        claim = Claim(Evidence(root, memory), tracking.resolve(client, wanted), [], root / signing.SIGNERS)
+        try:
+            claim.model()
+        except (Differs, Unknown) as error:
+            raise MetashotError(f"{claim.version.name} cannot be signed: {error}") from None
+        return claim.document, claim.version.entry.tags[carried.CODE], claim.described
 
 
 def _version(claim: Claim) -> Audited:
@@ -174,7 +192,7 @@ def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audite
 
 def _identity(version: Registered) -> tuple[str, str]:
     tags = version.entry.tags
-    return tags.get(tracking.RESULT, ""), tags.get(tracking.CODE, "")
+    return tags.get(carried.RESULT, ""), tags.get(carried.CODE, "")
 
 
 def _weights(document: dict[str, Any]) -> str:

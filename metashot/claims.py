@@ -1,20 +1,17 @@
 """What MLflow claims of a registered version, each claim recomputed from what git and DVC hold."""
 
 import hashlib
-import json
-import marshal
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from importlib.util import MAGIC_NUMBER
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
-from metashot import cards, files, params, publishing, signing, tracking
+from metashot import cards, carried, params, publishing, signing, tracking, untrusted
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
@@ -23,15 +20,6 @@ from metashot.lineage import Cell, Entry, Lock, digest
 from metashot.objects import FOLDER, Missing
 from metashot.plan import below
 from metashot.tracking import Registered
-
-FLAVOR = {  # of a registered model, as MLflow lays down what to load and how
-    **{f"path of {name}": f"artifacts/{name}" for name in ("model.json", "model.safetensors")},
-    "code": "code",
-    "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
-    "loader_module": "mlflow.pyfunc.loaders.code_model",
-    "model_code_path": tracking.BUILDER,
-}
-DESCRIBING = "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"
 
 
 class Claim:
@@ -92,11 +80,11 @@ class Claim:
         """Version, run and logged model are of one result, and labelled as it is."""
         entry, run, model = self.version.entry, self.version.run, self.version.model
         said = self.document
-        labels = {**cards.labels(said), tracking.RESULT: said["result"]}
+        labels = {**cards.labels(said), carried.RESULT: said["result"]}
         _same("registered model", entry.name, said["name"])
         holders = {
             "version": (entry.tags, labels),
-            "logged model": (model.tags, {**labels, tracking.CODE: entry.tags[tracking.CODE]}),
+            "logged model": (model.tags, {**labels, carried.CODE: entry.tags[carried.CODE]}),
             "run": (run.data.tags, publishing.run_tags(said)),
         }
         for holder, (tags, wanted) in holders.items():
@@ -255,7 +243,7 @@ class Claim:
 
     def episodes(self) -> str:
         """metrics.json says what the counts of every episode come to."""
-        metrics = json.loads(self.evidence.inside(self.cell.evaluate, self.cell.metrics).read_text())
+        metrics = self.evidence.json(self.cell.evaluate, self.cell.metrics)
         _same("metrics.json in the lineage", digest(self.document["metrics"]), digest(metrics))
         found = self.evidence.summary(self.cell)
         said = {self.cell.setting: metrics, **metrics["extra"]}
@@ -270,77 +258,65 @@ class Claim:
         _same("queries of an episode", found[self.cell.setting]["queries"], queries)
         return f"{cards.labels(self.document)['accuracy']} is the mean over {metrics['episodes']:,} episodes"
 
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """The md5 of each file of the model that DVC has."""
+        return self.evidence.listing(self.cell.weights)
+
+    @cached_property
+    def described(self) -> carried.Files:
+        """The other files of the registered model, as publish writes them of git, DVC and MLflow's ids."""
+        records = [*self._trees()]
+        code, model = self.version.entry.tags[carried.CODE], self.version.model
+        try:
+            held = self.evidence.code(code, self.document["origin"]["kind"], records)
+        except Differs as error:
+            if str(self.version.entry.tags.get(tracking.PUBLISHER)).endswith("(changed)"):
+                raise Unknown(f"{error}; it was published from uncommitted code: commit that") from None
+            raise
+        created = model.model_id, self.version.entry.run_id, model.creation_timestamp
+        return carried.described(held, self.document, *created)
+
+    def _trees(self) -> Iterator[tuple[str, str | None]]:
+        """Commit and patch of the trees that training and evaluation ran in."""
+        for stage, record in self._records():
+            if record["git"]["commit"]:
+                yield record["git"]["commit"], self._patch(stage) if record["git"]["dirty"] else None
+
     def model(self) -> str:
-        """The files of the registered model are DVC's weights, and the code that its digest names."""
-        said = self.document
+        """The files of the registered model are the ones that publish writes, and no others."""
+        entry, weights = self.version.entry, self.weights
+        _same("files of the model in the lineage", self.document["model"], weights)
         try:
             folder = self.version.folder
-        except MetashotError as error:
+            sizes = untrusted.listing(folder)
+        except untrusted.Refused as error:
+            raise Differs(f"the registered model: {error}") from None
+        except (MetashotError, OSError) as error:
             raise Unknown(str(error)) from None
-        weights = next(str(o["md5"]) for o in self.cell.train.outs if o["path"] == self.cell.model)
-        listed = self.evidence.listing(weights)
-        _same("files of the model in the lineage", said["model"], listed)
-        for name, md5 in listed.items():
-            path = folder / "artifacts" / name
-            _same(f"{name} of the registered model", files.md5(path) if path.exists() else None, md5)
-        code = folder / "code" / tracking.PACKAGE.name
-        held = tracking.code_digest(code, folder / tracking.BUILDER)
-        _same("code of the registered model", held, self.version.entry.tags[tracking.CODE])
-        listed_files = tracking.files_digest(folder)
-        for holder, tags in (("version", self.version.entry.tags), ("logged model", self.version.model.tags)):
-            _same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), listed_files)
-        carried = {path.relative_to(code).as_posix(): path for path in tracking.code_files(code)}
-        carried[tracking.BUILDER] = folder / tracking.BUILDER
-        known = {*carried.values(), *(folder / "artifacts" / name for name in listed)}
-        known |= {folder / name for name in DESCRIBING}
-        if strange := [path for path in tracking.model_files(folder) if path not in known]:
-            raise Differs(f"the registered model has a file of its own: {strange[0].relative_to(folder)}")
-        for path in folder.rglob("*.pyc"):
-            _bytecode(path, set(carried.values()), folder)
-        self._described(folder)
-        self._committed(carried)
-        return f"{len(listed)} files are DVC's, the code is {held[:12]}"
-
-    def _described(self, folder: Path) -> None:
-        """MLmodel and the requirements have MLflow load these files, with this code and these packages."""
-        described = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))
-        flavor: dict[str, Any] = described["flavors"].pop("python_function")
-        _same("further flavors in MLmodel", described["flavors"], {})
-        for name, item in flavor.pop("artifacts").items():
-            flavor[f"path of {name}"] = item["path"]
-        flavor["model_code_path"] = PurePosixPath(flavor["model_code_path"]).name
-        for key in ("cloudpickle_version", "python_version", "streamable"):  # of no effect here
-            flavor.pop(key, None)
-        for key in {**flavor, **FLAVOR}:
-            _same(f"{key} in MLmodel", flavor.get(key), FLAVOR.get(key))
-        said = {
-            tracking.RESULT: self.document["result"],
-            tracking.CODE: self.version.entry.tags[tracking.CODE],
-        }
-        for key in {**described["metadata"], **said}:
-            _same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
-        asked = (folder / "requirements.txt").read_text(encoding="utf-8").split()
-        pins = dict(line.split("==") for line in asked)
-        needed = publishing.required(self.document["origin"]["kind"])
-        _same("packages in requirements.txt", sorted(pins), sorted(needed))
-        for key, number in self.cell.train.params.get("pyproject.toml", {}).items():
-            name = key.rpartition(".")[2]
-            _same(f"{name} in requirements.txt", pins.get(name), number)
-        conda = YAML(typ="safe").load((folder / "conda.yaml").read_text(encoding="utf-8"))
-        _same("packages in conda.yaml", conda["dependencies"][-1]["pip"], asked)
-        python = YAML(typ="safe").load((folder / "python_env.yaml").read_text(encoding="utf-8"))
-        _same("packages in python_env.yaml", python["dependencies"], ["-r requirements.txt"])
-
-    def _committed(self, carried: Mapping[str, Path]) -> None:
-        """Each file of the code that the model carries is of a commit, or of a recorded dirty tree."""
-        for name, path in carried.items():
-            content = path.read_bytes()
-            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            md5 = hashlib.md5(content).hexdigest()
-            if (name, blob) not in self.evidence.code and (name, md5) not in self.evidence.tried:
-                said = f"no commit here has {name} as the registered model carries it"
-                changed = str(self.version.entry.tags.get(tracking.PUBLISHER)).endswith("(changed)")
-                raise Unknown(f"{said}: commit the code") if changed else Differs(said)
+        if carried.ZIP not in sizes and any(name.startswith("code/") for name in sizes):
+            raise Unknown(
+                "registered by an earlier metashot, with its code as single files: make MLflow anew "
+                "(docs/lineage.md, Rebuilding)"
+            )
+        wanted = {**self.described, carried.META: carried.meta(entry.name, entry.version)}
+        names = {*wanted, *(f"{carried.WEIGHTS}/{name}" for name in weights)}
+        if differing := sorted(names ^ set(sizes)):
+            problem = "lacks" if differing[0] in names else "has a file of its own:"
+            raise Differs(f"the registered model {problem} {differing[0]!a}")
+        for name, content in wanted.items():
+            held = untrusted.read(folder, name, max(len(content), untrusted.DOCUMENT))
+            if (name, held) != (carried.META, carried.UNNAMED):
+                _equal(name, held, content)
+        for name, md5 in weights.items():
+            size = self.evidence.path(md5).stat().st_size
+            _same(f"size of {name} of the registered model", sizes[f"{carried.WEIGHTS}/{name}"], size)
+            with untrusted.opened(folder, f"{carried.WEIGHTS}/{name}") as file:
+                _same(f"{name} of the registered model", hashlib.file_digest(file, "md5").hexdigest(), md5)
+        digest_ = carried.files_digest(self.described, weights)
+        for holder, tags in (("version", entry.tags), ("logged model", self.version.model.tags)):
+            _same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), digest_)
+        return f"{len(sizes)} files are what publish writes, the code is {entry.tags[carried.CODE][:12]}"
 
     def parameters(self) -> str:
         """MLflow shows the parameters of the record, which are those of dvc.lock."""
@@ -367,7 +343,7 @@ class Claim:
         """The records are those that DVC keeps; inputs, code, packages and device as elsewhere."""
         for stage, record in self._records():
             path = self.cell.train_record if stage is self.cell.train else self.cell.evaluate_record
-            kept = json.loads(self.evidence.inside(stage, path).read_text())
+            kept = self.evidence.json(stage, path)
             _same(f"{path} in the lineage", digest(record), digest(kept))
             deps = {str(dep["path"]): str(dep["md5"]) for dep in stage.deps}
             for name, file in record["inputs"].items():
@@ -425,10 +401,9 @@ class Claim:
         """The journal is whole, agrees with the learning curve of the result, and is what MLflow shows."""
         points, trained = self._journal(), self.document["training"]
         _same("last step of the journal", points[-1]["step"], trained["steps"])
-        curve = self.evidence.inside(
-            self.cell.train, f"results/{self.cell.group}/{self.cell.method}/curve.csv"
-        )
-        _, *rows = (line.split(",") for line in curve.read_text().splitlines())
+        path = f"results/{self.cell.group}/{self.cell.method}/curve.csv"
+        curve = self.evidence.content(self.cell.train, path).decode()
+        _, *rows = (line.split(",") for line in curve.splitlines())
         validated = [
             (p["step"], p["metrics"]["val_accuracy"]) for p in points if "val_accuracy" in p["metrics"]
         ]
@@ -448,8 +423,9 @@ class Claim:
         return f"{len(points)} points"
 
     def _journal(self) -> list[dict[str, Any]]:
-        path = self.evidence.inside(self.cell.train, self.cell.journal)
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        path = self.cell.journal
+        lines = self.evidence.content(self.cell.train, path).splitlines()
+        return [untrusted.parsed(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
 
     def card(self) -> str:
         """What people read is what metashot writes of this lineage."""
@@ -474,11 +450,16 @@ class Claim:
 
     def signature(self) -> str:
         """If it is signed, the signature is by a trusted key and over this lineage."""
-        path = signing.path(self.evidence.root, self.document)
+        path = signing.path(self.evidence.root, self.document, self.version.entry.tags[carried.CODE])
         if not path.exists():
+            if others := sorted(path.parent.glob(f"{self.document['result']}*.json")):
+                raise Unknown(
+                    f"{others[0].name} signs this result, but not with the code of this version: "
+                    f"`metashot sign {self.version.name}`"
+                )
             return "not signed"
         try:
-            return f"signed by {signing.verify(path, self.document, self.signers)}"
+            return f"signed by {signing.verify(path, self.document, self.described, self.signers)}"
         except MetashotError as error:
             raise Differs(str(error)) from None
 
@@ -501,16 +482,18 @@ def _found(evidence: Evidence, name: str, md5: str) -> None:
         raise Differs(f"{name}: {error}") from None
 
 
-def _bytecode(path: Path, sources: set[Path], folder: Path) -> None:
-    """What Python left beside a source, and would load in its place, is that source compiled."""
-    name, content = path.relative_to(folder), path.read_bytes()
-    source = path.parents[1] / f"{path.name.partition('.')[0]}.py"
-    if path.parent.name != "__pycache__" or source not in sources:
-        raise Differs(f"the registered model has a file of its own: {name}")
-    if content[:4] != MAGIC_NUMBER:
-        raise Unknown(f"{name} of the registered model is of another Python: delete it")
-    if marshal.loads(content[16:]) != compile(source.read_bytes(), str(source), "exec", dont_inherit=True):
-        raise Differs(f"{name} of the registered model is not {source.name} compiled")
+def _equal(name: str, found: bytes, wanted: bytes) -> None:
+    """Compare a file of a registered model whole, and say where a text differs first."""
+    if found == wanted:
+        return
+    if name == carried.ZIP:
+        raise Differs(f"{name} of the registered model is not the code that it names")
+    held, expected = (content.decode(errors="replace").splitlines() for content in (found, wanted))
+    for number, (one, other) in enumerate(zip_longest(held, expected), 1):
+        if one != other:
+            one, other = (None if line is None else ascii(line.strip()) for line in (one, other))
+            _same(f"line {number} of {name} of the registered model", one, other)
+    raise Differs(f"{name} of the registered model has other line endings than publish writes")
 
 
 def _indexes(manifest: Path, data: Path, split: Any, name: str) -> None:

@@ -225,14 +225,12 @@ def sign(
     model: Model,
     key: Annotated[Path, typer.Option(help="Private key, PEM, without password.", dir_okay=False)],
 ) -> None:
-    """Sign the lineage of a registered version with a key of yours; audit names the signer."""
+    """Sign lineage, code and files of a registered version with a key of yours; audit names the signer."""
     with mistakes():
-        from metashot import lineage, signing, tracking
+        from metashot import auditing, lineage, signing
 
         root = lineage.find_root(Path.cwd())
-        with tracking.connect(root) as client:
-            document = tracking.resolve(client, model).lineage
-        path = signing.sign(root, document, key)
+        path = signing.sign(root, *auditing.signable(root, model), key)
         typer.echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
 
 

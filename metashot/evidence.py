@@ -7,6 +7,7 @@ import hashlib
 import json
 import tomllib
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,17 +17,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from metashot import files, gate, git
+from metashot import files, gate, git, untrusted
+from metashot.carried import PACKAGE, PROJECT, Code, identity
 from metashot.compare import Decision, counted
 from metashot.errors import MetashotError
 from metashot.gate import Candidate
 from metashot.history import PastLock, history
-from metashot.lineage import RECORDS, Cell, Entry, Lock
-from metashot.objects import FOLDER, Missing, Objects
+from metashot.lineage import Cell, Entry, Lock
+from metashot.objects import FOLDER, Objects
 from metashot.params import Gate
 from metashot.statistics import mean_and_interval
-from metashot.tracking import PACKAGE
 
 Memory = dict[str, Any]
 PARAMETERS = "params.yaml", "pyproject.toml"
@@ -52,6 +54,7 @@ class Evidence:
     def __init__(self, root: Path, memory: Memory) -> None:
         self.root, self.memory = root, memory
         self.objects = Objects(root)
+        self.codes: dict[str, Code] = {}
 
     @cached_property
     def history(self) -> list[PastLock]:
@@ -80,31 +83,47 @@ class Evidence:
             found[entry.key].setdefault(entry.result, "DVC's run cache")
         return found
 
-    @cached_property
-    def code(self) -> set[tuple[str, str]]:
-        """Every file of the package that a commit ever had: path in it, and blob."""
-        options = "-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--format="
-        found = set()
-        for line in git.run(self.root, "log", "--all", "HEAD", *options, "--", PACKAGE.name).splitlines():
-            described, _, path = line.partition("\t")
-            found.add((path.removeprefix(f"{PACKAGE.name}/"), described.split()[3]))
-        return found
+    def code(self, digest_: str, kind: str, trees: Sequence[tuple[str, str | None]]) -> Code:
+        """The code that a model carries: of one tree, a recorded one or that of a commit behind it or HEAD.
 
-    @cached_property
-    def tried(self) -> set[tuple[str, str]]:
-        """Every file of the package in a dirty tree that a record kept: path in it, and md5."""
-        found: set[tuple[str, str]] = set()
-        locks: list[Lock] = [*self.history, *([self.present] if self.present else [])]
-        items = (out for lock in locks for entry in lock.entries.values() for out in entry.outs)
-        outs = {str(out["md5"]) for out in items if str(out["path"]).startswith(RECORDS)}
-        for record in sorted(outs):
-            with suppress(Differs, Unknown, Missing):
-                held = self.listing(record)
-                if PATCH in held:
-                    commit = json.loads(self.path(held["record.json"]).read_text())["git"]["commit"]
-                    tree = self.tree(commit, held[PATCH])
-                    found |= {(path.removeprefix(f"{PACKAGE.name}/"), md5) for path, md5 in tree.items()}
-        return found
+        Args:
+            digest_: Of the code.
+            kind: Of the samples of the model.
+            trees: The recorded ones: commit, and digest of a patch on top.
+        """
+        key = str([digest_, kind, trees])
+        if key not in self.codes:
+            self.codes[key] = self._code(digest_, kind, trees)
+        return self.codes[key]
+
+    def _code(self, digest_: str, kind: str, trees: Sequence[tuple[str, str | None]]) -> Code:
+        if not self.reachable:
+            raise Unknown("there is no git repository here that could hold its code")
+        heads = [git.run(self.root, "rev-parse", "HEAD"), *(c for c, _ in trees if c in self.reachable)]
+        behind = git.changing(self.root, heads, PACKAGE.name, PROJECT)
+        for commit, patch in (*((commit, None) for commit in behind), *trees):
+            tree = self.tree(commit, patch)
+            prefix = f"{PACKAGE.name}/"
+            modules = {
+                path.removeprefix(prefix): md5 for path, md5 in tree.items() if path.startswith(prefix)
+            }
+            with suppress(KeyError, Differs):  # the code of a metashot that carried it in another way
+                project = self.parameters(commit, patch, PROJECT)
+                if identity(modules, project, kind) == digest_:
+                    return Code.of(self._contents(commit, patch, prefix), project, kind)
+        if git.shallow(self.root):
+            raise Unknown("its code is of no commit in this shallow clone: `git fetch --unshallow`")
+        raise Differs(
+            "no commit that its training or what is checked out here stands on has the code and the packages "
+            f"{digest_[:12]} that it carries, all of one commit: check out what it was published from"
+        )
+
+    def _contents(self, commit: str, patch: str | None, prefix: str) -> dict[str, bytes]:
+        """The modules of the package in a tree, by path in the package."""
+        blobs = git.files(self.root, commit, self.path(patch) if patch else None)
+        modules = {path: blob for path, blob in blobs.items() if path.startswith(prefix)}
+        contents = git.contents(self.root, sorted(set(modules.values())))
+        return {path.removeprefix(prefix): contents[blob] for path, blob in modules.items()}
 
     def decision(self, digest_: str) -> Decision:
         """A decision of the gate."""
@@ -142,7 +161,7 @@ class Evidence:
             present.append(Candidate(cell.method, cell.weights, accuracies))
         held = decision.incumbent.model if decision.incumbent else None
         incumbent = next((candidate for candidate in present if candidate.model == held), None)
-        metrics = json.loads(self.inside(cells[0].evaluate, cells[0].metrics).read_text())
+        metrics = self.json(cells[0].evaluate, cells[0].metrics)
         made = gate.decide(
             present,
             incumbent,
@@ -182,21 +201,31 @@ class Evidence:
         if key not in self.memory:
             blobs = git.files(self.root, commit, self.path(patch) if patch else None)
             wanted = {p: blob for p, blob in blobs.items() if p.endswith((".py", *PARAMETERS))}
-            contents = git.contents(self.root, sorted(set(wanted.values())))
-            md5s = {blob: hashlib.md5(content).hexdigest() for blob, content in contents.items()}
-            for path, blob in wanted.items():
-                if path in PARAMETERS:
-                    self.memory[f"parameters {md5s[blob]}"] = _parameters(path, contents[blob].decode())
-            self.memory[key] = {path: md5s[blob] for path, blob in wanted.items()}
+            new = {blob for path, blob in wanted.items() if not self._read(path, blob)}
+            for blob, content in git.contents(self.root, sorted(new)).items():
+                md5 = hashlib.md5(content).hexdigest()
+                self.memory[f"blob {blob}"] = md5
+                for path in PARAMETERS:
+                    if wanted.get(path) == blob:
+                        self.memory[f"parameters {md5}"] = _parameters(path, content)
+            self.memory[key] = {path: self.memory[f"blob {blob}"] for path, blob in wanted.items()}
         found: dict[str, str] = self.memory[key]
         return found
+
+    def _read(self, path: str, blob: str) -> bool:
+        """Whether a file of a tree is in the memory."""
+        md5 = self.memory.get(f"blob {blob}")
+        return md5 is not None and (path not in PARAMETERS or f"parameters {md5}" in self.memory)
 
     def parameters(self, commit: str, patch: str | None, path: str) -> Any:
         """params.yaml or pyproject.toml of a commit, with a patch on top if one is named."""
         tree = self.tree(commit, patch)
         if path not in tree:
             raise Differs(f"commit {commit[:10]} has no {path}")
-        return self.memory[f"parameters {tree[path]}"]
+        found = self.memory[f"parameters {tree[path]}"]
+        if found is None:
+            raise Differs(f"{path} of commit {commit[:10]} cannot be read")
+        return found
 
     def reach(self, commit: str) -> None:
         """Fail where no branch or tag leads to a commit."""
@@ -244,15 +273,31 @@ class Evidence:
                 return self.path(held[name])
         raise Differs(f"{entry.stage} makes no {path}")
 
+    def json(self, entry: Entry, path: str) -> Any:
+        """What a JSON file of an output of a stage holds."""
+        return untrusted.parsed(self.content(entry, path), path)
+
+    def content(self, entry: Entry, path: str) -> bytes:
+        """The bytes of a document of an output of a stage."""
+        with self.inside(entry, path).open("rb") as file:
+            content = file.read(untrusted.DOCUMENT + 1)
+        if len(content) > untrusted.DOCUMENT:
+            raise Differs(f"{path} has more than {untrusted.DOCUMENT:,} bytes")
+        return content
+
 
 def where(lock: Lock) -> str:
     """A dvc.lock as people know it."""
     return f"dvc.lock of commit {lock.commit[:10]}" if isinstance(lock, PastLock) else "dvc.lock"
 
 
-def _parameters(path: str, text: str) -> Any:
-    """The values of a file of parameters, as JSON has them."""
-    return tomllib.loads(text) if path.endswith(".toml") else YAML(typ="safe").load(text)
+def _parameters(path: str, content: bytes) -> Any:
+    """The values of a file of parameters, as JSON has them; None where it cannot be read."""
+    try:
+        text = content.decode()
+        return tomllib.loads(text) if path.endswith(".toml") else YAML(typ="safe").load(text)
+    except (ValueError, RecursionError, YAMLError):  # as with the marks of a merge in it
+        return None
 
 
 def _summary(path: Path) -> dict[str, dict[str, float]]:

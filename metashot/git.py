@@ -11,6 +11,9 @@ from typing import Any
 from metashot.errors import MetashotError
 
 CODE = "metashot", "stages", "flows"  # folders whose new files belong to a tree as much as changed ones
+# Objects as they are, whatever `git replace` or grafts put in their place
+AS_IT_IS = {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
+REFS = "--branches", "--tags", "--remotes", "HEAD"  # not the stash, nor refs of other kinds
 
 
 def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
@@ -26,7 +29,7 @@ def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = Non
     """
     done = subprocess.run(
         ["git", "-C", root, *arguments],
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **AS_IT_IS, **(environment or {})},
         capture_output=True,
         text=True,
         check=False,
@@ -149,9 +152,23 @@ def _identity(root: Path) -> list[str]:
 def reachable(root: Path) -> set[str]:
     """Return every commit that HEAD, a branch or a tag leads to; empty outside a repository."""
     try:
-        return set(run(root, "rev-list", "--all", "HEAD").split())
+        return set(run(root, "rev-list", *REFS).split())
     except MetashotError:
         return set()
+
+
+def changing(root: Path, commits: Sequence[str], *paths: str) -> list[str]:
+    """Return those of some commits and their ancestors in which files changed, the newest first.
+
+    Args:
+        root: The repository.
+        commits: Where to begin.
+        *paths: Files and folders, relative to ``root``.
+
+    Raises:
+        MetashotError: One of the commits is not here.
+    """
+    return run(root, "rev-list", "--full-history", "--date-order", *commits, "--", *paths).split()
 
 
 def shallow(root: Path) -> bool:
@@ -186,7 +203,11 @@ def contents(root: Path, blobs: Sequence[str]) -> dict[str, bytes]:
     """
     asked = "".join(f"{blob}\n" for blob in blobs)
     done = subprocess.run(
-        ["git", "-C", root, "cat-file", "--batch"], input=asked.encode(), capture_output=True, check=False
+        ["git", "-C", root, "cat-file", "--batch"],
+        env=os.environ | AS_IT_IS,
+        input=asked.encode(),
+        capture_output=True,
+        check=False,
     )
     found, rest = {}, done.stdout
     for blob in blobs:

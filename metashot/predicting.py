@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
+from metashot import untrusted
 from metashot.data import Form, archive, images, sentences, sounds, text_table
 from metashot.errors import MetashotError
 from metashot.tracking import Registered
@@ -119,11 +120,10 @@ def predict(root: Path, version: Registered, support: Path, wanted: Sequence[Pat
         kind.column: [sample.value for sample in samples],
         "label": [*(label for _, label in shown), *(None for _ in asked)],
     }
-    command = [sys.executable, "-c", ANSWER, str(version.folder)]
-    # In the model's folder: from here, Python would import this metashot instead of the model's own
+    # -P: nothing is imported from the folder that this happens to run in
+    command = [sys.executable, "-P", "-c", ANSWER, str(version.folder.absolute())]
     done = subprocess.run(
         command,
-        cwd=version.folder,
         env=os.environ | _encoder(root, version),
         input=json.dumps(table),
         capture_output=True,
@@ -158,8 +158,9 @@ def taken(version: Registered) -> Files:
 def _form(version: Registered) -> dict[str, Any]:
     """What a model says of its samples."""
     try:
-        about = json.loads((version.folder / "artifacts/model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        held = untrusted.read(version.folder, "artifacts/model.json", untrusted.DOCUMENT)
+        about = untrusted.parsed(held, "model.json")
+    except (OSError, MetashotError) as error:
         raise MetashotError(
             f"{version.name} could not be read ({error}): `metashot audit {version.name}`"
         ) from None

@@ -7,7 +7,9 @@ everything else against.
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
 
 from metashot.data import store
 from metashot.errors import MetashotError
@@ -15,6 +17,165 @@ from metashot.lineage import Cell, Crossing, Entry, Lock
 
 FORMAT = 1
 CHECK = "check"  # the stage that says the same whatever goes in, and is part of no lineage
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,200}$")]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Output = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,60}$")]
+Number = Annotated[float, AllowInfNan(False), Field(ge=0, lt=1e12)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Part(BaseModel):
+    """A part of the document, which may say more than is checked here."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Item(Part):
+    """A file or folder that a stage read or made."""
+
+    path: str
+    md5: Output
+
+
+class Made(Part):
+    """A stage, as dvc.lock has it, with its key."""
+
+    key: Sha256
+    cmd: str
+    deps: list[Item]
+    params: dict[str, dict[str, Any]]
+    outs: list[Item]
+
+
+class Input(Part):
+    """A file as a stage read it."""
+
+    md5: Md5
+
+
+class Device(Part):
+    """What a stage ran on."""
+
+    type: str
+    name: str
+    threads: Count
+
+
+class Tree(Part):
+    """The commit that was checked out, and whether the tree differed from it."""
+
+    commit: Commit | None
+    dirty: bool
+
+
+class Evaluation(Part):
+    """The record of an evaluation."""
+
+    params: dict[str, Any]
+    inputs: dict[str, Input]
+    versions: dict[str, Version]
+    device: Device
+    code: dict[str, Md5] = {}
+    git: Tree
+    started: Number
+    seconds: Number
+
+
+class Training(Evaluation):
+    """The record of a training."""
+
+    steps: Count
+    best_step: Count
+    peak_memory_mb: Number
+
+
+class Measured(Part):
+    """What came out on the test episodes of a setting."""
+
+    accuracy: Number
+    ci95: Number
+    episodes: Count
+
+
+class Metrics(Measured):
+    """metrics.json."""
+
+    n_way: Annotated[int, Field(ge=2, lt=10**6)]
+    k_shot: Count
+    n_query: Count
+    transductive: bool
+    parameters: Count
+    untrained: Measured
+    extra: dict[Name, Measured]
+    manifest: Md5
+
+
+class Origin(Part):
+    """Where the data come from."""
+
+    kind: Name
+    source: str
+    licence: str
+    citation: str
+    files: dict[str, Md5]
+
+
+class Document(BaseModel):
+    """The lineage of a result: see `document`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Literal[1]
+    name: Name
+    dataset: Name
+    setting: Name
+    method: Name
+    key: Sha256
+    result: Sha256
+    model: dict[Name, Md5]
+    metrics: Metrics
+    training: Training
+    evaluation: Evaluation
+    origin: Origin
+    stages: dict[str, Made]
+
+
+def validated(value: Any) -> dict[str, Any]:
+    """Return a lineage document that comes from elsewhere, once every part of it has the shape it has here.
+
+    Raises:
+        MetashotError: It has not; the message names the first part that differs.
+    """
+    try:
+        Document.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(ascii(part)[1:-1] if isinstance(part, str) else str(part) for part in first["loc"])
+        raise MetashotError(
+            f"not laid out as metashot writes it ({place or 'document'}: {first['msg']})"
+        ) from None
+    name, method = f"{value['dataset']}-{value['setting']}", value["method"]
+    _same("name", value["name"], name)
+    for stage, paths in {
+        "train": (f"models/{name}/{method}",),
+        "evaluate": (f"results/{name}/{method}/metrics.json", f"results/{name}/{method}/episodes.parquet"),
+    }.items():
+        made = [out["path"] for out in value["stages"].get(f"{stage}@{name}-{method}", {}).get("outs", [])]
+        for path in paths:
+            _same(f"output of {stage}@{name}-{method}", path if path in made else None, path)
+    found: dict[str, Any] = value
+    return found
+
+
+def _same(what: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise MetashotError(
+            f"not laid out as metashot writes it ({what}: {found or 'missing'}, not {wanted})"
+        )
 
 
 def document(lock: Lock, cell: Cell) -> dict[str, Any]:

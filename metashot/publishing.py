@@ -12,7 +12,6 @@ import json
 import shutil
 import socket
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,8 +20,6 @@ from typing import Any
 
 # Before MLflow, which reads when it is imported what this sets
 from metashot.tracking import (
-    BUILDER,
-    CODE,
     COMMIT,
     DECISION,
     FILES,
@@ -30,14 +27,9 @@ from metashot.tracking import (
     LINEAGE,
     LINEAGE_FILE,
     NOTE,
-    PACKAGE,
     PUBLISHER,
-    RESULT,
     SQLITE,
     Registered,
-    code_digest,
-    code_files,
-    files_digest,
     pages,
     publishing,
     tracking_uri,
@@ -45,7 +37,6 @@ from metashot.tracking import (
 )
 
 # isort: split
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -62,10 +53,9 @@ from mlflow.entities import (
 )
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
-from metashot import cards, compare, git, lineage, provenance
+from metashot import cards, carried, compare, git, lineage, provenance
+from metashot.carried import CODE, PACKAGE, RESULT, Code
 from metashot.compare import Comparison, Marks
 from metashot.errors import MetashotError
 from metashot.files import md5
@@ -81,17 +71,6 @@ FORM = "metashot.form"  # of a finished run: digest of the modules that say how 
 STANDING = "standing"  # of a run: whether its model is champion or challenger
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
 CROSSING = "metashot.crossing"  # digest of a test on another data set's episodes
-REQUIRED = (
-    "mlflow",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-    "scipy",
-    "soundfile",
-    "torch",
-)  # to load and run a model
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 BEST_FIRST = {  # the UI's table of runs with the columns that matter, as its "share view" button stores it
     "orderByKey": "metrics.`test_accuracy`",
@@ -106,15 +85,6 @@ BEST_FIRST = {  # the UI's table of runs with the columns that matter, as its "s
         *(f"tags.`{key}`" for key in ("standing", "accuracy", "data")),  # no more, or these are out of sight
     ],
 }
-SIGNATURE = ModelSignature(  # of answers alone: tables are checked by the model, which says more than MLflow
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -220,17 +190,6 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     return {**shown, "lead_p": p_value, **needed}
 
 
-def required(kind: str) -> set[str]:
-    """Return the packages that a registered model for a kind of samples needs."""
-    return {*REQUIRED, "sentence-transformers"} if kind == "sentences" else {*REQUIRED}
-
-
-def requirements(kind: str) -> list[str]:
-    """Return metashot's pins of them."""
-    pins = [pin.partition(";")[0].strip() for pin in metadata.requires("metashot") or []]
-    return [pin for pin in pins if pin.split("==")[0] in required(kind)]
-
-
 class _Group:
     """One data set and setting as an experiment and a registered model.
 
@@ -256,7 +215,8 @@ class _Group:
         self.comparison = compare.compare(
             self.present, dataset, setting, methods if here else _methods(self.present, self.name)
         )
-        self.code, self.form = code_digest(), _form()
+        self.carried, self.form = Code.present(self.comparison.kind), _form()
+        self.code = self.carried.digest
         self.experiment = _experiment(client, tracking_uri(self.root), self.comparison)
         _registered_model(client, self.comparison)
         found = pages(lambda token: client.search_runs([self.experiment], max_results=1000, page_token=token))
@@ -307,7 +267,8 @@ class _Group:
         todo = []
         for result, places in self._places().items():
             run, version = self.results.get(result), self._version(result, result in current)
-            if version and run and run.data.tags.get(FORM) == self.form:
+            complete = version and FILES in version.tags
+            if version and complete and run and run.data.tags.get(FORM) == self.form:
                 self._tag(version, COMMIT, commits.get(result))
                 continue
             try:
@@ -321,7 +282,7 @@ class _Group:
         todo.sort(key=lambda item: (item[0]["training"]["started"], item[0]["evaluation"]["started"]))
         for document, source, cell, run, version in todo:
             publisher = _ResultPublisher(
-                self.client, self.experiment, source, cell, document, self.code, self.form
+                self.client, self.experiment, source, cell, document, self.carried, self.form
             )
             self.results[cell.result], version = publisher.publish(run, version)
             self._tag(version, COMMIT, commits.get(cell.result))
@@ -440,7 +401,7 @@ class _ResultPublisher:
     lock: Lock
     cell: Cell
     document: Mapping[str, Any]  # the result's lineage
-    code: str  # digest of what the model carries
+    carried: Code  # by the model
     form: str
 
     @property
@@ -465,7 +426,7 @@ class _ResultPublisher:
         model = self._model(run, version)
         self._log_results(run_id, model, data)
         self._log_files(run_id, points)
-        version = version or self._version(run_id, model)
+        version = self._complete(version or self._version(run_id, model), model)
         linked = json.dumps([{"name": version.name, "version": int(version.version)}])
         labels = cards.labels(self.document)
         told = {**labels, "mlflow.modelVersions": linked, NOTE: self._card}  # the second is the UI's link
@@ -488,7 +449,7 @@ class _ResultPublisher:
     @property
     def _labels(self) -> dict[str, str]:
         """The few tags that models and versions are listed with; the run has all."""
-        return {**cards.labels(self.document), RESULT: self.cell.result, CODE: self.code}
+        return {**cards.labels(self.document), RESULT: self.cell.result, CODE: self.carried.digest}
 
     def _run(self) -> Run:
         started = _ms(self.trained["started"])
@@ -512,7 +473,7 @@ class _ResultPublisher:
 
     def _model(self, run: Run, version: ModelVersion | None) -> LoggedModel:
         """The logged model: found or made, its files uploaded, linked to the run."""
-        code = version.tags[CODE] if version else self.code
+        code = version.tags[CODE] if version else self.carried.digest
         this = f"tags.`{RESULT}` = '{self.cell.result}' AND tags.`{CODE}` = '{code}'"
         found = self.client.search_logged_models([self.experiment], this, max_results=1)
         model = found[0] if found else None
@@ -528,9 +489,9 @@ class _ResultPublisher:
         if model.status != LoggedModelStatus.READY:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name) / "model"
-                self._save(folder, model)
+                files = self._save(folder, model)
                 self.client.log_model_artifacts(model.model_id, str(folder))
-                self.client.set_logged_model_tags(model.model_id, {FILES: files_digest(folder)})
+                self.client.set_logged_model_tags(model.model_id, {FILES: files})
             model = self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         linked = run.outputs.model_outputs if run.outputs else []
         if model.model_id not in [output.model_id for output in linked]:
@@ -538,33 +499,17 @@ class _ResultPublisher:
             self.client.log_outputs(run.info.run_id, [output])
         return model
 
-    def _save(self, folder: Path, model: LoggedModel) -> None:
-        """Write an MLflow model: our two files, the code that reads them, and what it needs to run."""
-        code, files = folder.with_name("code") / PACKAGE.name, folder.with_name("files")
-        for path in code_files(PACKAGE):
-            copy = code / path.relative_to(PACKAGE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy)
-        files.mkdir()
-        for name in ("model.json", "model.safetensors"):  # in the cache their names are digests
-            shutil.copy(self.lock.file(self.cell.train, f"{self.cell.model}/{name}"), files / name)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*input example", UserWarning)  # it would be run to check it
-            mlflow.pyfunc.save_model(
-                path=folder,
-                python_model=PACKAGE / BUILDER,
-                artifacts={path.name: str(path) for path in files.iterdir()},
-                code_paths=[str(code)],
-                pip_requirements=requirements(self.document["origin"]["kind"]),
-                signature=SIGNATURE,
-                mlflow_model=Model(
-                    artifact_path=model.artifact_location,
-                    run_id=model.source_run_id,
-                    model_uuid=model.model_id,
-                    model_id=model.model_id,
-                    metadata={RESULT: self.cell.result, CODE: self.code},
-                ),
-            )
+    def _save(self, folder: Path, model: LoggedModel) -> str:
+        """Write an MLflow model (`metashot.carried`); returns the digest of its files."""
+        created = (model.model_id, model.source_run_id, model.creation_timestamp)
+        described = carried.described(self.carried, self.document, *created)
+        weights = folder / carried.WEIGHTS
+        weights.mkdir(parents=True)
+        for name, content in described.items():
+            (folder / name).write_bytes(content)
+        for name in self.document["model"]:  # in the cache their names are digests
+            shutil.copyfile(self.lock.file(self.cell.train, f"{self.cell.model}/{name}"), weights / name)
+        return carried.files_digest(described, self.document["model"])
 
     def _log_results(self, run_id: str, model: LoggedModel, data: Mapping[str, DatasetInput]) -> None:
         """The evaluation, linked to the model and to the episodes it was measured on, and what it took.
@@ -599,9 +544,19 @@ class _ResultPublisher:
             source=model.artifact_location,
             run_id=run_id,
             model_id=model.model_id,
-            tags={**self._labels, FILES: model.tags[FILES], PUBLISHER: _publisher(self.lock.root)},
+            tags={**self._labels, PUBLISHER: _publisher(self.lock.root)},
             description=self._card,
         )
+
+    def _complete(self, version: ModelVersion, model: LoggedModel) -> ModelVersion:
+        """Add to a version's files what names it; its digest of the files says that this is done."""
+        if FILES in version.tags:
+            return version
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, carried.META).write_bytes(carried.meta(version.name, version.version))
+            self.client.log_model_artifacts(model.model_id, folder)
+        self.client.set_model_version_tag(version.name, version.version, FILES, model.tags[FILES])
+        return self.client.get_model_version(version.name, version.version)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A registered model: MLflow runs this file to build it ("models from code"), so nothing is pickled.
+"""A registered model: MLflow imports this module to load it, so nothing is pickled.
 
 One table is one few-shot task. Rows with a ``label`` are the support set; rows whose label is null are
 answered, in their order, with the most probable class, its probability and the probabilities of all classes.
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -118,21 +117,30 @@ def words(value: Any, form: "Form") -> NDArray[Any]:
         raise TableError(str(error)) from None
 
 
-class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A trained few-shot method behind MLflow's predict."""
+def _load_pyfunc(path: str) -> "FewShotModel":
+    """What MLflow calls: the model whose two files lie in the folder ``path``."""
+    return FewShotModel(Path(path))
 
-    def load_context(self, context: Any) -> None:
-        """Load model.safetensors and model.json."""
-        # Imported here: MLflow also runs this file when it saves a model, where torch is not needed.
+
+class FewShotModel:
+    """A trained few-shot method behind MLflow's predict.
+
+    Args:
+        folder: Of model.safetensors and model.json.
+
+    Raises:
+        MetashotError: They cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
         from metashot import methods, runtime
 
-        described = Path(context.artifacts["model.json"])
         self.device = runtime.best_device()
-        self.method = methods.load(described.parent, self.device)
+        self.method = methods.load(folder, self.device)
         self.form = self.method.problem.form
         self.column = COLUMN[self.form.kind]
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer the unlabelled rows.
 
         Samples that do not depend on each other are embedded and answered in chunks, so memory stays
@@ -143,12 +151,10 @@ class FewShotModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         divide it is left to the caller.
 
         Args:
-            context: Not used.
             model_input: ``label`` (class name, or null) and the samples: ``image`` (bytes of a PNG, JPEG, BMP
                 or WebP file, or the same in base64, as JSON and CSV carry it), ``sound`` (of a WAV or FLAC
                 file, likewise), ``series`` (lists ``[channels][time]`` of numbers) or ``text``, by what the
                 model was trained on. A table, or what pandas makes one of.
-            params: Not used.
 
         Returns:
             A row for each unlabelled row, in order: ``label``, ``probability``, ``probabilities`` (by class).
@@ -279,6 +285,3 @@ def _bytes(file: Any, what: str) -> bytes:
 
 def _kind(value: Any) -> str:
     return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else type(value).__name__
-
-
-mlflow.models.set_model(FewShotModel())

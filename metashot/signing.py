@@ -1,16 +1,19 @@
-"""Signed lineage: an in-toto statement over a version's lineage, in a DSSE envelope, by a key of one's own.
+"""Signed versions: an in-toto statement over lineage, code and files, in a DSSE envelope, by one's own key.
 
-Optional. Signatures lie in git, ``signatures/<model>/<result>.json``, and so do the public keys that are
-trusted, ``signers/<name>.pem``: an emptied MLflow loses none.
+Optional. Signatures lie in git, ``signatures/<model>/<result>-<code>.json``, and so do the public keys that
+are trusted, ``signers/<name>.pem``: an emptied MLflow loses none.
 
 Sources: in-toto Attestation Framework v1 (statement), DSSE v1.0 (envelope).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metashot import untrusted
+from metashot.carried import MLMODEL
 from metashot.errors import MetashotError
 from metashot.files import replacing
 from metashot.lineage import digest
@@ -21,14 +24,25 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:metashot:lineage:1"
 
 
-def path(root: Path, document: Mapping[str, Any]) -> Path:
-    """Return where the signature of a result lies, if there is one."""
-    return root / SIGNATURES / str(document["name"]) / f"{document['result']}.json"
+def path(root: Path, document: Mapping[str, Any], code: str) -> Path:
+    """Return where the signature of a result with some code lies, if there is one."""
+    return root / SIGNATURES / str(document["name"]) / f"{document['result']}-{code}.json"
 
 
-def statement(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the in-toto statement: its subjects are the files of the model, its predicate the lineage."""
+def statement(document: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the in-toto statement: its subjects are weights, files and lineage, its predicate the lineage.
+
+    Args:
+        document: The lineage (`metashot.provenance`).
+        files: The files of the registered model but for the weights, by name. MLmodel, which holds MLflow's
+            ids, is left out: a signature outlives a database.
+    """
     subjects = [{"name": name, "digest": {"md5": md5}} for name, md5 in sorted(document["model"].items())]
+    subjects += [
+        {"name": name, "digest": {"sha256": hashlib.sha256(content).hexdigest()}}
+        for name, content in sorted(files.items())
+        if name != MLMODEL
+    ]
     subjects.append({"name": document["name"], "digest": {"sha256": digest(document)}})
     return {
         "_type": STATEMENT_TYPE,
@@ -38,12 +52,14 @@ def statement(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sign(root: Path, document: Mapping[str, Any], key: Path) -> Path:
-    """Sign a lineage, and return the file to commit.
+def sign(root: Path, document: Mapping[str, Any], code: str, files: Mapping[str, bytes], key: Path) -> Path:
+    """Sign a version, and return the file to commit.
 
     Args:
         root: The repository.
         document: The lineage (`metashot.provenance`).
+        code: Digest of the code that the version carries.
+        files: As `statement`.
         key: A private key without password, PEM: Ed25519, ECDSA or RSA.
 
     Raises:
@@ -60,20 +76,21 @@ def sign(root: Path, document: Mapping[str, Any], key: Path) -> Path:
             f"{key}: no private key that can be read ({' '.join(str(error).split())}): "
             "`openssl genpkey -algorithm ed25519 -out KEY` makes one"
         ) from None
-    payload = json.dumps(statement(document), sort_keys=True).encode()
+    payload = json.dumps(statement(document, files), sort_keys=True).encode()
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
-    with replacing(path(root, document)) as partial:
+    with replacing(path(root, document, code)) as partial:
         partial.write_text(json.dumps(envelope.to_dict(), indent=1) + "\n")
-    return path(root, document)
+    return path(root, document, code)
 
 
-def verify(file: Path, document: Mapping[str, Any], signers: Path) -> str:
-    """Return the name of the signer of a lineage: that of the public key's file.
+def verify(file: Path, document: Mapping[str, Any], files: Mapping[str, bytes], signers: Path) -> str:
+    """Return the name of the signer of a version: that of the public key's file.
 
     Args:
         file: The signature.
         document: The lineage that it has to be over.
+        files: The files that it has to be over, as `statement`.
         signers: Folder of the public keys that are trusted.
 
     Raises:
@@ -95,15 +112,18 @@ def verify(file: Path, document: Mapping[str, Any], signers: Path) -> str:
     if not keys:
         raise MetashotError(f"{file.name} is signed, but {signers} holds no public key (*.pem) to verify it")
     try:
-        envelope = Envelope.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        held = untrusted.read(file.parent, file.name, 2 * untrusted.DOCUMENT)
+        envelope = Envelope.from_dict(untrusted.parsed(held, str(file)))
         accepted = envelope.verify([key for key, _ in keys.values()], threshold=1)
-        signed = json.loads(envelope.payload)
+        signed = untrusted.parsed(envelope.payload, str(file))
     except VerificationError:
         raise MetashotError(f"{file}: not signed by a key in {signers}, or changed since") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, AttributeError, ValueError, KeyError, TypeError) as error:
         raise MetashotError(f"{file}: no signature ({type(error).__name__})") from None
-    if envelope.payload_type != PAYLOAD_TYPE or signed != json.loads(json.dumps(statement(document))):
-        raise MetashotError(f"{file}: signed by {_names(accepted, keys)}, but over another lineage")
+    if envelope.payload_type != PAYLOAD_TYPE or signed != json.loads(json.dumps(statement(document, files))):
+        raise MetashotError(
+            f"{file}: signed by {_names(accepted, keys)}, but over another lineage or other files"
+        )
     return _names(accepted, keys)
 
 

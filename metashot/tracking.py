@@ -1,6 +1,5 @@
 """The way to MLflow: where it is, one publisher at a time, and what it says of registered versions."""
 
-import json
 import logging
 import os
 import re
@@ -14,13 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from metashot import provenance, untrusted
+from metashot.carried import CODE, RESULT, Code
 from metashot.compare import Comparison
 from metashot.errors import MetashotError
-from metashot.files import md5
-from metashot.lineage import digest
+from metashot.untrusted import Refused
 
 # Set before the import, which reads some of them. A server that is down is reported in seconds, not minutes.
 for _name, _value in {
@@ -36,7 +37,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.artifacts import download_artifacts  # noqa: E402
+from mlflow.artifacts import download_artifacts, list_artifacts  # noqa: E402
 from mlflow.entities import LoggedModel, Metric, Run  # noqa: E402
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
@@ -44,7 +45,6 @@ from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlruns/mlflow.db"
-RESULT, CODE = "metashot.result", "metashot.code"
 LINEAGE = "metashot.lineage"  # digest of the document that the run carries as LINEAGE_FILE
 LINEAGE_FILE = "lineage.json"
 FILES = "metashot.files"  # digest of the files of a registered model
@@ -54,24 +54,8 @@ DECISION = "metashot.decision"  # DVC's md5 of the decision file that the aliase
 KIND = "metashot.kind"  # of a run: result, comparison or cross
 ALIASES = "challenger", "champion"
 NOTE = "mlflow.note.content"
-PACKAGE = Path(__file__).parent
-BUILDER = "pyfunc_model.py"  # the file that MLflow runs to build a model
-CARRIED = (  # the code that a model takes along, as patterns in the package
-    "__init__.py",
-    "backbones.py",
-    "data/__init__.py",
-    "data/images.py",
-    "data/sentences.py",
-    "data/series.py",
-    "data/sounds.py",
-    "data/store.py",
-    "data/texts.py",
-    "episodes.py",
-    "errors.py",
-    "files.py",
-    "methods/*.py",
-    "runtime.py",
-)
+DOWNLOAD = 2**32  # bytes of a model's files, or a run's, that are fetched from a server
+GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # what MLflow says of what is not there
 ADDRESSES = (  # the columns of MLflow's database that hold addresses of files
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -94,34 +78,6 @@ def tracking_uri(root: Path) -> str:
 def without_credentials(text: str) -> str:
     """Return the text with ``user:password@`` taken out of the addresses in it."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
-
-
-def code_digest(package: Path | None = None, builder: Path | None = None) -> str:
-    """Return the digest of the code that a model registered now would carry, or that one carries.
-
-    Args:
-        package: What a model has of the package; the package itself by default.
-        builder: The file that builds the model, if it does not lie there.
-    """
-    package = package or PACKAGE
-    carried = {path.relative_to(package).as_posix(): md5(path) for path in code_files(package)}
-    return digest(carried | {BUILDER: md5(builder or package / BUILDER)})
-
-
-def files_digest(folder: Path) -> str:
-    """Return the digest of all files of a registered model (`model_files`)."""
-    return digest({path.relative_to(folder).as_posix(): md5(path) for path in model_files(folder)})
-
-
-def model_files(folder: Path) -> list[Path]:
-    """Return the files of a registered model, but for what its use leaves there."""
-    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return sorted(path for path in there if path.name != "registered_model_meta")
-
-
-def code_files(package: Path) -> list[Path]:
-    """Return the files of a package that a model carries, but for the one that builds it."""
-    return sorted(path for pattern in CARRIED for path in package.glob(pattern))
 
 
 @dataclass(frozen=True)
@@ -150,8 +106,13 @@ class Registered:
 
     @cached_property
     def run(self) -> Run:
-        """The run that shows its result."""
-        return self.client.get_run(self.entry.run_id)
+        """The run that shows its result.
+
+        Raises:
+            MetashotError: There is none.
+        """
+        with self._entity("run"):
+            return self.client.get_run(self.entry.run_id)
 
     @cached_property
     def model(self) -> LoggedModel:
@@ -161,7 +122,8 @@ class Registered:
             MetashotError: The run has none whose files are the version's.
         """
         for output in self.run.outputs.model_outputs if self.run.outputs else []:
-            found = self.client.get_logged_model(output.model_id)
+            with self._entity("logged model"):
+                found = self.client.get_logged_model(output.model_id)
             if found.artifact_location == self.entry.source:
                 return found
         raise MetashotError(f"no logged model of its run has the files of {self.name}, {self.entry.source}")
@@ -169,43 +131,95 @@ class Registered:
     @cached_property
     def source(self) -> str:
         """Where MLflow takes the model's files from: not always what the entry names as its source."""
-        return str(self.client.get_model_version_download_uri(self.entry.name, self.entry.version))
+        with self._entity("source"):
+            return str(self.client.get_model_version_download_uri(self.entry.name, self.entry.version))
 
     @cached_property
     def folder(self) -> Path:
-        """The model's files, downloaded where they lie on a server.
+        """The model's files, downloaded where they lie on a server; none of them a link or a special file.
 
         Raises:
-            MetashotError: They are gone.
+            Refused: Some are not plain files.
+            MetashotError: They are gone, or cannot be read.
         """
         try:
-            return self._files(self.source)
-        except (MlflowException, OSError) as error:
+            base, folder = self._files(self.source)
+            above = folder.relative_to(base).parts
+            for depth in range(1, len(above) + 1):
+                if base.joinpath(*above[:depth]).is_symlink():
+                    raise Refused(f"{base.joinpath(*above[:depth])} is a symbolic link, not a folder")
+            untrusted.listing(folder)
+        except (MlflowException, OSError, ValueError) as error:
             raise MetashotError(f"{self.name} has no files at {self.source} ({_line(error)})") from None
+        return folder
 
     @cached_property
     def lineage(self) -> dict[str, Any]:
         """The lineage document that its run carries (`metashot.provenance`).
 
         Raises:
-            MetashotError: There is none, or it is not JSON.
+            MetashotError: There is none, or it is not laid out as metashot writes it.
         """
+        uri = f"{self.run.info.artifact_uri}/{LINEAGE_FILE}"
         try:
-            path = self._files(f"{self.run.info.artifact_uri}/{LINEAGE_FILE}")
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (MlflowException, OSError, ValueError) as error:
+            base, path = self._files(uri)
+            content = untrusted.read(base, path.relative_to(base).as_posix(), untrusted.DOCUMENT)
+            return provenance.validated(untrusted.parsed(content, LINEAGE_FILE))
+        except (MlflowException, OSError, ValueError, MetashotError) as error:
             raise MetashotError(
                 f"{self.name} carries no {LINEAGE_FILE} that can be read ({_line(error)}): "
                 "run `metashot publish` where it was made"
             ) from None
-        return found
 
     def history(self, key: str) -> list[Metric]:
         """Every point of a metric."""
-        return list(self.client.get_metric_history(self.entry.run_id, key))
+        with self._entity(f"history of {key}"):
+            return list(self.client.get_metric_history(self.entry.run_id, key))
 
-    def _files(self, uri: str) -> Path:
-        return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.client.tracking_uri))
+    @contextmanager
+    def _entity(self, what: str) -> Iterator[None]:
+        """Tell apart an entity that is gone from an MLflow that is not reachable."""
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code not in GONE:
+                raise
+            raise MetashotError(f"{self.name} has no {what} in MLflow ({_line(error)})") from None
+
+    def _files(self, uri: str) -> tuple[Path, Path]:
+        """Where a file or a folder of MLflow's is: a folder that can be trusted, and the path below it.
+
+        Raises:
+            Refused: On a server it has more files or bytes than metashot writes.
+            MlflowException, OSError, ValueError: It cannot be read.
+        """
+        address = urlsplit(uri)
+        if address.scheme in ("", "file"):
+            path, database = Path(unquote(address.path)), self.client.tracking_uri
+            if ".." in path.parts:
+                raise Refused(f"{path} is not the address of a folder of MLflow's")
+            path.lstat()
+            kept = Path(database.removeprefix(SQLITE)).parent / "artifacts"
+            return (kept if path.is_relative_to(kept) else path.parent), path
+        self._bounded(uri)
+        path = Path(download_artifacts(artifact_uri=uri, tracking_uri=self.client.tracking_uri))
+        return path.parent, path
+
+    def _bounded(self, uri: str) -> None:
+        """Refuse what is too much to be fetched from a server."""
+        above, _, name = uri.rstrip("/").rpartition("/")
+        folders, count, size = [above], 0, 0
+        for folder in folders:
+            held = list_artifacts(artifact_uri=folder, tracking_uri=self.client.tracking_uri)
+            for item in held:
+                own = item.path.rpartition("/")[2]
+                if folder == above and own != name:
+                    continue
+                count, size = count + 1, size + (item.file_size or 0)
+                if item.is_dir:
+                    folders.append(f"{folder}/{own}")
+            if count > untrusted.ENTRIES or size > DOWNLOAD:
+                raise Refused(f"{uri} holds more than {untrusted.ENTRIES:,} files or {DOWNLOAD:,} bytes")
 
 
 @contextmanager
@@ -283,10 +297,8 @@ def registered_models(client: MlflowClient) -> list[RegisteredModel]:
 def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]:
     """Return every version of a registered model, by number."""
     found = pages(lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token))
-    return [
-        Registered(client, version, _aliases(model, version))
-        for version in sorted(found, key=lambda version: int(version.version))
-    ]
+    found.sort(key=lambda version: (len(str(version.version)), str(version.version)))  # it may be no number
+    return [Registered(client, version, _aliases(model, version)) for version in found]
 
 
 def resolve(client: MlflowClient, wanted: str) -> Registered:
@@ -317,9 +329,9 @@ def resolve(client: MlflowClient, wanted: str) -> Registered:
     if not which and versions:
         return versions[-1]
     for version in versions:
-        if str(version.number) == which:
+        if str(version.entry.version) == which:
             return version
-    known = ", ".join(str(version.number) for version in versions) or "none"
+    known = ", ".join(str(version.entry.version) for version in versions) or "none"
     raise MetashotError(f"{name} has no version {which or 'at all'} (it has: {known})")
 
 
@@ -332,7 +344,7 @@ def versions(root: Path, comparison: Comparison) -> dict[str, int]:
     uri = tracking_uri(root)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return {}
-    code = code_digest()
+    code = Code.present(comparison.kind).digest
     with connect(root) as client:
         pages_ = pages(
             lambda token: client.search_model_versions(f"name = '{comparison.group}'", page_token=token)

@@ -1,9 +1,7 @@
 """Fixtures of all tests."""
 
 import os
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 # Prefect reads these when it is imported: no test may touch a person's own server or profile.
@@ -16,15 +14,6 @@ import pytest
 from project import Project
 
 import flows  # noqa: F401 - sets Prefect's defaults, before anything imports it
-
-PATH = list(sys.path)
-
-
-@pytest.fixture(autouse=True)
-def path_kept() -> Iterator[None]:
-    """MLflow puts the code that a loaded model carries before ours: no later test may import that."""
-    yield
-    sys.path[:] = PATH
 
 
 @pytest.fixture(scope="session")

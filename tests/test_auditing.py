@@ -1,15 +1,17 @@
 """Forgeries on a real repository, one at a time, and what `metashot audit` says of them."""
 
 import base64
+import contextlib
+import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
-import marshal
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from project import IDENTITY, Project
 
-from metashot import auditing, cli, reproducing, signing, tracking
+from metashot import auditing, carried, cli, reproducing, signing, tracking
 from metashot.errors import MetashotError
 from metashot.lineage import Lock, digest
 
@@ -181,18 +183,19 @@ class Repository:
 
     def refiled(self, number: int) -> None:
         """The digest of a registered model's files made to fit, on the version and the logged model."""
-        files = tracking.files_digest(self.folder(number))
-        self.set_tags(number, tracking.FILES, files)
+        folder = self.folder(number)
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != carried.META)
+        md5s = {path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes()) for path in files}
+        self.set_tags(number, tracking.FILES, digest({path: md5.hexdigest() for path, md5 in md5s.items()}))
 
-    def recoded(self, number: int) -> None:
-        """The digest of the code that it carries made to fit, in MLmodel too."""
-        folder, described = self.folder(number), self.folder(number) / "MLmodel"
-        code = tracking.code_digest(folder / "code/metashot", folder / tracking.BUILDER)
-        ((old,),) = self.sql(
-            "SELECT value FROM model_version_tags WHERE key = ? AND version = ?", tracking.CODE, number
-        )
-        described.write_text(described.read_text().replace(old, code))
-        self.set_tags(number, tracking.CODE, code)
+    def carry(self, number: int, code: carried.Code) -> None:
+        """Other code in a registered model, everything that MLflow holds made to fit."""
+        with tracking.connect(self.root) as client:
+            version = tracking.resolve(client, f"{GROUP}/{number}")
+            ids = version.model.model_id, version.entry.run_id, version.model.creation_timestamp
+            for name, content in carried.described(code, version.lineage, *ids).items():
+                (self.folder(number) / name).write_bytes(content)
+        self.set_tags(number, carried.CODE, code.digest)
         self.refiled(number)
 
     def set_tags(self, number: int, key: str, value: str) -> None:
@@ -617,38 +620,72 @@ def lineage_of_no_shape(r: Repository) -> None:
 
 
 def code_of_the_model(r: Repository) -> None:
-    path = r.folder(2) / "code/metashot/runtime.py"
-    path.write_text(path.read_text() + "\nprint('hello')\n")
+    path = r.folder(2) / carried.ZIP
+    path.write_bytes(path.read_bytes().replace(b"def best_device", b"def BEST_device", 1))
+
+
+def changed(code: carried.Code, **files: bytes) -> carried.Code:
+    """The code with more at the end of some modules."""
+    added = {f"{name}.py": code.files[f"{name}.py"] + more for name, more in files.items()}
+    return dataclasses.replace(code, files={**code.files, **added})
 
 
 def code_of_the_model_and_all_tags(r: Repository) -> None:
-    code_of_the_model(r)
-    r.recoded(2)
+    r.carry(2, changed(carried.Code.present("images"), runtime=b"\nprint('hello')\n"))
     r.sql("UPDATE model_version_tags SET value = 'me' WHERE key = 'metashot.publisher' AND version = 2")
 
 
+def pins_of_another_time(r: Repository) -> None:
+    """Packages that no commit had together with this code."""
+    code = carried.Code.present("images")
+    pins = ["pillow==9.0.0" if pin.startswith("pillow==") else pin for pin in code.requirements]
+    r.carry(2, dataclasses.replace(code, requirements=pins))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def loader_of_the_model(r: Repository) -> None:
-    path = r.folder(2) / "MLmodel"
-    path.write_text(path.read_text().replace("mlflow.pyfunc.loaders.code_model", "metashot.runtime"))
+    edit(r.folder(2) / "MLmodel", '"loader_module": "metashot_', '"loader_module": "other_')
     r.refiled(2)
 
 
 def weights_path_of_the_model(r: Repository) -> None:
-    path = r.folder(2) / "MLmodel"
-    path.write_text(path.read_text().replace("path: artifacts/model.safetensors", "path: /tmp/other"))
+    edit(r.folder(2) / "MLmodel", '"data": "artifacts"', '"data": "/tmp/other"')
     r.refiled(2)
 
 
 def flavor_of_the_model(r: Repository) -> None:
-    path = r.folder(2) / "MLmodel"
-    described = yaml.safe_load(path.read_text())
-    described["flavors"]["sklearn"] = {"pickled_model": "model.pkl"}
-    path.write_text(yaml.safe_dump(described))
+    edit(r.folder(2) / "MLmodel", '"flavors": {', '"flavors": {"sklearn": {"pickled_model": "model.pkl"},')
+    r.refiled(2)
+
+
+def signature_of_the_input(r: Repository) -> None:
+    column = '[{\\"type\\": \\"string\\", \\"name\\": \\"image\\"}]'
+    edit(r.folder(2) / "MLmodel", '"inputs": null', f'"inputs": "{column}"')
+    r.refiled(2)
+
+
+def channel_of_the_model(r: Repository) -> None:
+    edit(r.folder(2) / "conda.yaml", "- conda-forge", "- https://elsewhere.example")
+    r.refiled(2)
+
+
+def package_of_conda(r: Repository) -> None:
+    edit(r.folder(2) / "conda.yaml", "- pip\n", "- pip\n- other=1.0\n")
+    r.refiled(2)
+
+
+def build_dependency_of_the_model(r: Repository) -> None:
+    edit(r.folder(2) / "python_env.yaml", "- setuptools", "- setuptools==1.0")
     r.refiled(2)
 
 
 def file_in_the_model(r: Repository) -> None:
-    (r.folder(2) / "code/torch.py").write_text("")
+    (r.folder(2) / "torch.py").write_text("")
 
 
 def file_in_the_model_and_its_tags(r: Repository) -> None:
@@ -657,13 +694,11 @@ def file_in_the_model_and_its_tags(r: Repository) -> None:
 
 
 def bytecode_in_the_model(r: Repository) -> None:
-    """Compiled code of another source, which Python would load in place of the source."""
-    source = r.folder(2) / "code/metashot/runtime.py"
-    cached = Path(importlib.util.cache_from_source(str(source)))
-    cached.parent.mkdir(exist_ok=True)
-    code = compile("print('hello')", str(source), "exec")
-    # flag 1: a hash that is not looked at
-    cached.write_bytes(importlib.util.MAGIC_NUMBER + b"\x01\0\0\0" + bytes(8) + marshal.dumps(code))
+    """16.9 GB for whoever unmarshals it."""
+    cached = r.folder(2) / "__pycache__/pyfunc_model.cpython-311.pyc"
+    cached.parent.mkdir()
+    cached.write_bytes(importlib.util.MAGIC_NUMBER + bytes(12) + b"(" + b"\xff\xff\xff\x7e")
+    r.refiled(2)
 
 
 def requirement_of_the_model(r: Repository) -> None:
@@ -806,8 +841,8 @@ FORGERIES: dict[Callable[[Repository], None], tuple[dict[str, str], str]] = {
     parameter: ({OTHER: "parameters"}, "parameter budget of the run is 600, not 6"),
     parameter_of_the_logged_model: ({OTHER: "parameters"}, "parameter budget of the logged model is 600"),
     parameter_in_the_lineage: ({OTHER: "parameters, records"}, "budget in the record is 600, not 6"),
-    model_of_another_version: ({OTHER: "model"}, "model.json of the registered model"),
-    model_of_another_version_with_its_tags: ({OTHER: "model"}, "model.json of the registered model"),
+    model_of_another_version: ({OTHER: "model"}, "of MLmodel of the registered model is"),
+    model_of_another_version_with_its_tags: ({OTHER: "model"}, "of MLmodel of the registered model is"),
     source_of_another_version: (
         {OTHER: "registry, model, parameters, metrics, card"},
         "no logged model of its run has the files",
@@ -847,15 +882,20 @@ FORGERIES: dict[Callable[[Repository], None], tuple[dict[str, str], str]] = {
     lineage_and_its_digest: ({OTHER: "data, card"}, "licence of the data is MIT"),
     lineage_no_json: ({OTHER: "lineage"}, "carries no lineage.json that can be read"),
     lineage_of_no_shape: ({OTHER: "lineage"}, "not laid out as metashot writes it"),
-    code_of_the_model: ({OTHER: "model"}, "code of the registered model"),
-    code_of_the_model_and_all_tags: ({OTHER: "model"}, "no commit here has runtime.py"),
-    loader_of_the_model: ({OTHER: "model"}, "loader_module in MLmodel is metashot.runtime"),
-    weights_path_of_the_model: ({OTHER: "model"}, "path of model.safetensors in MLmodel is /tmp/other"),
-    flavor_of_the_model: ({OTHER: "model"}, "further flavors in MLmodel"),
-    file_in_the_model: ({OTHER: "model"}, "metashot.files of the version"),
-    file_in_the_model_and_its_tags: ({OTHER: "model"}, "a file of its own: code/torch.py"),
-    bytecode_in_the_model: ({OTHER: "model"}, "runtime.cpython"),
-    requirement_of_the_model: ({OTHER: "model"}, "packages in requirements.txt"),
+    code_of_the_model: ({OTHER: "model"}, "code.zip of the registered model is not the code"),
+    code_of_the_model_and_all_tags: ({OTHER: "model"}, "no commit that its training or what is checked out"),
+    pins_of_another_time: ({OTHER: "model"}, "no commit that its training or what is checked out"),
+    loader_of_the_model: ({OTHER: "model"}, 'of MLmodel of the registered model is \'"loader_module"'),
+    weights_path_of_the_model: ({OTHER: "model"}, "/tmp/other"),
+    flavor_of_the_model: ({OTHER: "model"}, "sklearn"),
+    signature_of_the_input: ({OTHER: "model"}, 'of MLmodel of the registered model is \'"inputs"'),
+    channel_of_the_model: ({OTHER: "model"}, "line 2 of conda.yaml of the registered model is"),
+    package_of_conda: ({OTHER: "model"}, "of conda.yaml of the registered model is '- other=1.0'"),
+    build_dependency_of_the_model: ({OTHER: "model"}, "of python_env.yaml of the registered model is"),
+    file_in_the_model: ({OTHER: "model"}, "a file of its own: 'torch.py'"),
+    file_in_the_model_and_its_tags: ({OTHER: "model"}, "a file of its own: 'torch.py'"),
+    bytecode_in_the_model: ({OTHER: "model"}, "a file of its own: '__pycache__/pyfunc_model"),
+    requirement_of_the_model: ({OTHER: "model"}, "of requirements.txt of the registered model is 'panda"),
     start_of_the_run: ({OTHER: "records"}, "start of the run"),
     end_of_the_run: ({OTHER: "records"}, "end of the run"),
     status_of_the_run: ({OTHER: "registry"}, "status of the run"),
@@ -891,6 +931,9 @@ BY_DEFAULT = {  # the others are drills
     metrics_file_in_everything,
     lineage_and_its_digest,
     code_of_the_model_and_all_tags,
+    pins_of_another_time,
+    signature_of_the_input,
+    channel_of_the_model,
     bytecode_in_the_model,
     start_of_the_run,
     data_link_removed,
@@ -1019,17 +1062,233 @@ def test_other_bytes_of_the_remote_are_not_taken(repository, remote):
     assert not repository.object(md5).exists()
 
 
-def test_files_that_use_leaves_in_a_registered_model_are_no_forgery(repository):
-    """Python's bytecode, where a model is loaded from its folder."""
-    code = repository.folder(2) / "code"
-    command = "import metashot.methods.maml, metashot.runtime, metashot; print(metashot.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(code)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    run = [sys.executable, "-c", command]
-    done = subprocess.run(run, cwd=code, env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(str(code))
-    assert list(code.rglob("*.pyc"))
+# --- code that git holds elsewhere ---
+
+EVIL = b"\nEVIL = True\n"
+
+
+def evil_commit(r: Repository) -> str:
+    """A commit on top of HEAD, which nothing names yet, whose code a registered model carries."""
+    git(r.root, "checkout", "-q", "--", ".")
+    path = r.root / "metashot/runtime.py"
+    path.write_bytes(path.read_bytes() + EVIL)
+    evil = git(r.root, "stash", "create")
+    git(r.root, "checkout", "-q", "--", ".")
+    code = changed(carried.Code.present("images"), runtime=EVIL)
+    r.carry(2, code)
+    r.sql(
+        "UPDATE model_version_tags SET value = ? WHERE key = 'metashot.publisher' AND version = 2",
+        f"ann on laptop, metashot 0.1.0 at {evil}",
+    )
+    return evil
+
+
+def test_code_that_what_is_checked_out_does_not_stand_on_is_refuted(repository):
+    """However git holds it: by a branch, a ref of another kind, the stash, a replacement, or a graft."""
+    evil = evil_commit(repository)
+    head = git(repository.root, "rev-parse", "HEAD")
+    grafts = repository.root / ".git/info/grafts"
+    ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "branch": (
+            lambda: git(repository.root, "branch", "evil", evil),
+            lambda: git(repository.root, "branch", "-D", "evil"),
+        ),
+        "ref": (
+            lambda: git(repository.root, "update-ref", "refs/evil/x", evil),
+            lambda: git(repository.root, "update-ref", "-d", "refs/evil/x"),
+        ),
+        "stash": (
+            lambda: git(repository.root, "stash", "store", evil),
+            lambda: git(repository.root, "stash", "clear"),
+        ),
+        "replacement": (
+            lambda: git(repository.root, "replace", head, evil),
+            lambda: git(repository.root, "replace", "-d", head),
+        ),
+        "graft": (lambda: grafts.write_text(f"{head} {evil}\n"), grafts.unlink),
+    }
+    for way, (make, undo) in ways.items():
+        make()
+        failing = verdicts(repository.audit(f"{GROUP}/2", fresh=True), "fails")
+        assert failing.keys() == {OTHER}, way
+        assert "no commit that its training or what is checked out" in failing[OTHER]["model"], way
+        undo()
+    git(repository.root, "reset", "-q", "--hard", evil)  # but this is what is checked out
+    assert "model" not in verdicts(repository.audit(f"{GROUP}/2", fresh=True), "fails").get(OTHER, {})
+    # and of the files of several commits none stands for all
+    git(repository.root, "reset", "-q", "--hard", head)
+    for name in ("errors", "files"):
+        path = repository.root / f"metashot/{name}.py"
+        path.write_bytes(path.read_bytes() + EVIL)
+        git(repository.root, "commit", "-qm", name, "-a")
+        path.write_bytes(path.read_bytes().removesuffix(EVIL))
+        git(repository.root, "commit", "-qm", f"{name} as before", "-a")
+    for names, good in ((["errors"], True), (["files"], True), (["errors", "files"], False)):
+        repository.carry(2, changed(carried.Code.present("images"), **dict.fromkeys(names, EVIL)))
+        failing = verdicts(repository.audit(f"{GROUP}/2"), "fails")
+        assert (OTHER not in failing) == good, names
+
+
+# --- a hostile artifact store ---
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(20 * 2**30)
+
+
+def test_what_is_no_plain_file_of_publish_is_refuted_and_named(repository, tmp_path):
+    folder, elsewhere = repository.folder(2), tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+
+    def linked(name: str) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(elsewhere / name)
+
+    def linked_folder() -> None:
+        shutil.rmtree(folder / "artifacts")
+        (folder / "artifacts").symlink_to(elsewhere / "artifacts")
+
+    def linked_whole() -> None:
+        shutil.rmtree(folder)
+        folder.symlink_to(elsewhere)
+
+    def hard(name: str) -> None:
+        (folder / name).unlink()
+        (folder / name).hardlink_to(elsewhere / name)
+
+    def within(name: str) -> Path:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def special(name: str, make: Callable[[Path], object]) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    def listening(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+            server.bind(path.name)
+
+    bomb = "a: &a [x]\n" + "".join(
+        f"{n}: &{n} [{', '.join(9 * [f'*{m}'])}]\n" for m, n in itertools.pairwise("abcdefghi")
+    )
+    hostile: dict[str, Callable[[], object]] = {
+        "'code.zip' is a symbolic link": lambda: linked("code.zip"),
+        "'artifacts' is a symbolic link": linked_folder,
+        "is a symbolic link, not a folder": linked_whole,
+        "'code/metashot/runtime' is a symbolic link": lambda: within("code/metashot/runtime").symlink_to("/"),
+        "'code/safetensors' is a symbolic link": lambda: within("code/safetensors").symlink_to("/tmp"),
+        "'MLmodel' has another name elsewhere": lambda: hard("MLmodel"),
+        "'MLmodel' is a named pipe": lambda: special("MLmodel", os.mkfifo),
+        "'conda.yaml' is a socket": lambda: special("conda.yaml", listening),
+        "'requirements.txt' is a folder": lambda: special("requirements.txt", Path.mkdir),
+        "'empty' is an empty folder": lambda: (folder / "empty").mkdir(),
+        "a file of its own: 'MLModel'": lambda: (folder / "MLModel").write_text("{}"),
+        "lacks 'python_env.yaml'": lambda: (folder / "python_env.yaml").unlink(),
+        "a file of its own: 'x\\udcff'": lambda: Path(os.fsdecode(bytes(folder) + b"/x\xff")).touch(),
+        "'conda.yaml' has more than": lambda: sparse(folder / "conda.yaml"),
+        "a file of its own: 'large'": lambda: sparse(folder / "large"),
+        "size of model.safetensors": lambda: sparse(folder / "artifacts/model.safetensors"),
+        "holds more than 1,000 files": lambda: [(folder / str(n)).touch() for n in range(1001)],
+        "line 1 of MLmodel of the registered model": lambda: (folder / "MLmodel").write_text(bomb),
+        "line 1 of python_env.yaml": lambda: (folder / "python_env.yaml").write_bytes(b"\xff\xfe"),
+        "has other line endings": lambda: (folder / "conda.yaml").write_bytes(
+            (kept / "conda.yaml").read_bytes().replace(b"\n", b"\r\n")
+        ),
+    }
+    for named, make in hostile.items():
+        make()
+        found = repository.audit(OTHER)
+        named = named.replace("'requirements.txt' is a folder", "'requirements.txt' is an empty folder")
+        assert named in verdicts(found, "fails")[OTHER]["model"], named
+        assert not verdicts(found, "fails").keys() - {OTHER}, named
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
     assert clean(repository.audit())
+
+
+def test_a_lineage_that_cannot_be_read_keeps_no_other_version_from_being_judged(repository):
+    path = repository.lineage(2)
+    good = path.read_text()
+    document = json.loads(good)
+
+    def other(**changes: object) -> Callable[[], object]:
+        return lambda: path.write_text(json.dumps({**document, **changes}))
+
+    nested: list = []
+    for _ in range(100):
+        nested = [nested]
+    hostile: dict[str, Callable[[], object]] = {
+        "is not JSON that can be read": lambda: path.write_text(200_000 * "["),
+        "more than 32 levels": other(metrics={**document["metrics"], "nested": nested}),
+        "is a named pipe": lambda: os.mkfifo(path),
+        "has more than 16,777,216 bytes": lambda: sparse(path),
+        "is a symbolic link": lambda: path.symlink_to("/etc/passwd"),
+        "Is a directory": path.mkdir,
+        "not JSON that can be read ('utf-8'": lambda: path.write_bytes(b'"\xff"'),
+        "stages: Input should be": other(stages=[]),
+        "(document: Input should be": lambda: path.write_text("[]"),
+        "model.model.json: Input should be": other(model={"model.json": ["x"]}),
+        "training.git.commit": other(
+            training={**document["training"], "git": {"commit": "--all", "dirty": False}}
+        ),
+        "metrics.accuracy: Input should be": other(metrics={**document["metrics"], "accuracy": "0.9"}),
+        "result: String should match": other(result="../../../../etc/passwd"),
+        "output of train@": other(stages={}),
+        "name: glyphs-9w9s, not glyphs-5w1s": other(name="glyphs-9w9s"),
+        "training.started: Input should be": other(training={**document["training"], "started": 1e300}),
+        "Extra inputs are not permitted": other(more=1),
+    }
+    for number, (named, make) in enumerate(hostile.items()):
+        path.unlink()
+        make()
+        found = repository.audit(None if number < 4 else OTHER)
+        assert GROUP in found
+        wanted = "is a folder" if named == "Is a directory" else named
+        failing = verdicts(found, "fails")
+        assert failing.keys() == {OTHER}, named
+        assert wanted in failing[OTHER]["lineage"], (wanted, failing[OTHER])
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+            path.touch()
+    path.unlink()
+    path.write_text(good)
+    assert clean(repository.audit())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE model_versions SET run_id = 'none' WHERE version = 2",
+        "UPDATE model_versions SET run_id = NULL WHERE version = 2",
+        "DELETE FROM model_version_tags WHERE version = 2",
+        "DELETE FROM inputs WHERE source_type = 'RUN_OUTPUT'",
+        "UPDATE model_versions SET source = 'file:///etc/../etc', storage_location = NULL WHERE version = 2",
+        "UPDATE runs SET artifact_uri = 'nowhere://x' WHERE name = 'maml'",
+    ],
+)
+def test_a_database_that_says_nonsense_of_a_version_is_a_finding_of_it(repository, statement):
+    repository.sql(statement)
+    found = repository.audit()
+    assert OTHER in verdicts(found, "fails")
+    assert found.keys() == {FIRST, OTHER, CHAMPION, GROUP}
+    if "RUN_OUTPUT" not in statement:  # which is of all of them
+        assert not {FIRST, CHAMPION} & verdicts(found, "fails").keys()
+
+
+def test_a_version_of_an_earlier_metashot_cannot_be_checked_and_says_what_to_do(repository):
+    folder = repository.folder(2)
+    (folder / "code/metashot").mkdir(parents=True)
+    (folder / "code/metashot/__init__.py").write_text("")
+    (folder / carried.ZIP).unlink()
+    found = repository.audit()
+    assert not verdicts(found, "fails")
+    assert "make MLflow anew (docs/lineage.md, Rebuilding)" in verdicts(found, "cannot check")[OTHER]["model"]
 
 
 def test_a_model_alone_an_alias_and_a_version_can_be_named(repository):
@@ -1081,13 +1340,13 @@ def signed(repository: Repository, tmp_path: Path) -> Path:
     """Version 2, signed by Ann."""
     path, key = keys(tmp_path)
     trust(repository.root, key)
-    return signing.sign(repository.root, json.loads(repository.lineage(2).read_text()), path)
+    return signing.sign(repository.root, *auditing.signable(repository.root, f"{GROUP}/2"), path)
 
 
 def test_a_signature_is_one_by_dsse_and_its_statement_is_the_lineage(repository, tmp_path):
     path, key = keys(tmp_path)
-    document = json.loads(repository.lineage(2).read_text())
-    envelope = json.loads(signing.sign(repository.root, document, path).read_text())
+    document, *rest = auditing.signable(repository.root, f"{GROUP}/2")
+    envelope = json.loads(signing.sign(repository.root, document, *rest, path).read_text())
     payload = base64.b64decode(envelope["payload"])
     kind = b"application/vnd.in-toto+json"
     encoded = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
@@ -1098,6 +1357,38 @@ def test_a_signature_is_one_by_dsse_and_its_statement_is_the_lineage(repository,
     assert statement["predicate"] == document
     said = {subject["name"]: subject["digest"] for subject in statement["subject"]}
     assert said["model.safetensors"] == {"md5": repository.md5(f"{MODEL}/model.safetensors")}
+    for name in ("code.zip", "conda.yaml", "python_env.yaml", "requirements.txt"):
+        content = (repository.folder(2) / name).read_bytes()
+        assert said[name] == {"sha256": hashlib.sha256(content).hexdigest()}
+    assert said.keys() == {
+        "model.json", "model.safetensors", "code.zip", "conda.yaml", "python_env.yaml", "requirements.txt",
+        GROUP,
+    }  # fmt: skip
+
+
+def test_a_signature_does_not_stand_for_other_code(repository, signed):
+    """Code of a good commit, which nobody signed; and the signature put in that one's place."""
+    git(repository.root, "checkout", "-q", "--", ".")
+    path = repository.root / "metashot/runtime.py"
+    path.write_bytes(path.read_bytes() + EVIL)
+    git(repository.root, "commit", "-qm", "more", "-a")
+    code = changed(carried.Code.present("images"), runtime=EVIL)
+    repository.carry(2, code)
+    found = repository.audit()
+    assert not verdicts(found, "fails")
+    assert "but not with the code of this version" in verdicts(found, "cannot check")[OTHER]["signature"]
+    document = json.loads(repository.lineage(2).read_text())
+    shutil.copy(signed, signing.path(repository.root, document, code.digest))
+    assert "or other files" in verdicts(repository.audit(), "fails")[OTHER]["signature"]
+
+
+def test_a_model_that_was_changed_is_not_signed(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository.root)
+    channel_of_the_model(repository)
+    key = keys(tmp_path)[0]
+    done = typer.testing.CliRunner().invoke(cli.app, ["sign", f"{GROUP}/2", "--key", str(key)])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: glyphs-5w1s/2 cannot be signed: line 2 of conda.yaml")
 
 
 def test_a_signed_version_names_its_signer(repository, signed):
@@ -1122,7 +1413,10 @@ def test_a_signature_over_another_lineage_is_refuted(repository, signed):
 
 def test_a_signature_of_another_version_is_refuted(repository, signed):
     other = json.loads(repository.lineage(3).read_text())
-    shutil.copy(signed, signing.path(repository.root, other))
+    code = repository.version(
+        3, "(SELECT value FROM model_version_tags t WHERE t.key = 'metashot.code' LIMIT 1)"
+    )
+    shutil.copy(signed, signing.path(repository.root, other, code))
     assert "but over another lineage" in verdicts(repository.audit(), "fails")[CHAMPION]["signature"]
 
 

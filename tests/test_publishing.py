@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import shutil
 import time
+import zipfile
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +18,7 @@ from ruamel.yaml import YAML
 from shown import client_of, snapshot
 from typer.testing import CliRunner
 
-from metashot import cards, compare, publishing, tracking
+from metashot import cards, carried, compare, publishing
 from metashot.cli import app
 from metashot.errors import MetashotError
 from metashot.lineage import Lock
@@ -168,8 +169,9 @@ def test_other_code_in_the_model_is_a_new_version_of_the_same_run(tmp_path, monk
     assert publish(root).versions == {"matching": 1}
     before = snapshot(root)
     package = tmp_path / "metashot"
-    shutil.copytree(tracking.PACKAGE, package)
-    for module in (publishing, tracking):
+    shutil.copytree(carried.PACKAGE, package)
+    shutil.copy(carried.PACKAGE.with_name("pyproject.toml"), tmp_path)
+    for module in (publishing, carried):
         monkeypatch.setattr(module, "PACKAGE", package)
     (package / "cli.py").write_text("# a model does not carry this\n")
     assert publish(root).added == 0
@@ -186,8 +188,9 @@ def test_other_code_in_the_model_is_a_new_version_of_the_same_run(tmp_path, monk
     assert seen["aliases"] == {"challenger": 3, "champion": 3}
     version = client_of(root).get_model_version_by_alias(GROUP, "champion")
     newest = Path(version.source.removeprefix("file://"))
-    assert (newest / "pyfunc_model.py").read_text().endswith("# changed\n")
-    assert (newest / "code/metashot/methods/base.py").read_text().endswith("# changed\n")
+    with zipfile.ZipFile(newest / "code.zip") as held:
+        changed = {name for name in held.namelist() if held.read(name).endswith(b"# changed\n")}
+    assert {name.partition("/")[2] for name in changed} == {"pyfunc_model.py", "methods/base.py"}
 
 
 def test_two_versions_are_compared_in_a_run_that_is_linked_to_both_and_made_once(repository, monkeypatch):

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import requests
 import synthetic
+from mlflow import MlflowClient
 from project import wait_until
 from shown import snapshot
 
-from metashot import publishing, tracking
+from metashot import publishing, tracking, untrusted
 from metashot.errors import MetashotError
 
 
@@ -115,6 +116,27 @@ def test_two_clones_at_once_make_everything_once(server, tmp_path, monkeypatch):
     assert snapshot(server.address, "glyphs-5w1s") == expected
     assert len(expected["versions"]) == 2
     assert len(expected["runs"]) == 4  # and two comparisons
+
+
+def test_files_are_fetched_from_a_server_whole_and_not_in_any_number(tmp_path, monkeypatch):
+    root = told(tmp_path / "repository", "omniglotfetched")
+    publishing.publish_all(root)
+
+    def version(client: MlflowClient) -> tracking.Registered:
+        return tracking.resolve(client, "omniglotfetched-5w1s/1")
+
+    with tracking.connect(root) as client:
+        fetched = version(client)
+        assert fetched.lineage["dataset"] == "omniglotfetched"
+        weights = root / "models/omniglotfetched-5w1s/matching/model.json"
+        assert (fetched.folder / "artifacts/model.json").read_bytes() == weights.read_bytes()
+        assert (fetched.folder / "registered_model_meta").exists()
+        monkeypatch.setattr(untrusted, "ENTRIES", 5)
+        with pytest.raises(MetashotError, match="holds more than 5 files"):
+            _ = version(client).folder
+        monkeypatch.setattr(tracking, "DOWNLOAD", 100)
+        with pytest.raises(MetashotError, match="files or 100 bytes"):
+            _ = version(client).lineage
 
 
 HOLDER = """

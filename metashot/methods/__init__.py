@@ -5,6 +5,7 @@ A saved model is a folder with ``model.safetensors`` and a ``model.json`` that s
 
 import importlib
 import json
+import pkgutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +24,8 @@ FORMAT = 5
 
 def method_class(name: str) -> type[Method]:
     """The class of the method ``name``; a MetashotError if there is none."""
-    modules = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"base", "adaptation"}
+    # not by the files: a registered model has them in a zip
+    modules = {module.name for module in pkgutil.iter_modules(__path__)} - {"base", "adaptation"}
     if name not in modules:
         raise MetashotError(f"unknown method {name!r}: there are {', '.join(sorted(modules))}")
     cls: type[Method] = getattr(importlib.import_module(f"{__name__}.{name}"), name.capitalize())

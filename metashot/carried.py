@@ -1,0 +1,195 @@
+"""What a registered model consists of, file by file.
+
+Every file follows from the result's lineage, one state of metashot's code, and the ids that MLflow gave the
+model, and from nothing else: `publish` writes the files, and `audit` makes them anew and compares them whole.
+
+The code is one zip, from which Python imports without writing anything beside it. In the zip the package is
+called by its digest: models with different code can be loaded into one process, an installed metashot beside.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tomllib
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from metashot.errors import MetashotError
+from metashot.lineage import digest
+
+PACKAGE = Path(__file__).parent
+PROJECT = "pyproject.toml"  # which says what a model takes along
+LOADER = "pyfunc_model"  # the module that MLflow imports to load a model
+WEIGHTS = "artifacts"  # the folder of the files that DVC keeps
+ZIP, MLMODEL = "code.zip", "MLmodel"
+META = "registered_model_meta"  # MLflow writes it when a model is loaded by name and version
+UNNAMED = b"model_name: null\nmodel_version: null\n"  # there, when it is loaded by the logged model's id
+RESULT, CODE = "metashot.result", "metashot.code"
+Files = dict[str, bytes]  # content by name
+IMPORT = re.compile(rb"^([ \t]*(?:from|import)[ \t]+)metashot\b", re.MULTILINE)
+ANSWER = [  # of answers alone: tables are checked by the model, which says more than MLflow
+    {"type": "string", "name": "label", "required": True},
+    {"type": "double", "name": "probability", "required": True},
+    {"type": "map", "values": {"type": "double"}, "name": "probabilities", "required": True},
+]
+
+
+def identity(md5s: Mapping[str, str], project: Mapping[str, Any], kind: str) -> str:
+    """Return the digest of the code and the packages that a model carries.
+
+    Args:
+        md5s: Of the modules of a package, by path in it: those that a model carries, and others.
+        project: The package's pyproject.toml.
+        kind: Of the samples.
+
+    Raises:
+        KeyError: The project does not say what a model carries.
+    """
+    files = {path: md5s[path] for path in _chosen(md5s, project)}
+    return digest({"files": files, "requirements": requirements(project, kind)})
+
+
+def requirements(project: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the pinned packages that a model for a kind of samples needs.
+
+    Args:
+        project: The package's pyproject.toml.
+        kind: Of the samples.
+
+    Raises:
+        KeyError: The project does not say what a model carries.
+    """
+    named = set(project["tool"]["metashot"]["model"]["packages"])
+    pins = [pin.partition(";")[0].strip() for pin in project["project"]["dependencies"]]
+    optional = project["project"].get("optional-dependencies", {}).get(kind, [])
+    return [*(pin for pin in pins if pin.partition("==")[0] in named), *optional]
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code and the packages that a model carries.
+
+    Attributes:
+        files: Content of each module, by path in the package.
+        requirements: Pinned packages.
+    """
+
+    files: Mapping[str, bytes]
+    requirements: Sequence[str]
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], project: Mapping[str, Any], kind: str) -> "Code":
+        """Choose what a model carries out of the modules of a package. Raises KeyError as `identity`."""
+        return cls({path: files[path] for path in _chosen(files, project)}, requirements(project, kind))
+
+    @classmethod
+    def present(cls, kind: str) -> "Code":
+        """Return what a model registered now carries.
+
+        Raises:
+            MetashotError: The pyproject.toml that says so does not lie beside the package.
+        """
+        modules = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+        try:
+            project = tomllib.loads(PACKAGE.with_name(PROJECT).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise MetashotError(
+                f"{PACKAGE.with_name(PROJECT)} cannot be read ({error.strerror}): it says which modules a "
+                "model carries; run metashot from a clone of its repository"
+            ) from None
+        chosen = {path: modules[path].read_bytes() for path in _chosen(modules, project)}
+        return cls.of(chosen, project, kind)
+
+    @cached_property
+    def digest(self) -> str:
+        """As `identity`."""
+        md5s = {path: hashlib.md5(content).hexdigest() for path, content in self.files.items()}
+        return digest({"files": md5s, "requirements": list(self.requirements)})
+
+    @property
+    def package(self) -> str:
+        """What the package is called where it is carried."""
+        return f"{PACKAGE.name}_{self.digest[:16]}"
+
+    @property
+    def zip(self) -> bytes:
+        """The modules as one zip, the same bytes at any time and on any machine."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # compressors differ
+            for path in sorted(self.files):
+                entry = zipfile.ZipInfo(f"{self.package}/{path}")  # of 1980
+                entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix, readable
+                archive.writestr(entry, IMPORT.sub(rb"\1" + self.package.encode(), self.files[path]))
+        return buffer.getvalue()
+
+
+def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: str, created: int) -> Files:
+    """Return the files of a registered model by name, but for the weights, which DVC has.
+
+    Args:
+        code: What it carries.
+        document: The lineage of its result.
+        model_id: Of MLflow's logged model.
+        run_id: Of the run that shows the result.
+        created: When MLflow made the logged model, in ms.
+    """
+    python, pins = document["training"]["versions"]["python"], code.requirements
+    numbers = dict(pin.split("==") for pin in pins)
+    conda = ["channels:", "- conda-forge", "dependencies:", f"- python={python}", "- pip", "- pip:"]
+    environment = [f"python: {python}", "build_dependencies:", "- pip", "- setuptools", "- wheel"]
+    lines = {
+        "requirements.txt": list(pins),
+        "conda.yaml": [*conda, *(f"  - {pin}" for pin in pins), "name: mlflow-env"],
+        "python_env.yaml": [*environment, "dependencies:", "- -r requirements.txt"],
+    }
+    texts = {name: "".join(f"{line}\n" for line in held) for name, held in lines.items()}
+    flavor = {
+        "loader_module": f"{code.package}.{LOADER}",
+        "code": ZIP,
+        "data": WEIGHTS,
+        "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        "python_version": python,
+    }
+    about = {
+        "flavors": {"python_function": flavor},
+        "metadata": {RESULT: document["result"], CODE: code.digest},
+        "mlflow_version": numbers["mlflow"],
+        "model_id": model_id,
+        "model_uuid": model_id,
+        "run_id": run_id,
+        "signature": {"inputs": None, "outputs": json.dumps(ANSWER), "params": None},
+        "utc_time_created": f"{datetime.fromtimestamp(created / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}",
+    }
+    texts[MLMODEL] = json.dumps(about, indent=2) + "\n"  # which is YAML as well
+    return {ZIP: code.zip, **{name: text.encode() for name, text in texts.items()}}
+
+
+def meta(name: str, version: str) -> bytes:
+    """Return what MLflow writes into a model's folder when it is loaded by name and version.
+
+    It lies there from the beginning, so that loading changes nothing.
+    """
+    return f"model_name: {name}\nmodel_version: '{version}'\n".encode()
+
+
+def files_digest(files: Mapping[str, bytes], weights: Mapping[str, str]) -> str:
+    """Return the digest of all files of a registered model.
+
+    Args:
+        files: As `described`.
+        weights: The md5 of each file that DVC has, by name.
+    """
+    md5s = {f"{WEIGHTS}/{name}": md5 for name, md5 in weights.items()}
+    return digest(md5s | {name: hashlib.md5(content).hexdigest() for name, content in files.items()})
+
+
+def _chosen(paths: Iterable[str], project: Mapping[str, Any]) -> list[str]:
+    patterns = project["tool"]["metashot"]["model"]["code"]
+    return sorted(path for path in paths if any(fnmatchcase(path, pattern) for pattern in patterns))
