@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(help="MODEL for its champion, MODEL@ALIAS or MODEL/VERSION.", show_default=False)
 ]
+Label = Annotated[
+    str,
+    typer.Option(
+        help="Where file names say the class, a regular expression with the class as its group `label`.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
@@ -157,6 +164,7 @@ def predict(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the answers about pictures: a PNG file.", dir_okay=False)
     ] = None,
+    label: Label = "",
 ) -> None:
     """Let a registered model tell classes apart that a few labelled files show."""
     with mistakes():
@@ -172,12 +180,11 @@ def predict(
             kind = predicting.taken(version)
             if picture and kind.what != "picture":
                 raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.what} files")
-            answers = predicting.predict(root, version, support, wanted)
+            shown = predicting.labelled(support, kind, label)
+            asked = predicting.unlabelled(wanted, kind)
+            answers = predicting.predict(root, version, shown, asked)
         if picture:
-            from metashot import plots
-
-            shown = [(Path(answer.sample), answer.label, answer.probability) for answer in answers]
-            _write(picture, plots.answers_plot(predicting.labelled(support, kind), shown))
+            _write(picture, predicting.picture(shown, asked, answers))
         if as_json:
             typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         else:
@@ -326,6 +333,7 @@ def init(
     splits: Annotated[
         Path | None, typer.Option(help="Folder with lists of what is in each split.", file_okay=False)
     ] = None,
+    label: Label = "",
 ) -> None:
     """Look at data of your own, and describe them in params.yaml: the next run trains on them.
 
@@ -348,7 +356,10 @@ def init(
         def from_root(path: Path | None) -> str:
             return "" if path is None else str(path) if path.is_absolute() else os.path.relpath(path, root)
 
-        raw = folders.Raw(path=from_root(folder), splits=from_root(splits), md5="")
+        try:
+            raw = folders.Raw(path=from_root(folder), splits=from_root(splits), md5="", label=label)
+        except ValueError as error:
+            raise MetashotError(f"--{error}") from None
         proposal = proposing.init(root, raw, name or proposing.name_of(folder))
         Console().print(proposing.page(proposal), soft_wrap=True)
         for line in proposing.warnings(proposal):

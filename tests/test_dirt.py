@@ -4,11 +4,14 @@ Each kind of dirt goes through digest, download and preprocess of the source `im
 `metashot init`. The table "What you see" of docs/data.md says the same in words.
 """
 
+import copy
 import io
 import os
 import shutil
 import stat
 import struct
+import tarfile
+import tracemalloc
 import unicodedata
 import zipfile
 import zlib
@@ -23,7 +26,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metashot import cli, params, proposing
-from metashot.data import folders, image_folder, images, store
+from metashot.data import archive, folders, image_folder, images, store, walking
 from metashot.data.preprocess import preprocess
 from metashot.errors import MetashotError
 
@@ -208,7 +211,47 @@ DIRT = [
         lambda f: [
             file(name, b"")(f) for name in (".DS_Store", "class0/Thumbs.db", "__MACOSX/class0/._0.png")
         ],
-        told="3 files of other kinds (1 .db, 2 hidden)",
+        told="3 files of other kinds (3 hidden)",
+    ),
+    Dirt(
+        "what file servers and recycle bins leave",
+        lambda f: [
+            file(name)(f)
+            for name in (
+                *("@eaDir/class0/0.png", "class1/@eaDir/0.png", "#recycle/class0/x.png", ".Trash-1000/x.png"),
+                *("$RECYCLE.BIN/S-1-5/x.png", "System Volume Information/x.png", "lost+found/x.png"),
+                *("class0/._0.png", "class0/desktop.ini", "class0/THUMBS.DB"),
+            )
+        ],
+        told="10 files of other kinds (10 hidden)",
+    ),
+    Dirt("a JFIF", file("class0/x.jfif", JPEG), 1, init="49"),
+    Dirt("a class name with a space behind it", copied("class0", "alone "), EACH, init="56"),
+    Dirt(
+        "class names that differ in white space",
+        copied("class0", "class0 "),
+        stops="'class0' and 'class0 ' differ in nothing but case, white space or encoding",
+    ),
+    Dirt("a class name of spaces", copied("class0", "  "), stops="whose name is white space alone"),
+    Dirt(
+        "several at another depth",
+        lambda f: [file(f"class{c}/images/{n}.png")(f) for c in range(3) for n in range(3)],
+        stops="9 files ('class0/images/0.png', 'class0/images/1.png', 'class0/images/2.png', …): not at the",
+    ),
+    Dirt(
+        "several empty classes",
+        lambda f: [(f / f"empty{number}").mkdir() for number in range(5)],
+        stops="5 folders have no sample ('empty0', 'empty1', 'empty2', …)",
+    ),
+    Dirt(
+        "several broken links",
+        lambda f: [(f / f"class0/x{number}.png").symlink_to("nothing.png") for number in range(4)],
+        stops="4 paths ('images/class0/x0.png', ",
+    ),
+    Dirt(
+        "a file of more than a gigabyte",
+        lambda f: (file("class0/x.png")(f), os.truncate(f / "class0/x.png", 20 << 30)),
+        stops="x.png': cannot be read (21,474,836,480 bytes, of at most 1,073,741,824)",
     ),
     Dirt(
         "documents",
@@ -304,6 +347,31 @@ def encrypt(path: Path) -> None:
     path.write_bytes(content)
 
 
+def repacked(method: int) -> Callable[[Path], object]:
+    """Dirt that is the same members compressed in another way."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+
+    return spoil
+
+
+def overlapping(path: Path) -> None:
+    """Let every member of a large one's directory be that one."""
+    add("class0/large.png", content=os.urandom(1 << 16))(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        (large,) = (info for info in archive.infolist() if info.filename == "class0/large.png")
+        for number in range(20):
+            again = copy.copy(large)
+            again.filename = f"class0/again{number}.png"
+            archive.filelist.append(again)
+        archive._didModify = True
+
+
 OUT = "a name that leads out of the archive; the archive is refused"
 ZIP_DIRT = [
     Dirt("nothing", lambda path: None, init="48"),
@@ -330,6 +398,12 @@ ZIP_DIRT = [
         stops="truncated or corrupt zip",
     ),
     Dirt("an unreadable picture", add("class0/x.png", content=b"text"), stops=f"is {UNREADABLE}"),
+    Dirt("bzip2", repacked(zipfile.ZIP_BZIP2), init="48"),
+    Dirt("LZMA", repacked(zipfile.ZIP_LZMA), init="48"),
+    Dirt(
+        "a tar file", lambda path: tarfile.open(path, "w:gz").close(), stops="not a zip file; a folder or a"
+    ),
+    Dirt("members upon each other", overlapping, stops="members lie upon each other; the archive is refused"),
 ]
 
 
@@ -341,6 +415,42 @@ def test_dirt_in_a_zip(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixture[s
             archive.write(inside, inside.relative_to(folder))
     dirt.spoil(path)
     check(dirt, "images.zip", capsys)
+
+
+def bomb(method: int, size: int, declared: int) -> bytes:
+    """A zip of clean classes and of a member of zeros, whose headers say how many."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for number in range(4):
+            archive.writestr(f"class{number // 2}/{number}.png", encoded(noise(number)))
+        archive.writestr(info := zipfile.ZipInfo("class0/bomb.png"), bytes(size), method)
+    content = bytearray(stream.getvalue())
+    for at in (info.header_offset + 22, content.rindex(b"PK\x01\x02") + 24):
+        content[at : at + 4] = struct.pack("<I", declared)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_is_unpacked_no_further_than_it_says_and_may_say(
+    method: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LARGEST", 1 << 20)
+    raw, size = replace(RAW, path="images.zip"), 1 << 24
+    for declared, message in (
+        (size, "more than 200 times as many (member 'class0/bomb.png' to 16,777,216)"),
+        (100, "member 'class0/bomb.png' cannot be read (it is damaged: not the bytes that the archive says)"),
+        ((1 << 20) + 1, "member 'class0/bomb.png' cannot be read (1,048,577 bytes, of at most 1,048,576)"),
+    ):
+        Path("images.zip").write_bytes(bomb(method, size, declared))
+        monkeypatch.setattr(archive, "DENSEST", 200 if declared == size else 10**9)
+        tracemalloc.start()
+        with pytest.raises(MetashotError) as caught:
+            image_folder.digest(raw, Path())
+        assert message in str(caught.value)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+    Path("images.zip").write_bytes(bomb(method, 1 << 20, 1 << 20))
+    assert image_folder.digest(raw, Path())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -356,22 +466,94 @@ def test_what_may_not_be_read_stops_the_pipeline(folder: Path, name: str) -> Non
         (folder / name).chmod(0o755)
 
 
-def test_init_names_every_mistake_and_preprocess_the_first_ten(folder: Path) -> None:
+def test_a_reason_is_told_once_with_a_count_and_three_cases(folder: Path) -> None:
     for number in range(12):
         file(f"class0/broken{number:02d}.png", b"")(folder)
+        file(f"class1/short{number:02d}.png", PNG[: 100 + number])(folder)
+    cases = "'class0/broken00.png', images: 'class0/broken01.png', images: 'class0/broken02.png', …"
     with pytest.raises(MetashotError) as caught:
         pipeline(RAW)
-    assert str(caught.value).count(UNREADABLE) == 10
-    assert str(caught.value).endswith("; and 2 more: mend or remove")
+    assert str(caught.value).count(UNREADABLE) == 1
+    assert str(caught.value).startswith("12 samples (raw/images/0000.zip: member 'all/class0/broken00.png', ")
+    assert str(caught.value).endswith(": mend or remove")
     done = CliRunner().invoke(cli.app, ["init", "images"])
-    assert done.output.count(UNREADABLE) == 12
+    assert f"error: 12 pictures (images: {cases}): {UNREADABLE}\n" in done.stderr
+    assert "error: 12 pictures (images: 'class1/short00.png', " in done.stderr
     (folder / "empty").mkdir()
     file("top.png")(folder)
     with pytest.raises(MetashotError, match=r"\(and 1 more: `metashot init` lists them\)"):
         image_folder.digest(RAW, Path())
     lines = CliRunner().invoke(cli.app, ["init", "images"]).stderr.splitlines()
-    assert sum(line.startswith("error: ") for line in lines) == 14
+    assert sum(line.startswith("error: ") for line in lines) == 4
     assert lines[-1] == "params.yaml is as it was: mend the data and run again"
+
+
+def errors(*arguments: str) -> list[str]:
+    done = CliRunner().invoke(cli.app, ["init", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 1
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_tiny_imagenet_as_it_is_unzipped_is_a_few_lines(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(400):
+        class_ = f"n{number % 20:08d}"
+        file(f"train/{class_}/images/{class_}_{number}.JPEG", JPEG)(folder)
+        file(f"train/{class_}/{class_}_boxes.txt")(folder)
+        file(f"val/images/val_{number}.JPEG", JPEG)(folder)
+        file(f"test/images/test_{number}.JPEG", JPEG)(folder)
+    lines = errors("images")
+    assert len(lines) <= 2
+    assert "400 files ('train/n00000000/images/n00000000_0.JPEG', " in lines[0]
+    assert "<superclass>/<class>/<file>, or be named by lists of splits (--splits)" in lines[0]
+
+
+def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(60):
+        file(f"kind{number % 4}_{number}.png", encoded(noise(number)))(folder)
+    (line,) = errors("images")
+    assert "images: 60 files ('kind0_0.png', 'kind0_12.png', 'kind0_16.png', …): not at the depth" in line
+    assert "--label '^(?P<label>[^_]+)_'" in line
+    done = CliRunner().invoke(cli.app, ["init", "images", "--label", "^(?P<label>[^_]+)_"])
+    assert done.exit_code == 0, done.output
+    raw = params.read(Path("params.yaml"), "data.images.raw", image_folder.Raw)
+    assert (raw.label, raw.md5) == ("^(?P<label>[^_]+)_", image_folder.digest(raw, Path()))
+    (line,) = errors("images", "--name", "other", "--label", "^([^_]+)_")
+    assert "error: --label: " in line
+    (line,) = errors("images", "--name", "other", "--label", "^(?P<label>kind[01])_")
+    assert "30 files ('kind2_10.png', 'kind2_14.png', 'kind2_18.png', …): no class in the name" in line
+
+
+def test_a_class_each_with_one_picture_is_one_line(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(30):
+        file(f"class{number:02d}/0.png", encoded(noise(number)))(folder)
+    lines = errors("images")
+    assert len(lines) <= 3, lines
+
+
+def test_the_root_of_the_file_system_is_not_walked(folder: Path) -> None:
+    Path("everything").symlink_to("/")
+    for path in ("/", "//", "/tmp/..", "everything"):
+        (line,) = errors(path, "--name", "all")
+        assert line.endswith(": the whole file system: name the folder that holds the samples")
+
+
+def test_a_long_walk_says_where_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(walking, "TOLD", 20)
+    folders.contents(RAW, Path(), images.SUFFIXES)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" files so far, at 'images/class")[0] for line in lines] == [
+        "images: 20",
+        "images: 40",
+    ]
+    monkeypatch.setattr(walking, "MOST", 30)
+    with pytest.raises(MetashotError, match="images: more than 30 files: name the folder"):
+        folders.contents(RAW, Path(), images.SUFFIXES)
 
 
 @pytest.mark.parametrize(
