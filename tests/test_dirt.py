@@ -25,7 +25,7 @@ import synthetic
 from PIL import Image
 from typer.testing import CliRunner
 
-from metashot import cli, params, proposing
+from metashot import cli, params, proposing, pyfunc_model
 from metashot.data import archive, folders, image_folder, images, store, walking
 from metashot.data.preprocess import preprocess
 from metashot.errors import MetashotError
@@ -587,6 +587,81 @@ def test_pixels_are_those_that_a_person_sees(
         assert got == [{"r": [255, 0, 0], "b": [0, 0, 255]}[letter] for letter in seen]
     else:
         assert got == [[value] * 3 for value in seen]
+
+
+def deep_png(pixels: np.ndarray, clear: bytes = b"") -> bytes:
+    """A PNG file of 16 bits in each of 1 to 4 channels, ``[H, W, C]``; Pillow writes grey ones alone."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", header) + (chunk(b"tRNS", clear) if clear else b"")
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
+def test_of_16_bits_the_upper_8_of_those_that_are_used_count(used: int) -> None:
+    values = (np.arange(256) << (used - 8)).astype(np.uint16).reshape(16, 16, 1)
+    got = images.picture(deep_png(values), colour=False, bits=used)
+    np.testing.assert_array_equal(np.asarray(got), np.arange(256).reshape(16, 16))
+    assert images.bits_used(images.opened(deep_png(values))) == used
+    # One value is clear: white paper is seen
+    got = images.picture(deep_png(values, struct.pack(">H", int(values[1, 2, 0]))), colour=False, bits=used)
+    assert np.asarray(got)[1, 2] == 255
+    assert (np.asarray(got) != np.arange(256).reshape(16, 16)).sum() == 1
+    if used > 8:
+        with pytest.raises(
+            ValueError, match=f"a picture of {used} bits, where the data set has {used - 1}: "
+        ):
+            images.picture(deep_png(values), colour=False, bits=used - 1)
+    for channels in (3, 4):  # Pillow reads the upper 8 of 16
+        colours = np.full((16, 16, channels), 65535, np.uint16)
+        colours[..., :3] = values
+        got = np.asarray(images.picture(deep_png(colours), colour=True, bits=used))
+        kept = np.arange(256) >> (16 - used) << (16 - used)
+        np.testing.assert_array_equal(got, np.repeat(kept.reshape(16, 16, 1), 3, axis=2))
+
+
+def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder: Path) -> None:
+    """Twelve bits: 4,095 is white, in all pictures alike, in training and where a model is asked."""
+    shutil.rmtree(folder)
+    values = [np.random.default_rng(n).integers(0, 4096 >> n % 3, (12, 15, 1)) for n in range(48)]
+    values[0][0, 0] = 4095
+    for number, pixels in enumerate(values):
+        file(f"class{number // 8}/{number}.png", deep_png(pixels.astype(np.uint16)))(folder)
+    done = CliRunner().invoke(cli.app, ["init", "images"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "48 of 16, which use 12: the upper 8 of those count" in done.output
+    prepare = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
+    assert (prepare.bits, prepare.colour) == (12, False)
+    assert pipeline(RAW, replace(prepare, image_size=8)) == 48
+    form = replace(prepare, image_size=15).form
+    for pixels in values[:6]:
+        content = deep_png(pixels.astype(np.uint16))
+        wanted = Image.fromarray((pixels[..., 0] >> 4).astype(np.uint8)).resize((15, 15), 1)
+        np.testing.assert_array_equal(images.decode(content, form)[0][0], 255 - np.asarray(wanted))
+        served = np.rint(255 * pyfunc_model.pixels(content, form)[0])
+        # light paper is inverted, dark paper is not
+        assert any(np.array_equal(served, shade) for shade in (np.asarray(wanted), 255 - np.asarray(wanted)))
+    file("class0/bright.png", deep_png(np.full((12, 15, 1), 5000, np.uint16)))(folder)
+    with pytest.raises(MetashotError, match="is a picture of 13 bits, where the data set has 12"):
+        pipeline(RAW, prepare)
+    assert CliRunner().invoke(cli.app, ["init", "images"]).exit_code == 0
+    assert params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare).bits == 13
+
+
+def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (12, 15, 3)).astype(np.uint16)
+    file("class0/x.png", deep_png(colours))(folder)
+    file("class0/y.png", deep_png(colours * 16))(folder)
+    done = CliRunner().invoke(cli.app, ["init", "images"])
+    assert done.exit_code == 0, done.output
+    assert "1 pictures ('class0/x.png') of 16 bits in colour, read are the upper 8" in done.output
+    raw = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
+    assert raw.bits == 16
 
 
 def test_a_cmyk_jpeg_looks_like_the_picture_it_was_made_of() -> None:

@@ -137,8 +137,8 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
     if absent := sorted("/".join(entry.parts) for entry in {*entries.values()} - matched):
         what = f"{absent[0]!r} has"
         if len(absent) > 1:
-            names = some([*map(repr, absent)])
-            what = f"{len(absent):,} of {len(entries):,} that the lists name ({names}) have"
+            cases = some([*map(repr, absent)])
+            what = f"{len(absent):,} of {len(entries):,} that the lists name ({cases}) have"
         raise MetashotError(f"{folder}: {what} no folder with samples in {shown}")
     homes: dict[str, _Home] = {}
     for (split, superclass, class_), names in members.items():
