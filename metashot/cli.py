@@ -56,7 +56,7 @@ def plan(
         if as_json:
             typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
         else:
-            Console().print(planning.table(steps))
+            Console(markup=False, emoji=False).print(planning.table(steps))
 
 
 @app.command()
@@ -147,7 +147,7 @@ def trace(model: Model, as_json: Json = False) -> None:
         if as_json:
             typer.echo(json.dumps(traced, indent=2))
         else:
-            Console().print(tracing.page(traced))
+            Console(markup=False, emoji=False).print(tracing.page(traced))
 
 
 @app.command()
@@ -188,7 +188,7 @@ def predict(
         if as_json:
             typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         else:
-            Console().print(predicting.table(answers))
+            Console(markup=False, emoji=False).print(predicting.table(answers))
 
 
 @app.command()
@@ -221,7 +221,7 @@ def audit(
         if as_json:
             typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
         else:
-            Console().print(auditing.table(found))
+            Console(markup=False, emoji=False).print(auditing.table(found))
         verdicts = {one.verdict for one in found}
         if verdicts != {"verified"}:
             raise typer.Exit(1 if "refuted" in verdicts else 3)
@@ -270,7 +270,7 @@ def reproduce(
         if as_json:
             typer.echo(json.dumps(asdict(made), indent=2))
         else:
-            Console().print(reproducing.table(made))
+            Console(markup=False, emoji=False).print(reproducing.table(made))
         if made.verdict == "differs":
             raise typer.Exit(1)
 
@@ -361,7 +361,7 @@ def init(
         except ValueError as error:
             raise MetashotError(f"--{error}") from None
         proposal = proposing.init(root, raw, name or proposing.name_of(folder))
-        Console().print(proposing.page(proposal), soft_wrap=True)
+        Console(markup=False, emoji=False).print(proposing.page(proposal), soft_wrap=True)
         for line in proposing.warnings(proposal):
             typer.echo(f"warning: {line}", err=True)
         if proposal.mistakes:
@@ -533,7 +533,10 @@ def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> N
     from metashot import compare as comparing
     from metashot import lineage
 
-    console, seconds = Console(), comparing.train_seconds(lineage.Lock(root), comparison)
+    console, seconds = (
+        Console(markup=False, emoji=False),
+        comparing.train_seconds(lineage.Lock(root), comparison),
+    )
     console.print(comparing.table(comparison, seconds, versions))
     if comparison.pairs:
         console.print(comparing.pairs_table(comparison))
