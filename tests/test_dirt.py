@@ -178,7 +178,7 @@ DIRT = [
             (f / "class0").rename(f / unicodedata.normalize("NFC", "Ä0")),
             copied("class1", unicodedata.normalize("NFD", "Ä0"))(f),
         ),
-        stops="differ in nothing but case or encoding",
+        stops="differ in nothing but case, white space or encoding",
     ),
     Dirt(
         "class names that differ in case",
@@ -495,7 +495,7 @@ def errors(*arguments: str) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_tiny_imagenet_as_it_is_unzipped_is_a_few_lines(folder: Path) -> None:
+def test_tiny_imagenet_as_it_is_unzipped_is_one_line(folder: Path) -> None:
     shutil.rmtree(folder)
     for number in range(400):
         class_ = f"n{number % 20:08d}"
@@ -503,10 +503,9 @@ def test_tiny_imagenet_as_it_is_unzipped_is_a_few_lines(folder: Path) -> None:
         file(f"train/{class_}/{class_}_boxes.txt")(folder)
         file(f"val/images/val_{number}.JPEG", JPEG)(folder)
         file(f"test/images/test_{number}.JPEG", JPEG)(folder)
-    lines = errors("images")
-    assert len(lines) <= 2
-    assert "400 files ('train/n00000000/images/n00000000_0.JPEG', " in lines[0]
-    assert "<superclass>/<class>/<file>, or be named by lists of splits (--splits)" in lines[0]
+    (line,) = folders.contents(RAW, Path(), images.SUFFIXES).mistakes
+    assert "400 files ('train/n00000000/images/n00000000_0.JPEG', " in line
+    assert "<superclass>/<class>/<file>, or be named by lists of splits (--splits)" in line
 
 
 def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path) -> None:
@@ -524,6 +523,22 @@ def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path)
     assert "error: --label: " in line
     (line,) = errors("images", "--name", "other", "--label", "^(?P<label>kind[01])_")
     assert "30 files ('kind2_10.png', 'kind2_14.png', 'kind2_18.png', …): no class in the name" in line
+
+
+def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
+    for name in ("images.tar.gz", "images.7z", "images.tsv"):
+        Path(name).write_bytes(b"no zip")
+        (line,) = errors(name, "--name", "mine")
+        assert line.endswith(
+            f"{name}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
+        )
+
+
+def test_lists_of_splits_may_lie_in_the_folder(folder: Path) -> None:
+    for at, split in enumerate(("train", "val", "test")):
+        file(f"lists/{split}.txt", f"class{2 * at}\nclass{2 * at + 1}\n".encode())(folder)
+    found = folders.contents(replace(RAW, splits="images/lists"), Path(), images.SUFFIXES)
+    assert (len(found.samples), found.mistakes, found.left_out) == (CLASSES * EACH, [], 0)
 
 
 def test_a_class_each_with_one_picture_is_one_line(folder: Path) -> None:

@@ -147,11 +147,9 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such archive; run the download stage first") from None
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
         raise MetashotError(
             f"{path}: truncated or corrupt zip ({error}); download it again"
-            if zipped
+            if path.suffix.lower() == ".zip"
             else f"{path}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
         ) from None
     infos = archive.infolist()

@@ -283,7 +283,9 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
     Raises MetashotError where there is none, or a zip or lists of splits cannot be used at all.
     """
     walked = _gathered(raw, root, suffixes)
-    found, mistakes = walked.samples, [*walked.mistakes, *_empty(raw.path, walked)]
+    found, mistakes = walked.samples, walked.mistakes
+    if not raw.splits:  # which name what has to be there
+        mistakes += _empty(raw.path, walked)
     if raw.label:
         found = _by_name(found, raw)
     tops = {name.partition("/")[0] for name in found}
