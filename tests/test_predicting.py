@@ -137,12 +137,13 @@ def test_a_folder_is_seen_as_init_sees_it(
     put = [f"{above}{class_}/{n}.{suffix}" for class_ in ("a", "b ", "ä") for n in range(2)]
     litter = (
         ".ipynb_checkpoints/0",
-        "a/.ipynb_checkpoints/0",
+        f"{above}a/.ipynb_checkpoints/0",
         "@eaDir/a/0",
-        "__MACOSX/a/._0",
         "lost+found/0",
+        "__MACOSX/0",
     )
-    for name in [*put, *(f"{name}.{suffix}" for name in litter), "notes.txt", f"a/._0.{suffix}"]:
+    hidden = [f"{name}.{suffix}" for name in (*litter, f"{above}a/._0")]
+    for name in [*put, *hidden, f"{above}a/notes.txt"]:
         path = tmp_path / "shown" / unicodedata.normalize("NFD", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
