@@ -66,7 +66,7 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     from flows.pipeline import made, pipeline
     from metashot import dvc, lineage
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(f"Prefect: {_server()}", highlight=False)
     with Board(root, console) as board:
         try:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(help="MODEL for its champion, MODEL@ALIAS or MODEL/VERSION.", show_default=False)
 ]
+Label = Annotated[
+    str,
+    typer.Option(
+        help="Where file names say the class, a regular expression with the class as its group `label`.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
@@ -49,7 +56,7 @@ def plan(
         if as_json:
             typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
         else:
-            Console().print(planning.table(steps))
+            Console(markup=False, emoji=False).print(planning.table(steps))
 
 
 @app.command()
@@ -140,7 +147,7 @@ def trace(model: Model, as_json: Json = False) -> None:
         if as_json:
             typer.echo(json.dumps(traced, indent=2))
         else:
-            Console().print(tracing.page(traced))
+            Console(markup=False, emoji=False).print(tracing.page(traced))
 
 
 @app.command()
@@ -157,6 +164,7 @@ def predict(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the answers about pictures: a PNG file.", dir_okay=False)
     ] = None,
+    label: Label = "",
 ) -> None:
     """Let a registered model tell classes apart that a few labelled files show."""
     with mistakes():
@@ -172,16 +180,15 @@ def predict(
             kind = predicting.taken(version)
             if picture and kind.what != "picture":
                 raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.what} files")
-            answers = predicting.predict(root, version, support, wanted)
+            shown = predicting.labelled(support, kind, label)
+            asked = predicting.unlabelled(wanted, kind)
+            answers = predicting.predict(root, version, shown, asked)
         if picture:
-            from metashot import plots
-
-            shown = [(Path(answer.sample), answer.label, answer.probability) for answer in answers]
-            _write(picture, plots.answers_plot(predicting.labelled(support, kind), shown))
+            _write(picture, predicting.picture(shown, asked, answers))
         if as_json:
             typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         else:
-            Console().print(predicting.table(answers))
+            Console(markup=False, emoji=False).print(predicting.table(answers))
 
 
 @app.command()
@@ -214,7 +221,7 @@ def audit(
         if as_json:
             typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
         else:
-            Console().print(auditing.table(found))
+            Console(markup=False, emoji=False).print(auditing.table(found))
         verdicts = {one.verdict for one in found}
         if verdicts != {"verified"}:
             raise typer.Exit(1 if "refuted" in verdicts else 3)
@@ -261,7 +268,7 @@ def reproduce(
         if as_json:
             typer.echo(json.dumps(asdict(made), indent=2))
         else:
-            Console().print(reproducing.table(made))
+            Console(markup=False, emoji=False).print(reproducing.table(made))
         if made.verdict == "differs":
             raise typer.Exit(1)
 
@@ -324,6 +331,7 @@ def init(
     splits: Annotated[
         Path | None, typer.Option(help="Folder with lists of what is in each split.", file_okay=False)
     ] = None,
+    label: Label = "",
 ) -> None:
     """Look at data of your own, and describe them in params.yaml: the next run trains on them.
 
@@ -346,9 +354,12 @@ def init(
         def from_root(path: Path | None) -> str:
             return "" if path is None else str(path) if path.is_absolute() else os.path.relpath(path, root)
 
-        raw = folders.Raw(path=from_root(folder), splits=from_root(splits), md5="")
+        try:
+            raw = folders.Raw(path=from_root(folder), splits=from_root(splits), md5="", label=label)
+        except ValueError as error:
+            raise MetashotError(f"--{error}") from None
         proposal = proposing.init(root, raw, name or proposing.name_of(folder))
-        Console().print(proposing.page(proposal), soft_wrap=True)
+        Console(markup=False, emoji=False).print(proposing.page(proposal), soft_wrap=True)
         for line in proposing.warnings(proposal):
             typer.echo(f"warning: {line}", err=True)
         if proposal.mistakes:
@@ -520,7 +531,10 @@ def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> N
     from metashot import compare as comparing
     from metashot import lineage
 
-    console, seconds = Console(), comparing.train_seconds(lineage.Lock(root), comparison)
+    console, seconds = (
+        Console(markup=False, emoji=False),
+        comparing.train_seconds(lineage.Lock(root), comparison),
+    )
     console.print(comparing.table(comparison, seconds, versions))
     if comparison.pairs:
         console.print(comparing.pairs_table(comparison))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from metashot import kinds, nearness
 from metashot.data import folders, listing, source
-from metashot.errors import MetashotError
+from metashot.errors import SampleError, grouped
 from metashot.kinds import Gathered, Kind, Look
 
 
@@ -29,7 +29,7 @@ class Inspection:
         kind: Of its samples.
         gathered: How they were found.
         looks: What was seen of each sample that can be read, by its path.
-        unreadable: The others with the reason, a line each.
+        unreadable: What is wrong with the others, a line for each reason.
     """
 
     raw: folders.Raw
@@ -105,25 +105,26 @@ def inspect(raw: folders.Raw, root: Path, known: Mapping[str, Any] | None = None
     kind = kinds.OF_SOURCE[known["source"]] if known else kinds.kind_of(raw, root)
     gathered = kind.gather(raw, root, known["raw"] if known else {})
 
-    def look(name: str, read: Callable[[], bytes]) -> Look | str:
+    def look(name: str, read: Callable[[], bytes]) -> Look | SampleError:
         try:
             return gathered.look(read())
         except ValueError as error:
-            return f"{raw.path}: {name!r} is {error}"
-        except MetashotError as error:
-            return str(error)
+            return SampleError(f"{raw.path}: {name!r}", f"is {error}")
+        except SampleError as error:
+            return error
 
     looks: dict[str, Look] = {}
-    unreadable, samples = [], gathered.contents.samples
+    faults: list[tuple[str, str]] = []
+    samples = gathered.contents.samples
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         seen = pool.map(look, samples, samples.values())
         bar = tqdm(seen, "looking", len(samples), leave=False, disable=None, unit=f" {kind.noun}")
         for name, one in zip(samples, bar, strict=True):
-            if isinstance(one, str):
-                unreadable.append(one)
+            if isinstance(one, SampleError):
+                faults.append((one.where, one.reason))
             else:
                 looks[name] = one
-    return Inspection(raw, root, kind, gathered, looks, unreadable)
+    return Inspection(raw, root, kind, gathered, looks, grouped(faults, kind.noun))
 
 
 def rows(found: Inspection) -> dict[str, str]:

@@ -4,7 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -97,6 +97,13 @@ class _Picture(NamedTuple):
     mode: str
     frames: int
     coloured: bool
+    bits: int
+    """Of a file of 16 bits those that it uses; 0 for others."""
+
+    @property
+    def crushed(self) -> bool:
+        """Whether Pillow, which reads the upper 8 of 16 bits in colour, leaves less than 8 of those used."""
+        return 0 < self.bits < images.BITS[-1] and not self.mode.startswith("I")
 
 
 class Pictures:
@@ -112,7 +119,9 @@ class Pictures:
 
     def look(self, content: bytes) -> Look:
         """Look at a picture; see `Gathered.look`."""
-        image = images.picture(content, colour=True)
+        stored = images.opened(content)
+        bits = images.bits_used(stored)
+        image = images.shown(stored, colour=True, bits=bits)
         with Image.open(io.BytesIO(content), formats=images.FORMATS) as opened:
             mode, frames = opened.mode, getattr(opened, "n_frames", 1)
         pixels = np.asarray(image)
@@ -120,8 +129,12 @@ class Pictures:
         probed = pixels[:: steps[0], :: steps[1]].astype(np.int16)
         coloured = bool((np.ptp(probed, axis=-1) > COLOURED).mean() > SHARE)
         thumbnail = np.asarray(image.resize(nearness.THUMBNAIL, Image.Resampling.BOX))
-        digests = {"colour": images.digest(image), "grey": images.digest(image.convert("L"))}
-        return Look(digests, thumbnail, _Picture(image.size, mode, frames, coloured))
+        digests = {
+            "colour": images.digest(stored, image),
+            "grey": images.digest(stored, image.convert("L")),
+        }
+        deep = bits if "deep" in stored.info else 0
+        return Look(digests, thumbnail, _Picture(image.size, mode, frames, coloured, deep))
 
     def rows(self, looks: Sequence[Look]) -> Mapping[str, str]:
         """See `Kind.rows`."""
@@ -137,7 +150,13 @@ class Pictures:
             )
         modes = Counter(picture.mode for picture in found)
         coloured = sum(picture.coloured for picture in found)
-        return {
+        deep = [picture.bits for picture in found if picture.bits]
+        bits = (
+            {"bits": f"{len(deep):,} of 16, which use {max(deep)}: the upper 8 of those count"}
+            if deep
+            else {}
+        )
+        return bits | {
             "sizes": shown,
             "modes": ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common()),
             "colour": f"{'yes' if _colour(looks) else 'no'}: {coloured:,} of {len(found):,} have it",
@@ -149,6 +168,9 @@ class Pictures:
         said = {
             f"less than {TINY} pixels wide or high": [n for n, p in found.items() if min(p.size) < TINY],
             "animated: the first picture of each counts": [n for n, p in found.items() if p.frames > 1],
+            "of 16 bits in colour, read are the upper 8, but used are lower ones: save them with 8": [
+                n for n, p in found.items() if p.crushed
+            ],
         }
         return [f"{count(names, 'pictures')} {why}" for why, names in said.items() if names]
 
@@ -157,7 +179,9 @@ class Pictures:
         colour = _colour(looks)
         side = median(median(look.facts.size) for look in looks) if looks else 0
         size = (84 if side > 48 else 32) if colour else 28
-        return {"image_size": size, "colour": colour}, "colour" if colour else "grey"
+        bits = max((look.facts.bits for look in looks), default=0)
+        prepare = {"image_size": size, "colour": colour} | ({"bits": bits} if bits else {})
+        return prepare, "colour" if colour else "grey"
 
     def defaults(self, prepare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """See `Kind.defaults`. Colour pictures are mirrored and shifted; grey ones are taken for drawings."""
@@ -402,9 +426,7 @@ def kind_of(raw: folders.Raw, root: Path) -> Kind:
     if path.is_file() and path.suffix.lower() in tables:
         counts[path.suffix.lower()] = 1
     else:
-        found = folders.contents(raw, root, PICTURES.suffixes)
-        counts.update(PurePosixPath(name).suffix.lower() for name in found.samples)
-        counts.update(found.others)
+        counts.update(folders.by_suffix(raw, root))
 
     def files(suffixes: Collection[str]) -> int:
         return sum(counts[suffix] for suffix in suffixes)
@@ -436,7 +458,8 @@ def _files(
     look: Callable[[bytes], Look],
 ) -> Gathered:
     """Files in class folders, or with their class in their name where params.yaml knows how."""
-    label = {"label": known["label"]} if known.get("label") else {}
+    pattern = raw.label or known.get("label")
+    label = {"label": pattern} if pattern else {}
     raw = folders.Raw(path=raw.path, splits=raw.splits, md5="", **label)
     said = {"path": raw.path, "splits": raw.splits, **label}
     return Gathered(folders.contents(raw, root, suffixes), said, bool(raw.splits), look)

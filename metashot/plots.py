@@ -2,16 +2,15 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
-from PIL import Image, ImageOps
 
 from metashot.compare import Comparison, accuracy, shown
+from metashot.data import images
 from metashot.errors import MetashotError
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
@@ -207,12 +206,12 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
         return _png(figure)
 
 
-def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence[tuple[Path, str, float]]) -> bytes:
+def answers_plot(support: Sequence[tuple[bytes, str]], answers: Sequence[tuple[bytes, str, float]]) -> bytes:
     """Draw a row for each class: what was shown of it, and the pictures taken for it, the surest first.
 
     Args:
-        support: Pictures with their classes.
-        answers: Other pictures with the classes they are taken for, and how probable those are.
+        support: Picture files with their classes.
+        answers: Other picture files with the classes they are taken for, and how probable those are.
     """
     classes = sorted({label for _, label in support})
     drawn = classes[:CLASSES]
@@ -231,7 +230,7 @@ def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence[tuple[Pa
         for row, label in zip(grid, drawn, strict=True):
             for axes, file in zip(row, shown[label], strict=False):
                 _show(axes, file, BLUE)
-            row[0].set_title(label, loc="left", fontsize=11, color=BLUE)
+            row[0].set_title(label, loc="left", fontsize=11, color=BLUE, parse_math=False)  # `$` is a `$`
             for axes, (file, _, probability) in zip(row[left:], of_class[label], strict=False):
                 _show(axes, file, GREY)
                 axes.set_title(f"{probability:.0%}", fontsize=10, color=GREY)
@@ -242,9 +241,9 @@ def answers_plot(support: Sequence[tuple[Path, str]], answers: Sequence[tuple[Pa
         return _png(figure)
 
 
-def _show(axes: Axes, file: Path, colour: str) -> None:
-    with Image.open(file) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
+def _show(axes: Axes, file: bytes, colour: str) -> None:
+    stored = images.opened(file)
+    picture = images.shown(stored, colour=True, bits=images.bits_used(stored))
     picture.thumbnail((110, 110))
     axes.imshow(picture)
     axes.axis("on")

@@ -13,13 +13,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from metashot import untrusted
-from metashot.data import Form, archive, images, sentences, sounds, text_table
+from metashot.data import (
+    Form,
+    folders,
+    images,
+    label,
+    listing,
+    sentences,
+    sounds,
+    text_table,
+    walking,
+)
 from metashot.errors import MetashotError
 from metashot.tracking import Registered
 
@@ -66,12 +77,20 @@ class Sample(NamedTuple):
     Attributes:
         name: Its path; of a text the text itself.
         where: Where it is, for a person who has to mend it.
-        value: For the table.
+        content: The bytes of its file, or the text.
     """
 
     name: str
     where: str
-    value: str
+    content: bytes | str
+
+    @property
+    def value(self) -> str:
+        """What the table has of it."""
+        return self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode()
+
+
+Shown = Sequence[tuple[Sample, str]]  # samples with their classes
 
 
 @dataclass(frozen=True)
@@ -91,30 +110,22 @@ class Answer:
     probabilities: dict[str, float]
 
 
-def predict(root: Path, version: Registered, support: Path, wanted: Sequence[Path]) -> list[Answer]:
-    """Tell labelled classes apart in files: one few-shot task.
+def predict(root: Path, version: Registered, shown: Shown, asked: Sequence[Sample]) -> list[Answer]:
+    """Tell labelled classes apart: one few-shot task.
 
     Args:
         root: The repository: a sentence encoder may lie beside it.
         version: The model.
-        support: The support set: a folder of class folders, or a table of texts with their labels.
-        wanted: Files, and folders of them, searched to the bottom. Texts are the lines of a ``.txt`` file, or
-            a table's column ``text``.
+        shown: The support set; see `labelled`.
+        asked: See `unlabelled`.
 
     Returns:
-        An answer for each file, in order of their paths within what was named, or for each text.
+        An answer for each sample.
 
     Raises:
-        MetashotError: The model takes no files, there is nothing to learn from or to answer, a file is none
-            that the model takes, or the model cannot tell so many classes apart.
+        MetashotError: A sample cannot be read, or the model cannot tell so many classes apart.
     """
     kind = taken(version)
-    if kind == FILES["texts"]:
-        shown = labelled_texts(support)
-        asked = [text for file in named(wanted, kind) for text in texts(file)]
-    else:
-        shown = [(_sample(file), label) for file, label in labelled(support, kind)]
-        asked = [_sample(file) for file in named(wanted, kind)]
     samples = [*(sample for sample, _ in shown), *asked]
     table = {
         kind.column: [sample.value for sample in samples],
@@ -176,40 +187,52 @@ def _encoder(root: Path, version: Registered) -> dict[str, str]:
     return {sentences.ENCODER: str(sentences.folder(Form.parse(form), root).absolute())}
 
 
-def labelled(folder: Path, kind: Files) -> list[tuple[Path, str]]:
-    """Return the files in a folder of class folders, with their classes.
+def labelled(support: Path, kind: Files, pattern: str = "") -> Shown:
+    """Return the support set, as `metashot init` sees it: samples with their classes.
+
+    Args:
+        support: A folder of class folders or a zip file of one, or a table of texts with their labels.
+        kind: Which files.
+        pattern: Where file names say the class and folders do not: as `folders.Raw.label`.
 
     Raises:
-        MetashotError: It is none, or a class folder has no file of the kind.
+        MetashotError: It is none, or has what `metashot init` refuses.
     """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if not classes:
-        raise MetashotError(
-            f"{folder} has no class folders: lay out the support set as <class>/<{kind.what}>"
-        )
-    return [(file, path.name) for path in classes for file in named([path], kind)]
+    if not support.exists():
+        raise MetashotError(f"{support} is not there")
+    if kind == FILES["texts"]:
+        return labelled_texts(support)
+    try:
+        raw = folders.Raw(path=str(support), splits="", md5="", label=pattern)
+    except ValueError as error:
+        raise MetashotError(f"--{error}") from None
+    files = folders.samples(raw, Path(), kind.suffixes)
+    return [(_sample(support / name, read), name.rpartition("/")[0]) for name, read in files]
 
 
-def named(wanted: Sequence[Path], kind: Files) -> list[Path]:
-    """Return files: those that are named, and those of the kind in folders that are named.
+def unlabelled(wanted: Sequence[Path], kind: Files) -> list[Sample]:
+    """Return the samples to answer: of files that are named, and of folders and zip files at any depth.
+
+    Texts are the lines of a ``.txt`` file, or a table's column ``text``.
 
     Raises:
-        MetashotError: A path is not there, or a folder has no file of the kind.
+        MetashotError: A path is not there, or has no file of the kind.
     """
-    found: list[Path] = []
-    for path in wanted:
-        below = (
-            p for p in path.rglob("*") if archive.is_sample(p.relative_to(path).as_posix(), kind.suffixes)
-        )
-        inside = sorted(p for p in below if p.is_file())
-        if path.is_file():
-            found.append(path)
-        elif inside:
-            found += inside
-        else:
-            reason = f"has no {kind.what} ({kind.formats})" if path.is_dir() else "is not there"
-            raise MetashotError(f"{path} {reason}")
-    return found
+    files = {path / name: read for path in wanted for path, name, read in _files(path, kind)}
+    if kind == FILES["texts"]:
+        return [text for path, read in files.items() for text in texts(path, read())]
+    return [_sample(path, read) for path, read in files.items()]
+
+
+def _files(path: Path, kind: Files) -> list[tuple[Path, str, listing.Read]]:
+    """Files by the path that was named, and their path in it."""
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [(path.parent, path.name, walking.reader(path))]
+    if not path.exists():
+        raise MetashotError(f"{path} is not there")
+    if found := folders.unlabelled(str(path), kind.suffixes):
+        return [(path, name, read) for name, read in found.items()]
+    raise MetashotError(f"{path} has no {kind.what} ({kind.formats})")
 
 
 def table(answers: Sequence[Answer]) -> Table:
@@ -218,9 +241,26 @@ def table(answers: Sequence[Answer]) -> Table:
     view.add_column("sample", overflow="fold")
     view.add_column("class")
     view.add_column("probability", justify="right")
-    for answer in answers:
-        view.add_row(answer.sample, answer.label, f"{answer.probability:.1%}")
+    for answer in answers:  # names are of other people: no markup, and nothing that moves the cursor
+        names = (Text(_printable(name)) for name in (answer.sample, answer.label))
+        view.add_row(*names, f"{answer.probability:.1%}")
     return view
+
+
+def picture(shown: Shown, asked: Sequence[Sample], answers: Sequence[Answer]) -> bytes:
+    """Draw answers about pictures: a PNG file."""
+    from metashot import plots  # slow to import
+
+    support = [(cast(bytes, sample.content), class_) for sample, class_ in shown]
+    drawn = [
+        (cast(bytes, sample.content), answer.label, answer.probability)
+        for sample, answer in zip(asked, answers, strict=True)
+    ]
+    return plots.answers_plot(support, drawn)
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def labelled_texts(file: Path) -> list[tuple[Sample, str]]:
@@ -234,29 +274,22 @@ def labelled_texts(file: Path) -> list[tuple[Sample, str]]:
             f"{file} is no table of texts: give the support set as CSV, JSON or JSON Lines with the columns "
             "text and label"
         )
-    rows = text_table.read(_read(file), str(file), ("text", "label"))
-    return [(Sample(text, where, text), label.strip()) for where, (text, label) in rows]
+    rows = text_table.read(walking.reader(file)(), str(file), ("text", "label"))
+    return [(Sample(text, where, text), label(class_)) for where, (text, class_) in rows]
 
 
-def texts(file: Path) -> list[Sample]:
+def texts(file: Path, content: bytes) -> list[Sample]:
     """Return the texts of a file: the lines of a ``.txt`` file, or a table's column text.
 
     Raises:
         MetashotError: It has none, or cannot be read.
     """
-    rows = text_table.read(_read(file), str(file), ("text",))
+    rows = text_table.read(content, str(file), ("text",))
     return [Sample(text, where, text) for where, (text,) in rows]
 
 
-def _sample(file: Path) -> Sample:
-    return Sample(str(file), str(file), base64.b64encode(_read(file)).decode())
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise MetashotError(f"{file} cannot be read ({error.strerror})") from None
+def _sample(path: Path, read: listing.Read) -> Sample:
+    return Sample(str(path), str(path), read())
 
 
 def _of_samples(message: str, column: str, samples: Sequence[Sample]) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from metashot import inspecting, params
 from metashot.data import Key, folders, listing
 from metashot.data.source import Item
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, grouped
 from metashot.files import replacing
 from metashot.inspecting import Inspection
 
@@ -211,13 +211,16 @@ def _propose(file: params.File, found: Inspection, name: str, known: params.Data
     sizes: dict[str, Counter[str]] = {split: Counter() for split in listing.SPLITS}
     for item in items:
         sizes[item.key.split][item.key.path] += item.origin not in removed
-    for split, counts in sizes.items():
-        for class_, size in sorted(counts.items()):
-            if size < 2:
-                gone = " once those that are in two splits are removed" if removed else ""
-                mistakes.append(
-                    f"{found.raw.path}: class {class_} has {size} samples in {split}{gone}; episodes need two"
-                )
+    gone = " once those that are in two splits are removed" if removed else ""
+    mistakes += grouped(
+        [
+            (f"{found.raw.path}: class {class_}", f"has {size} samples in {split}{gone}; episodes need two")
+            for split, counts in sizes.items()
+            for class_, size in sorted(counts.items())
+            if size < 2
+        ],
+        "classes",
+    )
     setting, described = "", None
     if items and not mistakes:
         if _ways(sizes) < 2:

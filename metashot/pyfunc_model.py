@@ -58,7 +58,8 @@ def pixels(encoded: bytes, form: "Form") -> NDArray[np.float32]:
     from metashot.data import images
 
     channels, height, width = form.shape
-    picture = images.picture(encoded, colour=channels == 3, largest=LARGEST_PICTURE)
+    bits = images.bits_of(form)
+    picture = images.picture(encoded, colour=channels == 3, largest=LARGEST_PICTURE, bits=bits)
     if channels == 1:
         drawing = np.asarray(picture)
         border = np.concatenate([drawing[0], drawing[-1], drawing[:, 0], drawing[:, -1]])

@@ -4,11 +4,14 @@ Each kind of dirt goes through digest, download and preprocess of the source `im
 `metashot init`. The table "What you see" of docs/data.md says the same in words.
 """
 
+import copy
 import io
 import os
 import shutil
 import stat
 import struct
+import tarfile
+import tracemalloc
 import unicodedata
 import zipfile
 import zlib
@@ -22,8 +25,8 @@ import synthetic
 from PIL import Image
 from typer.testing import CliRunner
 
-from metashot import cli, params, proposing
-from metashot.data import folders, image_folder, images, store
+from metashot import cli, params, proposing, pyfunc_model
+from metashot.data import archive, folders, image_folder, images, store, walking
 from metashot.data.preprocess import preprocess
 from metashot.errors import MetashotError
 
@@ -175,7 +178,7 @@ DIRT = [
             (f / "class0").rename(f / unicodedata.normalize("NFC", "Ä0")),
             copied("class1", unicodedata.normalize("NFD", "Ä0"))(f),
         ),
-        stops="differ in nothing but case or encoding",
+        stops="differ in nothing but case, white space or encoding",
     ),
     Dirt(
         "class names that differ in case",
@@ -208,7 +211,47 @@ DIRT = [
         lambda f: [
             file(name, b"")(f) for name in (".DS_Store", "class0/Thumbs.db", "__MACOSX/class0/._0.png")
         ],
-        told="3 files of other kinds (1 .db, 2 hidden)",
+        told="3 files of other kinds (3 hidden)",
+    ),
+    Dirt(
+        "what file servers and recycle bins leave",
+        lambda f: [
+            file(name)(f)
+            for name in (
+                *("@eaDir/class0/0.png", "class1/@eaDir/0.png", "#recycle/class0/x.png", ".Trash-1000/x.png"),
+                *("$RECYCLE.BIN/S-1-5/x.png", "System Volume Information/x.png", "lost+found/x.png"),
+                *("class0/._0.png", "class0/desktop.ini", "class0/THUMBS.DB"),
+            )
+        ],
+        told="10 files of other kinds (10 hidden)",
+    ),
+    Dirt("a JFIF", file("class0/x.jfif", JPEG), 1, init="49"),
+    Dirt("a class name with a space behind it", copied("class0", "alone "), EACH, init="56"),
+    Dirt(
+        "class names that differ in white space",
+        copied("class0", "class0 "),
+        stops="'class0' and 'class0 ' differ in nothing but case, white space or encoding",
+    ),
+    Dirt("a class name of spaces", copied("class0", "  "), stops="whose name is white space alone"),
+    Dirt(
+        "several at another depth",
+        lambda f: [file(f"class{c}/images/{n}.png")(f) for c in range(3) for n in range(3)],
+        stops="9 files ('class0/images/0.png', 'class0/images/1.png', 'class0/images/2.png', …): not at the",
+    ),
+    Dirt(
+        "several empty classes",
+        lambda f: [(f / f"empty{number}").mkdir() for number in range(5)],
+        stops="5 folders have no sample ('empty0', 'empty1', 'empty2', …)",
+    ),
+    Dirt(
+        "several broken links",
+        lambda f: [(f / f"class0/x{number}.png").symlink_to("nothing.png") for number in range(4)],
+        stops="4 paths ('images/class0/x0.png', ",
+    ),
+    Dirt(
+        "a file of more than a gigabyte",
+        lambda f: (file("class0/x.png")(f), os.truncate(f / "class0/x.png", 20 << 30)),
+        stops="x.png': cannot be read (21,474,836,480 bytes, of at most 1,073,741,824)",
     ),
     Dirt(
         "documents",
@@ -304,6 +347,31 @@ def encrypt(path: Path) -> None:
     path.write_bytes(content)
 
 
+def repacked(method: int) -> Callable[[Path], object]:
+    """Dirt that is the same members compressed in another way."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+
+    return spoil
+
+
+def overlapping(path: Path) -> None:
+    """Let every member of a large one's directory be that one."""
+    add("class0/large.png", content=os.urandom(1 << 16))(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        (large,) = (info for info in archive.infolist() if info.filename == "class0/large.png")
+        for number in range(20):
+            again = copy.copy(large)
+            again.filename = f"class0/again{number}.png"
+            archive.filelist.append(again)
+        archive._didModify = True
+
+
 OUT = "a name that leads out of the archive; the archive is refused"
 ZIP_DIRT = [
     Dirt("nothing", lambda path: None, init="48"),
@@ -330,6 +398,12 @@ ZIP_DIRT = [
         stops="truncated or corrupt zip",
     ),
     Dirt("an unreadable picture", add("class0/x.png", content=b"text"), stops=f"is {UNREADABLE}"),
+    Dirt("bzip2", repacked(zipfile.ZIP_BZIP2), init="48"),
+    Dirt("LZMA", repacked(zipfile.ZIP_LZMA), init="48"),
+    Dirt(
+        "a tar file", lambda path: tarfile.open(path, "w:gz").close(), stops="not a zip file; a folder or a"
+    ),
+    Dirt("members upon each other", overlapping, stops="members lie upon each other; the archive is refused"),
 ]
 
 
@@ -341,6 +415,42 @@ def test_dirt_in_a_zip(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixture[s
             archive.write(inside, inside.relative_to(folder))
     dirt.spoil(path)
     check(dirt, "images.zip", capsys)
+
+
+def bomb(method: int, size: int, declared: int) -> bytes:
+    """A zip of clean classes and of a member of zeros, whose headers say how many."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for number in range(4):
+            archive.writestr(f"class{number // 2}/{number}.png", encoded(noise(number)))
+        archive.writestr(info := zipfile.ZipInfo("class0/bomb.png"), bytes(size), method)
+    content = bytearray(stream.getvalue())
+    for at in (info.header_offset + 22, content.rindex(b"PK\x01\x02") + 24):
+        content[at : at + 4] = struct.pack("<I", declared)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_is_unpacked_no_further_than_it_says_and_may_say(
+    method: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LARGEST", 1 << 20)
+    raw, size = replace(RAW, path="images.zip"), 1 << 24
+    for declared, message in (
+        (size, "more than 200 times as many (member 'class0/bomb.png' to 16,777,216)"),
+        (100, "member 'class0/bomb.png' cannot be read (it is damaged: not the bytes that the archive says)"),
+        ((1 << 20) + 1, "member 'class0/bomb.png' cannot be read (1,048,577 bytes, of at most 1,048,576)"),
+    ):
+        Path("images.zip").write_bytes(bomb(method, size, declared))
+        monkeypatch.setattr(archive, "DENSEST", 200 if declared == size else 10**9)
+        tracemalloc.start()
+        with pytest.raises(MetashotError) as caught:
+            image_folder.digest(raw, Path())
+        assert message in str(caught.value)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+    Path("images.zip").write_bytes(bomb(method, 1 << 20, 1 << 20))
+    assert image_folder.digest(raw, Path())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -356,22 +466,109 @@ def test_what_may_not_be_read_stops_the_pipeline(folder: Path, name: str) -> Non
         (folder / name).chmod(0o755)
 
 
-def test_init_names_every_mistake_and_preprocess_the_first_ten(folder: Path) -> None:
+def test_a_reason_is_told_once_with_a_count_and_three_cases(folder: Path) -> None:
     for number in range(12):
         file(f"class0/broken{number:02d}.png", b"")(folder)
+        file(f"class1/short{number:02d}.png", PNG[: 100 + number])(folder)
+    cases = "'class0/broken00.png', images: 'class0/broken01.png', images: 'class0/broken02.png', …"
     with pytest.raises(MetashotError) as caught:
         pipeline(RAW)
-    assert str(caught.value).count(UNREADABLE) == 10
-    assert str(caught.value).endswith("; and 2 more: mend or remove")
+    assert str(caught.value).count(UNREADABLE) == 1
+    assert str(caught.value).startswith("12 samples (raw/images/0000.zip: member 'all/class0/broken00.png', ")
+    assert str(caught.value).endswith(": mend or remove")
     done = CliRunner().invoke(cli.app, ["init", "images"])
-    assert done.output.count(UNREADABLE) == 12
+    assert f"error: 12 pictures (images: {cases}): {UNREADABLE}\n" in done.stderr
+    assert "error: 12 pictures (images: 'class1/short00.png', " in done.stderr
     (folder / "empty").mkdir()
     file("top.png")(folder)
     with pytest.raises(MetashotError, match=r"\(and 1 more: `metashot init` lists them\)"):
         image_folder.digest(RAW, Path())
     lines = CliRunner().invoke(cli.app, ["init", "images"]).stderr.splitlines()
-    assert sum(line.startswith("error: ") for line in lines) == 14
+    assert sum(line.startswith("error: ") for line in lines) == 4
     assert lines[-1] == "params.yaml is as it was: mend the data and run again"
+
+
+def errors(*arguments: str) -> list[str]:
+    done = CliRunner().invoke(cli.app, ["init", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 1
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_tiny_imagenet_as_it_is_unzipped_is_one_line(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(400):
+        class_ = f"n{number % 20:08d}"
+        file(f"train/{class_}/images/{class_}_{number}.JPEG", JPEG)(folder)
+        file(f"train/{class_}/{class_}_boxes.txt")(folder)
+        file(f"val/images/val_{number}.JPEG", JPEG)(folder)
+        file(f"test/images/test_{number}.JPEG", JPEG)(folder)
+    (line,) = folders.contents(RAW, Path(), images.SUFFIXES).mistakes
+    assert "400 files ('train/n00000000/images/n00000000_0.JPEG', " in line
+    assert "<superclass>/<class>/<file>, or be named by lists of splits (--splits)" in line
+
+
+def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(60):
+        file(f"kind{number % 4}_{number}.png", encoded(noise(number)))(folder)
+    (line,) = errors("images")
+    assert "images: 60 files ('kind0_0.png', 'kind0_12.png', 'kind0_16.png', …): not at the depth" in line
+    assert "--label '^(?P<label>[^_]+)_'" in line
+    done = CliRunner().invoke(cli.app, ["init", "images", "--label", "^(?P<label>[^_]+)_"])
+    assert done.exit_code == 0, done.output
+    raw = params.read(Path("params.yaml"), "data.images.raw", image_folder.Raw)
+    assert (raw.label, raw.md5) == ("^(?P<label>[^_]+)_", image_folder.digest(raw, Path()))
+    (line,) = errors("images", "--name", "other", "--label", "^([^_]+)_")
+    assert "error: --label: " in line
+    (line,) = errors("images", "--name", "other", "--label", "^(?P<label>kind[01])_")
+    assert "30 files ('kind2_10.png', 'kind2_14.png', 'kind2_18.png', …): no class in the name" in line
+
+
+def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
+    for name in ("images.tar.gz", "images.7z", "images.tsv"):
+        Path(name).write_bytes(b"no zip")
+        (line,) = errors(name, "--name", "mine")
+        assert line.endswith(
+            f"{name}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
+        )
+
+
+def test_lists_of_splits_may_lie_in_the_folder(folder: Path) -> None:
+    for at, split in enumerate(("train", "val", "test")):
+        file(f"lists/{split}.txt", f"class{2 * at}\nclass{2 * at + 1}\n".encode())(folder)
+    found = folders.contents(replace(RAW, splits="images/lists"), Path(), images.SUFFIXES)
+    assert (len(found.samples), found.mistakes, found.left_out) == (CLASSES * EACH, [], 0)
+
+
+def test_a_class_each_with_one_picture_is_one_line(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for number in range(30):
+        file(f"class{number:02d}/0.png", encoded(noise(number)))(folder)
+    lines = errors("images")
+    assert len(lines) <= 3, lines
+
+
+def test_the_root_of_the_file_system_is_not_walked(folder: Path) -> None:
+    Path("everything").symlink_to("/")
+    for path in ("/", "//", "/tmp/..", "everything"):
+        (line,) = errors(path, "--name", "all")
+        assert line.endswith(": the whole file system: name the folder that holds the samples")
+
+
+def test_a_long_walk_says_where_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(walking, "TOLD", 20)
+    folders.contents(RAW, Path(), images.SUFFIXES)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" files so far, at 'images/class")[0] for line in lines] == [
+        "images: 20",
+        "images: 40",
+    ]
+    monkeypatch.setattr(walking, "MOST", 30)
+    with pytest.raises(MetashotError, match="images: more than 30 files: name the folder"):
+        folders.contents(RAW, Path(), images.SUFFIXES)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +602,81 @@ def test_pixels_are_those_that_a_person_sees(
         assert got == [{"r": [255, 0, 0], "b": [0, 0, 255]}[letter] for letter in seen]
     else:
         assert got == [[value] * 3 for value in seen]
+
+
+def deep_png(pixels: np.ndarray, clear: bytes = b"") -> bytes:
+    """A PNG file of 16 bits in each of 1 to 4 channels, ``[H, W, C]``; Pillow writes grey ones alone."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", header) + (chunk(b"tRNS", clear) if clear else b"")
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
+def test_of_16_bits_the_upper_8_of_those_that_are_used_count(used: int) -> None:
+    values = (np.arange(256) << (used - 8)).astype(np.uint16).reshape(16, 16, 1)
+    got = images.picture(deep_png(values), colour=False, bits=used)
+    np.testing.assert_array_equal(np.asarray(got), np.arange(256).reshape(16, 16))
+    assert images.bits_used(images.opened(deep_png(values))) == used
+    # One value is clear: white paper is seen
+    got = images.picture(deep_png(values, struct.pack(">H", int(values[1, 2, 0]))), colour=False, bits=used)
+    assert np.asarray(got)[1, 2] == 255
+    assert (np.asarray(got) != np.arange(256).reshape(16, 16)).sum() == 1
+    if used > 8:
+        with pytest.raises(
+            ValueError, match=f"a picture of {used} bits, where the data set has {used - 1}: "
+        ):
+            images.picture(deep_png(values), colour=False, bits=used - 1)
+    for channels in (3, 4):  # Pillow reads the upper 8 of 16
+        colours = np.full((16, 16, channels), 65535, np.uint16)
+        colours[..., :3] = values
+        got = np.asarray(images.picture(deep_png(colours), colour=True, bits=used))
+        kept = np.arange(256) >> (16 - used) << (16 - used)
+        np.testing.assert_array_equal(got, np.repeat(kept.reshape(16, 16, 1), 3, axis=2))
+
+
+def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder: Path) -> None:
+    """Twelve bits: 4,095 is white, in all pictures alike, in training and where a model is asked."""
+    shutil.rmtree(folder)
+    values = [np.random.default_rng(n).integers(0, 4096 >> n % 3, (12, 15, 1)) for n in range(48)]
+    values[0][0, 0] = 4095
+    for number, pixels in enumerate(values):
+        file(f"class{number // 8}/{number}.png", deep_png(pixels.astype(np.uint16)))(folder)
+    done = CliRunner().invoke(cli.app, ["init", "images"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "48 of 16, which use 12: the upper 8 of those count" in done.output
+    prepare = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
+    assert (prepare.bits, prepare.colour) == (12, False)
+    assert pipeline(RAW, replace(prepare, image_size=8)) == 48
+    form = replace(prepare, image_size=15).form
+    for pixels in values[:6]:
+        content = deep_png(pixels.astype(np.uint16))
+        wanted = Image.fromarray((pixels[..., 0] >> 4).astype(np.uint8)).resize((15, 15), 1)
+        np.testing.assert_array_equal(images.decode(content, form)[0][0], 255 - np.asarray(wanted))
+        served = np.rint(255 * pyfunc_model.pixels(content, form)[0])
+        # light paper is inverted, dark paper is not
+        assert any(np.array_equal(served, shade) for shade in (np.asarray(wanted), 255 - np.asarray(wanted)))
+    file("class0/bright.png", deep_png(np.full((12, 15, 1), 5000, np.uint16)))(folder)
+    with pytest.raises(MetashotError, match="is a picture of 13 bits, where the data set has 12"):
+        pipeline(RAW, prepare)
+    assert CliRunner().invoke(cli.app, ["init", "images"]).exit_code == 0
+    assert params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare).bits == 13
+
+
+def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (12, 15, 3)).astype(np.uint16)
+    file("class0/x.png", deep_png(colours))(folder)
+    file("class0/y.png", deep_png(colours * 16))(folder)
+    done = CliRunner().invoke(cli.app, ["init", "images"])
+    assert done.exit_code == 0, done.output
+    assert "1 pictures ('class0/x.png') of 16 bits in colour, read are the upper 8" in done.output
+    raw = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
+    assert raw.bits == 16
 
 
 def test_a_cmyk_jpeg_looks_like_the_picture_it_was_made_of() -> None:

@@ -105,6 +105,45 @@ def test_every_mistake_in_sounds_is_named_and_nothing_is_written() -> None:
     assert Path("params.yaml").read_text() == SHIPPED
 
 
+def put_lists(classes: list[str]) -> None:
+    """Classes in turn for training, validation and test."""
+    Path("lists").mkdir()
+    for at, split in enumerate(("train", "val", "test")):
+        Path(f"lists/{split}.txt").write_text("".join(f"{class_}\n" for class_ in classes[at::3]))
+
+
+def test_lists_of_splits_divide_sounds() -> None:
+    sounds(18)
+    classes = [f"class{number:02d}" for number in range(18)]
+    put_lists(classes[:-1])
+    said = init("sounds", "--splits", "lists")
+    assert "left out 6 files that no list of splits names" in said
+    assert "split by lists: 6 / 6 / 5 classes" in said
+    assert (described("sounds")["raw"]["splits"], described("sounds")["prepare"]["split"]) == (
+        "lists",
+        "listed",
+    )
+    assert [len(split.class_names) for split in prepared("sounds")] == [6, 6, 5]
+
+
+def test_lists_of_splits_divide_texts_in_a_folder() -> None:
+    as_csv(Path("texts/requests.csv"), requests(18), ("text", "label"))
+    put_lists([f"intent{number:02d}" for number in range(18)])
+    assert "split by lists: 6 / 6 / 6 classes" in init("texts", "--splits", "lists")
+    assert [len(split.class_names) for split in prepared("texts")] == [6, 6, 6]
+
+
+def test_flat_sounds_are_one_line_with_the_way_out() -> None:
+    sounds(4)
+    for path in list(Path("sounds").rglob("*.wav")):
+        path.rename(Path("sounds", f"{path.parent.name}_{path.name}"))
+    said = init("sounds", code=1)
+    assert said.count("error: ") == 1
+    assert "24 files ('class00_0.wav', 'class00_1.wav', 'class00_2.wav', …)" in said
+    assert "--label '^(?P<label>[^_]+)_'" in said
+    assert "classes 4" in init("sounds", "--label", "^(?P<label>[^_]+)_")
+
+
 def test_a_sound_that_is_there_twice_is_told() -> None:
     sounds()
     shutil.copy("sounds/class03/1.wav", "sounds/class03/again.wav")

@@ -1,10 +1,12 @@
 """Lists of what is in each split: as benchmarks publish them, against brute force and the published lists."""
 
 import csv
+import functools
 import hashlib
 import io
 import json
 import shutil
+import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -133,7 +135,9 @@ def test_files_of_one_name_in_both_parts_are_both_there() -> None:
 def test_superclasses_divide_folders_without_them_through_a_hierarchy() -> None:
     put(f"{class_}/{number}.png" for below in CLASSES.values() for class_ in below for number in range(2))
     put_lists("json", dict(DIVIDED))
-    with pytest.raises(MetashotError, match=r"'birds' has no folder with samples in images"):
+    with pytest.raises(
+        MetashotError, match=r"4 of 4 that the lists name \('birds', 'cats', 'dogs', …\) have no folder"
+    ):
         arranged()
     pairs = [[above, class_] for above, below in CLASSES.items() for class_ in below]
     Path("lists/hierarchy.json").write_text(json.dumps(pairs))
@@ -247,7 +251,7 @@ def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) 
 def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> None:
     put(name for said in ravi.values() for name, _ in said[5:])
     with pytest.raises(
-        MetashotError, match=r"images: 15 of 5,400 files that the lists name are not there, the first is"
+        MetashotError, match=r"images: 15 of 5,400 files that the lists name are not there \('n0"
     ):
         arranged()
 
@@ -327,3 +331,169 @@ def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Pa
     assert got == dict.fromkeys(want, 600)
     assert Counter(split for split, *_ in want) == {"train": 60, "val": 20, "test": 20}
     assert (found.left_out, found.mistakes) == (0, [])
+
+
+def put_files(lists: dict[str, list[tuple[str, str]]], separator: str = ",", mark: str = "") -> None:
+    """Lists of files, with what editors put before them."""
+    Path("lists").mkdir(exist_ok=True)
+    for split, lines in lists.items():
+        text = "".join(f"{separator.join(line)}\n" for line in [("filename", "label"), *lines])
+        Path("lists", f"{split}.csv").write_text(mark + text, encoding="utf-8")
+
+
+def numbered(name: str) -> dict[str, list[tuple[str, str]]]:
+    """Six classes in three splits, each with 14 files named by number; ``name`` is a row's first value."""
+    return {
+        split: [(name.format(c=c, n=n), f"c{c:02d}") for c in (2 * at, 2 * at + 1) for n in range(14)]
+        for at, split in enumerate(SPLITS)
+    }
+
+
+@pytest.mark.parametrize("name", ["{n:03d}.png", "c{c:02d}/{n:03d}.png", "./images/c{c:02d}/{n:03d}.png"])
+def test_a_missing_file_is_never_another_one(name: str) -> None:
+    """Names are numbers: none of them stands for the n-th file of its class, or for that of another class."""
+    put(f"c{c:02d}/{n:03d}.png" for c in range(6) for n in range(14))
+    put_files(numbered(name))
+    found = arranged()
+    assert {path: read() for path, read in found.samples.items()} == {
+        f"{split}/all/{label}/{n:03d}.png": picture(f"{label}/{n:03d}.png")
+        for split, lines in numbered(name).items()
+        for label in {label for _, label in lines}
+        for n in range(14)
+    }
+    assert found.left_out == 0
+    for c in range(5):  # the last one stays: it is the only one of its name, and of another class
+        Path(f"images/c{c:02d}/006.png").unlink()
+    with pytest.raises(MetashotError, match=r"5 of 84 files that the lists name are not there \(") as caught:
+        arranged()
+    assert repr(name.format(c=0, n=6)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "folder", "file", "row"),
+    [
+        ("0", "0", "0_{}.JPEG", "0{:03d}.jpg"),  # a label that is a number itself
+        ("n01", "n01", "{}.JPEG", "n01{:08d}.jpg"),  # files that are not numbered behind their label
+        ("n01", "pictures", "n01_{}.JPEG", "n01{:08d}.jpg"),
+    ],
+)
+def test_a_place_counts_only_behind_a_label_among_files_of_that_name(
+    label: str, folder: str, file: str, row: str
+) -> None:
+    put(f"{folder}/{file.format(number)}" for number in range(5))
+    put(f"x/{number}.png" for number in range(2))
+    put_files({"train": [(row.format(n), label) for n in (1, 2)], "val": [("x/0.png", "x")], "test": []})
+    with pytest.raises(MetashotError, match=r"2 of 3 files that the lists name are not there"):
+        arranged()
+
+
+def test_rows_that_say_the_same_or_not_are_counted_as_they_are() -> None:
+    put(f"{c}/{n}.png" for c in "abc" for n in range(3))
+    lists = {s: [(f"{n}.png", c) for n in range(2)] for s, c in zip(SPLITS, "abc", strict=True)}
+    put_files(lists | {"train": lists["train"] * 2})
+    found = arranged()
+    assert (len(found.samples), found.left_out) == (6, 3)
+    put_files(lists | {"val": [("a/0.png", "b")]})
+    with pytest.raises(MetashotError, match="1 of 5 files that the lists name are not there"):
+        arranged()
+    put(["flat.png"])
+    put_files(lists | {"val": [*lists["val"], ("flat.png", "b")], "test": [("flat.png", "c")]})
+    with pytest.raises(MetashotError, match=r"1 of 6 .* are there with two labels \('flat.png'\)"):
+        arranged()
+    put(["x/twice.png", "y/twice.png"])
+    put_files(lists | {"val": [("twice.png", "b")]})
+    with pytest.raises(MetashotError, match=r"1 of 5 .* are there more than once: give their paths"):
+        arranged()
+
+
+def test_files_of_one_class_and_name_are_all_there() -> None:
+    names = ["train/a/0.png", "test/a/0.png", "more/train/a/0.png", "a/1.png"]
+    put([*names, *(f"{c}/{n}.png" for c in "bc" for n in range(2))])
+    put_lists("txt", {"train": ["a"], "val": ["b"], "test": ["c"]})
+    want = sorted(picture(name) for name in names)
+    samples = arranged().samples
+    assert sorted(read() for path, read in samples.items() if "/a/" in path) == want
+    assert len(samples) == 8
+    put(["a/train-0.png"])
+    with pytest.raises(MetashotError, match="would have one name: rename one of them"):
+        arranged()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_separators_and_byte_order_marks_of_lists_do_not_matter(separator: str, mark: str) -> None:
+    put(f"c{c:02d}/{n:03d}.png" for c in range(6) for n in range(14))
+    put_files(numbered("{n:03d}.png"), separator, mark)
+    assert len(arranged().samples) == 84
+    shutil.rmtree("lists")
+    for suffix in ("txt", "json"):
+        lists = {s: sorted({label for _, label in lines}) for s, lines in numbered("").items()}
+        put_lists(suffix, lists, suffix)
+        for path in Path(suffix).iterdir():
+            path.write_text(mark + path.read_text(), encoding="utf-8")
+        assert len(arranged(lists=suffix).samples) == 84
+
+
+@pytest.mark.parametrize(("in_list", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_compared_in_one_form_of_unicode(in_list: str, on_disk: str) -> None:
+    names = {split: f"Käse{split}" for split in SPLITS}
+    put(
+        unicodedata.normalize(on_disk, f"{above}/{name}/ö{number}.png")
+        for above, name in zip(("Äpfel", "Öl", "Öl"), names.values(), strict=True)
+        for number in range(2)
+    )
+    listed = {split: unicodedata.normalize(in_list, name) for split, name in names.items()}
+    put_lists("txt", {split: [name] for split, name in listed.items()})
+    classes = {path.rpartition("/")[0] for path in arranged().samples}
+    assert classes == {"train/Äpfel/Käsetrain", "val/Öl/Käseval", "test/Öl/Käsetest"}
+    shutil.rmtree("lists")
+    form = functools.partial(unicodedata.normalize, in_list)
+    put_files({s: [(form(f"ö{n}.png"), listed[s]) for n in range(2)] for s in SPLITS})
+    assert {path.split("/")[2] for path in arranged().samples} == {*names.values()}
+    assert len(arranged().samples) == 6
+
+
+def test_the_lists_of_easyset_name_the_folders_of_classes() -> None:
+    put(f"{class_}/{number}.png" for below in CLASSES.values() for class_ in below for number in range(2))
+    Path("lists").mkdir()
+    for split in SPLITS:
+        classes = [c for above in DIVIDED[split] for c in CLASSES[above]]
+        easy = {
+            "class_names": [f"the {c}" for c in classes],
+            "class_roots": [f"./data/{c}" for c in classes],
+        }
+        Path(f"lists/{split}.json").write_text(json.dumps(easy))
+    assert {tuple(path.split("/")[::2]) for path in arranged().samples} == {
+        (path.split("/")[0], path.split("/")[2]) for path in WANTED
+    }
+    Path("lists/val.json").write_text(json.dumps({"class_names": ["x" * 30] * 1000}))
+    with pytest.raises(MetashotError, match="expected a list of classes, of pairs") as caught:
+        arranged()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "filename,label\n0.png,a\n1.png,\n2.png\n,a\n3.png, \n",
+            "4 rows without a filename or a label (line 3,",
+        ),
+        ("filename,label\n0.png,a/b\n", "a label that is no name of a class"),
+        (
+            "file,class\n0.png,a\n",
+            "the columns filename and label (it begins 'file,class')",
+        ),
+        ("", "not a CSV file with the columns filename and label"),
+        (b"\xff\xfef\0", "byte 0 is not UTF-8: save the file as UTF-8"),
+        ("filename,label\n0.png," + "x" * 200_000, "cannot be read (field larger than field limit"),
+    ],
+)
+def test_a_list_of_files_that_is_none_is_one_line(content: str | bytes, message: str) -> None:
+    put(f"{c}/{n}.png" for c in "abc" for n in range(3))
+    put_files({s: [(f"{n}.png", c) for n in range(2)] for s, c in zip(SPLITS, "abc", strict=True)})
+    Path("lists/train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MetashotError) as caught:
+        arranged()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import mlflow
@@ -9,11 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 from test_serving import BLOTS, GROUP
 from typer.testing import CliRunner
 
 from metashot import plots, predicting
 from metashot.cli import app
+from metashot.data import folders
+from metashot.errors import MetashotError
 
 CLASSES = ("b", "d", "a", "c", "e")
 
@@ -41,7 +46,8 @@ def invoke(*arguments: str):
 
 def test_answers_about_files_are_those_of_a_plain_call(task, registered):
     done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"), "--json")
-    assert (done.exit_code, done.stderr) == (0, "")
+    told = f"{task / 'asked'}: passes by 2 files of other kinds (1 .txt, 1 hidden)\n"
+    assert (done.exit_code, done.stderr) == (0, told)
     said = json.loads(done.stdout)
     files = sorted((task / "asked").rglob("[0-9]*.PNG"))
     assert [Path(answer["sample"]) for answer in said] == files
@@ -71,8 +77,9 @@ def test_a_table_and_a_picture_that_shows_every_answer(task):
 
 
 def test_the_picture_draws_what_is_sure_first_and_says_what_it_leaves_out(task):
-    support = predicting.labelled(task / "support", predicting.FILES["images"])
-    files = predicting.named([task / "asked"], predicting.FILES["images"])
+    pictures = predicting.FILES["images"]
+    support = [(s.content, label) for s, label in predicting.labelled(task / "support", pictures)]
+    files = [sample.content for sample in predicting.unlabelled([task / "asked"], pictures)]
     answers = [(files[number % 10], "a", 1 - number / 100) for number in range(plots.ANSWERED + 3)]
     picture = plots.answers_plot(support, answers)
     assert picture == plots.answers_plot(support, answers[::-1])
@@ -86,27 +93,109 @@ def test_the_picture_draws_what_is_sure_first_and_says_what_it_leaves_out(task):
     ("model", "support", "asked", "error"),
     [
         ("glyphs-9w9s", "support", "asked", "no registered model 'glyphs-9w9s'"),
+        (GROUP, "nowhere", "asked", "nowhere is not there"),
         (
             GROUP,
-            "nowhere",
+            "asked/below",
             "asked",
-            "nowhere has no class folders: lay out the support set as <class>/<picture>",
+            "below: 2 files ('13.PNG', '14.PNG'): not at the depth of",
         ),
-        (GROUP, "asked/below", "asked", "below has no class folders"),
         (GROUP, "support", "gone.png", "gone.png is not there"),
         (GROUP, "support", "empty", "empty has no picture (png, jpeg, bmp, webp)"),
-        (GROUP, "hollow", "asked", "hollow/d has no picture"),
-        (GROUP, "alone", "asked", "every labelled row says 'b': few-shot classification needs two classes"),
+        (GROUP, "hollow", "asked", "hollow: the folder 'd' has no sample: fill or remove it"),
+        (GROUP, "alone", "asked", "alone: 1 class folders with samples"),
+        (GROUP, "mixed", "asked", "mixed: 'top.png': not at the depth of the others"),
+        (GROUP, "linked", "asked", "a link that leads out of the folder"),
         (GROUP, "support", "asked/notes.txt", "asked/notes.txt is not a readable picture"),
     ],
 )
 def test_a_mistake_is_one_line(task, model, support, asked, error):
     (task / "empty").mkdir()
-    for name in ("hollow/b", "hollow/d", "alone/b"):
-        (task / name).mkdir(parents=True)
-    for name in ("hollow/b", "alone/b"):
-        Image.fromarray(BLOTS[0]).save(task / name / "one.png")
+    names = ("hollow/b/1", "hollow/c/1", "alone/b/1", "mixed/a/1", "mixed/b/1", "mixed/top", "linked/a/1")
+    for name in (*names, "linked/b/1"):
+        (task / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(BLOTS[0]).save(task / f"{name}.png")
+    (task / "hollow/d").mkdir()
+    (task / "linked/a/2.png").symlink_to(task / "support/a/one.png")
     done = invoke(model, str(task / asked), "--support", str(task / support))
-    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: ")
-    assert error in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "passes by" not in line]
+    assert (done.exit_code, done.stdout, len(lines)) == (1, "", 1)
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+
+
+PNG, WAV = predicting.FILES["images"], predicting.FILES["sounds"]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(PNG, "png"), (WAV, "wav")])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("above", ["", "birds/"])
+def test_a_folder_is_seen_as_init_sees_it(
+    tmp_path: Path, kind: predicting.Files, suffix: str, packed: bool, above: str, capsys
+) -> None:
+    """Whatever is in it; and what is answered is all that init would take for a sample."""
+    put = [f"{above}{class_}/{n}.{suffix}" for class_ in ("a", "b ", "ä") for n in range(2)]
+    litter = (
+        ".ipynb_checkpoints/0",
+        f"{above}a/.ipynb_checkpoints/0",
+        "@eaDir/a/0",
+        "lost+found/0",
+        "__MACOSX/0",
+    )
+    hidden = [f"{name}.{suffix}" for name in (*litter, f"{above}a/._0")]
+    for name in [*put, *hidden, f"{above}a/notes.txt"]:
+        path = tmp_path / "shown" / unicodedata.normalize("NFD", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    folder = tmp_path / "shown"
+    if packed:
+        folder = Path(shutil.make_archive(str(folder), "zip", folder))
+    raw = folders.Raw(path=str(folder), splits="", md5="")
+    seen = dict(folders.samples(raw, Path(), kind.suffixes))
+    told = capsys.readouterr().err
+    shown = predicting.labelled(folder, kind)
+    assert {label for _, label in shown} == {f"{above}{class_}" for class_ in ("a", "b", "ä")}
+    assert [(sample.content, label) for sample, label in shown] == [
+        (read(), name.rpartition("/")[0]) for name, read in seen.items()
+    ]
+    assert capsys.readouterr().err == told
+    asked = predicting.unlabelled([folder], kind)
+    assert sorted(sample.content for sample in asked) == sorted(name.encode() for name in put)
+    assert capsys.readouterr().err == told
+
+
+def test_flat_files_of_a_support_set_can_name_their_class(tmp_path: Path) -> None:
+    for name in ("7_a_0.wav", "7_b_0.wav", "3_a_0.wav"):
+        (tmp_path / name).write_bytes(name.encode())
+    shown = predicting.labelled(tmp_path, WAV, "^(?P<label>[0-9]+)_")
+    assert [(sample.content.decode(), label) for sample, label in shown] == [
+        ("3_a_0.wav", "3"),
+        ("7_a_0.wav", "7"),
+        ("7_b_0.wav", "7"),
+    ]
+    with pytest.raises(MetashotError, match=r"--label '\^\(\?P<label>"):
+        predicting.labelled(tmp_path, WAV)
+    with pytest.raises(MetashotError, match=r"^--label: '\[' is no regular expression"):
+        predicting.labelled(tmp_path, WAV, "[")
+
+
+def test_names_are_no_markup_and_move_no_cursor() -> None:
+    answers = [
+        predicting.Answer(f"{name}.png", name, 0.5, {})
+        for name in ("[/b]0", "[bold]x", "\x1b[2Jgone", "a\nb", "[link=file:///x]y")
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(predicting.table(answers))
+    text = console.export_text()
+    for name in ("[/b]0", "[bold]x", "\\x1b[2Jgone", "a\\nb", "[link=file:///x]y"):
+        assert text.count(name) == 2
+
+
+def test_a_class_may_have_a_dollar(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.fromarray(BLOTS[0]).save(png, "PNG")
+    labels = [r"$\foo$", "$x_{$"]
+    support = [(png.getvalue(), label) for label in labels]
+    assert plots.answers_plot(support, [(png.getvalue(), label, 0.5) for label in labels]).startswith(
+        b"\x89PNG"
+    )

@@ -720,7 +720,7 @@ def test_predict_answers_about_lines_and_tables(
         (
             lambda f: (f / "support.csv").unlink(),
             [],
-            "support.csv cannot be read (No such file or directory)",
+            "support.csv is not there",
         ),
         (lambda f: (f / "support.csv").write_text("text,label\na,b\n"), [], "every labelled row says 'b'"),
     ],

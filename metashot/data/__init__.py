@@ -1,5 +1,6 @@
 """Samples in, tensors out: sources, decoders, the Parquet store."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -8,6 +9,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 Split = Literal["train", "val", "test"]
+
+
+def label(name: str) -> str:
+    """The one spelling of a class's name: in Unicode's form NFC, without white space around it.
+
+    Whatever names a class (folders, lists, tables, file names, a request) goes through here.
+    """
+    return unicodedata.normalize("NFC", name).strip()
 
 
 class Key(NamedTuple):

@@ -5,23 +5,21 @@ later stage works on the copy that DVC keeps. `metashot refresh` pins new conten
 """
 
 import hashlib
-import os
 import re
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from tqdm import tqdm
 
 from metashot import files
-from metashot.data import Split, archive, listing
+from metashot.data import Split, archive, label, listing, walking
 from metashot.data.source import Item
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, grouped, some
 
 LAYOUT = "<class>/<file> or <superclass>/<class>/<file>"
 
@@ -123,7 +121,7 @@ class Folder:
 
         Raises MetashotError for what `download` refuses, but for another digest.
         """
-        return digest(_samples(raw, root, self.suffixes))
+        return digest(samples(raw, root, self.suffixes))
 
     def download(self, raw: Raw, directory: Path) -> None:
         """Pack the samples into zips as `[<split>/]<superclass>/<class>/<name>`; same samples, same bytes.
@@ -136,7 +134,7 @@ class Folder:
         def member(name: str) -> str:
             return name if raw.splits or name.count("/") == 2 else f"{listing.ALL}/{name}"
 
-        pack(_samples(raw, Path(), self.suffixes), raw, directory / self.packed, member)
+        pack(samples(raw, Path(), self.suffixes), raw, directory / self.packed, member)
 
     def items(self, prepare: Prepare, directory: Path) -> Iterable[Item]:
         """The samples that `download` packed, divided."""
@@ -284,9 +282,12 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
 
     Raises MetashotError where there is none, or a zip or lists of splits cannot be used at all.
     """
-    found, others, mistakes = _gathered(raw, root, suffixes)
+    walked = _gathered(raw, root, suffixes)
+    found, mistakes = walked.samples, walked.mistakes
+    if not raw.splits:  # which name what has to be there
+        mistakes += _empty(raw.path, walked)
     if raw.label:
-        found = dict(_by_name(found, raw))
+        found = _by_name(found, raw)
     tops = {name.partition("/")[0] for name in found}
     if len(tops) == 1 and all(name.count("/") == 3 for name in found):  # one folder around everything
         found = {name.partition("/")[2]: read for name, read in found.items()}
@@ -294,26 +295,23 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
     if raw.splits:
         found, left_out = listing.arrange(found, root / raw.splits, raw.path)
     else:
-        depths = Counter(depth for name in found if (depth := name.count("/")) in (1, 2))
-        usual = depths.most_common(1)[0][0] if depths else 1
-        mistakes += [
-            f"{raw.path}: {name!r}: not at the depth of the others; all have to lie in {LAYOUT}"
-            for name in found
-            if name.count("/") != usual
-        ]
-        found = {name: read for name, read in found.items() if name.count("/") == usual}
+        found, elsewhere = _at_one_depth(found, raw.path)
+        mistakes += elsewhere
+        if elsewhere and not found:
+            return Contents({}, walked.others, 0, mistakes)
+    mistakes += indistinct(raw.path, {name.rpartition("/")[0] for name in found})
+    found = {_spelled(name): read for name, read in found.items()}
     classes = {name.rpartition("/")[0] for name in found}
-    mistakes += indistinct(raw.path, classes)
     if len(classes) < 2:
         kinds = ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes))
         mistakes.append(
             f"{raw.path}: {len(classes)} class folders with samples ({LAYOUT}; {kinds}): "
             "an episode needs at least two"
         )
-    return Contents(dict(sorted(found.items())), others, left_out, mistakes)
+    return Contents(dict(sorted(found.items())), walked.others, left_out, mistakes)
 
 
-def _samples(raw: Raw, root: Path, suffixes: Collection[str]) -> Iterator[tuple[str, listing.Read]]:
+def samples(raw: Raw, root: Path, suffixes: Collection[str]) -> Iterator[tuple[str, listing.Read]]:
     """Path and content of every sample, sorted by path; mistakes of layout are refused."""
     found = contents(raw, root, suffixes)
     _say_passed_by(raw, found.others)
@@ -328,10 +326,28 @@ def local(raw: Pinned, root: Path, suffixes: Collection[str]) -> listing.Found:
     Raises MetashotError when there is none of these, and for what cannot be packed: links that lead out of
     the folder, folders without samples, unsafe or damaged zips.
     """
-    found, others, mistakes = _gathered(raw, root, suffixes)
-    _say_passed_by(raw, others)
-    refuse(mistakes)
-    return found
+    walked = _gathered(raw, root, suffixes)
+    _say_passed_by(raw, walked.others)
+    refuse([*walked.mistakes, *_empty(raw.path, walked)])
+    return walked.samples
+
+
+def unlabelled(path: str, suffixes: Collection[str]) -> listing.Found:
+    """The samples in a folder or zip file at whatever depth, by their path in it.
+
+    Raises MetashotError when there is no such folder or zip, and for what `local` refuses but for folders
+    without samples.
+    """
+    raw = Raw(path=path, splits="", md5="")
+    walked = _gathered(raw, Path(), suffixes)
+    _say_passed_by(raw, walked.others)
+    refuse(walked.mistakes)
+    return walked.samples
+
+
+def by_suffix(raw: Pinned, root: Path) -> Counter[str]:
+    """How many files of each suffix a folder or zip file holds, but for hidden ones."""
+    return _gathered(raw, root, ()).others
 
 
 def listed(found: listing.Found, raw: Divided, root: Path) -> listing.Found:
@@ -341,35 +357,43 @@ def listed(found: listing.Found, raw: Divided, root: Path) -> listing.Found:
     return dict(sorted(arranged.items()))
 
 
-def _gathered(
-    raw: Pinned, root: Path, suffixes: Collection[str]
-) -> tuple[listing.Found, Counter[str], list[str]]:
-    """Samples by their path in a folder or zip, how many other files of each suffix, and mistakes."""
+class _Walked(NamedTuple):
+    """Files of a folder or zip."""
+
+    samples: listing.Found
+    """By their path in it."""
+    others: Counter[str]
+    """How many other files of each suffix."""
+    files: Collection[str]
+    """Paths of all but hidden ones."""
+    folders: Collection[str]
+    mistakes: list[str]
+
+
+def _gathered(raw: Pinned, root: Path, suffixes: Collection[str]) -> _Walked:
     origin = root / raw.path
-    mistakes: list[str] = []
+    faults: list[tuple[str, str]] = []
     if origin.is_dir():
-        files, folders = _walk(origin, mistakes)
+        files, folders, hidden = walking.walk(origin, faults)
     elif origin.is_file() and archive.is_sample(origin.name, suffixes):
-        files, folders = {origin.name: _reader(origin)}, set()
+        files, folders, hidden = {origin.name: walking.reader(origin)}, set(), set()
     elif origin.is_file():
-        files, folders = archive.contents(origin)
+        members, folders = archive.contents(origin)
+        hidden = {top for name in members if (top := archive.hidden(name))}
+        files = {name: read for name, read in members.items() if not archive.hidden(name)}
+        folders = {name for name in folders if not archive.hidden(name)}
     else:
         raise MetashotError(f"raw.path: {raw.path}: no such folder or zip file")
+    others = Counter({"hidden": len(hidden)} if hidden else {})
     found: listing.Found = {}
-    others: Counter[str] = Counter()
     for name, read in files.items():
-        if archive.is_sample(name, suffixes):
-            found[name] = read
+        if not archive.named(name, suffixes):
+            others[PurePosixPath(name).suffix.lower() or "without suffix"] += 1
+        elif fault := walking.unusable(origin, origin / name) if origin.is_dir() else None:
+            faults.append(fault)
         else:
-            suffix = PurePosixPath(name).suffix.lower() or "without suffix"
-            others["hidden" if archive.hidden(name) else suffix] += 1
-    if found:
-        mistakes += _empty(raw.path, files, found, folders)
-    if origin.is_dir():
-        unusable = {name: why for name in found if (why := _unusable(origin, origin / name))}
-        mistakes += unusable.values()
-        found = {name: read for name, read in found.items() if name not in unusable}
-    return found, others, mistakes
+            found[name] = read
+    return _Walked(found, others, files, folders, grouped(faults, "paths"))
 
 
 def refuse(mistakes: Sequence[str]) -> None:
@@ -381,106 +405,111 @@ def refuse(mistakes: Sequence[str]) -> None:
 
 def _say_passed_by(raw: Pinned, others: Mapping[str, int]) -> None:
     if others:
-        say(f"{raw.path}: passes by {passed_by(others)}")
+        walking.say(f"{raw.path}: passes by {passed_by(others)}")
 
 
 def _say_left_out(raw: Divided, count: int) -> None:
     if count:
-        say(f"{raw.path}: leaves out {count:,} files that no list in {raw.splits} names")
+        walking.say(f"{raw.path}: leaves out {count:,} files that no list in {raw.splits} names")
 
 
-def _by_name(found: listing.Found, raw: Raw) -> Iterator[tuple[str, listing.Read]]:
+def _by_name(found: listing.Found, raw: Raw) -> listing.Found:
     """The files as `<class>/<file>`, with the class that the file's name says."""
+    by_name: listing.Found = {}
     known: dict[str, str] = {}
+    unnamed, twice = [], []
     for name, read in found.items():
         file = PurePosixPath(name).name
-        label = match["label"] if (match := re.search(raw.label, file)) else None
-        if not label or label.startswith("."):  # what starts with a dot is hidden
-            raise MetashotError(f"{raw.path}: {name!r}: its name says no class by raw.label, {raw.label!r}")
-        if (first := known.setdefault(file, name)) != name:
-            raise MetashotError(f"{raw.path}: {first!r} and {name!r} have one name: rename one of them")
-        yield f"{label}/{file}", read
+        match = re.search(raw.label, file)
+        class_ = label(match["label"] or "") if match else ""
+        if not class_ or class_.startswith("."):  # what starts with a dot is hidden
+            unnamed.append(repr(name))
+        elif (first := known.setdefault(file, name)) != name:
+            twice.append(f"{first!r} and {name!r}")
+        by_name[f"{class_}/{file}"] = read
+    if unnamed:
+        raise MetashotError(
+            f"{raw.path}: {_files(unnamed)}: no class in the name by raw.label, {raw.label!r}"
+        )
+    if twice:
+        raise MetashotError(
+            f"{raw.path}: {_files(twice, 'pairs of files')} have one name: rename one of them"
+        )
+    return by_name
 
 
-def _empty(shown: str, files: Iterable[str], samples: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
-    """Folders without a sample, the topmost of each."""
-    there = {PurePosixPath(folder) for folder in folders}
-    there.update(parent for name in files for parent in PurePosixPath(name).parents)
-    empty = there - {parent for name in samples for parent in PurePosixPath(name).parents}
-    for folder in sorted(empty):
-        if not archive.hidden(str(folder)) and folder.parent not in empty:
-            yield f"{shown}: the folder {str(folder)!r} has no sample: fill or remove it"
+def _at_one_depth(found: listing.Found, shown: str) -> tuple[listing.Found, list[str]]:
+    """The files that lie in class folders as most do, and what is wrong with the others."""
+    depths = Counter(depth for name in found if (depth := name.count("/")) in (1, 2))
+    usual = depths.most_common(1)[0][0] if depths else 1
+    elsewhere: dict[int, list[str]] = defaultdict(list)
+    for name in found:
+        if (depth := name.count("/")) != usual:
+            elsewhere[depth].append(repr(name))
+    mistakes = []
+    for depth, names in sorted(elsewhere.items()):
+        mend = f"all have to lie in {LAYOUT}"
+        if depth == 0 and not depths:
+            mend = (
+                "lay them out as <class>/<file>; or, where their names say the class, give the pattern, as "
+                "--label '^(?P<label>[^_]+)_' for 'cat_01.png' (raw.label in params.yaml); or name lists of "
+                "files (--splits)"
+            )
+        elif depth > 2 or len(elsewhere) > 1:
+            mend += ", or be named by lists of splits (--splits)"
+        mistakes.append(f"{shown}: {_files(names)}: not at the depth of the others; {mend}")
+    return {name: read for name, read in found.items() if name.count("/") == usual}, mistakes
+
+
+def _spelled(name: str) -> str:
+    """The path of a sample with its class and superclass as `label` spells them."""
+    *above, file = name.split("/")
+    return "/".join([*map(label, above), file])
+
+
+def _files(names: Sequence[str], noun: str = "files") -> str:
+    return names[0] if len(names) == 1 else f"{len(names):,} {noun} ({some(names)})"
+
+
+def _empty(shown: str, walked: _Walked) -> list[str]:
+    """Folders without a sample, the topmost of each; none where there is no sample at all."""
+    there = {PurePosixPath(folder) for folder in walked.folders}
+    there.update(parent for name in walked.files for parent in PurePosixPath(name).parents)
+    full = {parent for name in walked.samples for parent in PurePosixPath(name).parents}
+    empty = there - full
+    if not full or not (topmost := [repr(str(f)) for f in sorted(empty) if f.parent not in empty]):
+        return []
+    if len(topmost) == 1:
+        return [f"{shown}: the folder {topmost[0]} has no sample: fill or remove it"]
+    return [f"{shown}: {len(topmost):,} folders have no sample ({some(topmost)}): fill or remove them"]
 
 
 def indistinct(shown: str, classes: Iterable[str]) -> Iterator[str]:
-    """Names of classes that a person cannot tell apart, or that break lines."""
+    """Names of classes that a person cannot tell apart, that break lines, or are none.
+
+    A line for each reason.
+    """
     known: dict[str, str] = {}
+    unprintable, unnamed, alike = [], [], []
     for class_ in sorted(classes):
-        if not class_.isprintable():
-            yield f"{shown}: the class {class_!r} has unprintable characters: rename it"
-        same = known.setdefault(unicodedata.normalize("NFC", class_).casefold(), class_)
+        if not all(map(label, class_.split("/"))):
+            unnamed.append(repr(class_))
+        elif not label(class_).isprintable():
+            unprintable.append(repr(class_))
+        same = known.setdefault(" ".join(unicodedata.normalize("NFC", class_).casefold().split()), class_)
         if same != class_:
-            yield (
-                f"{shown}: the classes {same!a} and {class_!a} differ in nothing but case or encoding: "
-                "join or rename them"
-            )
-
-
-def _walk(folder: Path, mistakes: list[str]) -> tuple[listing.Found, set[str]]:
-    """Files and folders below a folder; links are not followed out of it. Adds to ``mistakes``."""
-
-    def refuse(error: OSError) -> None:
-        mistakes.append(f"{str(error.filename)!a}: cannot be read ({error.strerror})")
-
-    files: listing.Found = {}
-    folders = set()
-    for place, below, inside in os.walk(folder, onerror=refuse):
-        for name in sorted(below):
-            path = Path(place, name)
-            within = path.relative_to(folder)
-            if not path.is_symlink():
-                folders.add(within.as_posix())
-            elif not archive.hidden(within.as_posix()):  # would be left out in silence
-                mistakes.append(f"{str(path)!a}: a link to a folder; put the folder itself there")
-        for name in sorted(inside):
-            path = Path(place, name)
-            files[path.relative_to(folder).as_posix()] = _reader(path)
-    return dict(sorted(files.items())), folders
-
-
-def _reader(path: Path) -> listing.Read:
-    def read() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise MetashotError(f"{str(path)!a}: cannot be read ({error.strerror})") from None
-
-    return read
-
-
-def _unusable(folder: Path, path: Path) -> str | None:
-    """Why a file cannot be packed, before it is opened."""
-    where = f"{str(path)!a}"
-    try:
-        str(path).encode()
-        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(folder.resolve()):
-            return f"{where}: a link that leads out of the folder; put the file itself there"
-    except UnicodeEncodeError:
-        return f"{where}: cannot be read (its name is not UTF-8: rename it)"
-    except RuntimeError:  # what Python before 3.13 makes of it
-        return f"{where}: cannot be read (a link that leads to itself)"
-    except OSError as error:
-        return f"{where}: cannot be read ({error.strerror})"
-    if not path.is_file():
-        return f"{where}: cannot be read (no regular file)"
-    if "\\" in path.name:
-        return f"{where}: a backslash in its name: rename it"
-    return None
-
-
-def say(line: str) -> None:
-    """Tell a person what is passed by."""
-    print(line, file=sys.stderr)  # noqa: T201
+            alike.append(f"{same!a} and {class_!a}")
+    if unnamed:
+        yield f"{shown}: {_files(unnamed, 'classes')}: a class whose name is white space alone: rename it"
+    if len(unprintable) == 1:
+        yield f"{shown}: the class {unprintable[0]} has unprintable characters: rename it"
+    elif unprintable:
+        yield f"{shown}: {_files(unprintable, 'classes')} have unprintable characters: rename them"
+    if alike:
+        pairs = f"classes {alike[0]}" if len(alike) == 1 else f"classes in {_files(alike, 'pairs')}"
+        yield (
+            f"{shown}: the {pairs} differ in nothing but case, white space or encoding: join or rename them"
+        )
 
 
 def _md5(content: bytes) -> str:

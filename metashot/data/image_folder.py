@@ -22,11 +22,18 @@ class Prepare(images.Prepare, folders.Prepare):
 
     Attributes:
         colour: Whether pictures are RGB; grey ones are inverted, as drawings are dark on light.
+        bits: How many of their bits files of 16 use: 12 where the greatest value is 4,095.
     """
 
     colour: bool
+    bits: int = images.BITS[-1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bits not in images.BITS:
+            raise ValueError(f"bits: {self.bits} is not between {images.BITS[0]} and {images.BITS[-1]}")
 
     @property
     def form(self) -> Form:
         """See `source.Prepare`."""
-        return images.form(self.image_size, 3 if self.colour else 1)
+        return images.form(self.image_size, 3 if self.colour else 1, self.bits)

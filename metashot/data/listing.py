@@ -1,19 +1,25 @@
-"""Lists of what is in each split: of classes, or of files, as benchmarks publish them."""
+"""Lists of what is in each split: of classes, or of files, as benchmarks publish them.
+
+Lists are in UTF-8, with or without a byte order mark; names are compared in Unicode's form NFC.
+"""
 
 import csv
+import io
 import json
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from metashot.data import Split
-from metashot.errors import MetashotError
+from metashot.data import Split, label
+from metashot.errors import MetashotError, some
 
 ALL = "all"  # the superclass where there is none
 HIERARCHY = "hierarchy.json"
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SEPARATORS = ",;\t"
 
 Read = Callable[[], bytes]
 Found = dict[str, Read]  # files by their path in a folder
@@ -24,6 +30,13 @@ class _Entry(NamedTuple):
 
     split: Split
     parts: tuple[str, ...]
+
+
+class _Home(NamedTuple):
+    """Where a file belongs: `<split>/<superclass>/<class>`, and what it is called."""
+
+    place: str
+    file: str
 
 
 def arrange(found: Found, folder: Path, shown: str) -> tuple[Found, int]:
@@ -40,14 +53,21 @@ def arrange(found: Found, folder: Path, shown: str) -> tuple[Found, int]:
         Those that a list names, as `<split>/<superclass>/<class>/<name>`, and how many no list names.
 
     Raises:
-        MetashotError: A list is missing or cannot be read, names what is not there, or a class is in two.
+        MetashotError: A list is missing or cannot be read, names what is not there, or a class or a file is
+            in two places.
     """
     lists = {split: _list_file(folder, split) for split in SPLITS}
     of_files = {path.suffix == ".csv" for path in lists.values()}
     if len(of_files) > 1:
         raise MetashotError(f"{folder}: lists of files (.csv) and of classes together: use one kind")
-    arranged = _by_file(found, shown, lists) if of_files == {True} else _by_class(found, shown, folder, lists)
-    return arranged, len(found) - len(arranged)
+    homes = _by_file(found, shown, lists) if of_files == {True} else _by_class(found, shown, folder, lists)
+    members: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, home in homes.items():
+        members[home.place][name] = home.file
+    arranged = {
+        f"{place}/{file}": found[name] for place, names in members.items() for name, file in _apart(names)
+    }
+    return arranged, len(found) - len(homes)
 
 
 def _list_file(folder: Path, split: Split) -> Path:
@@ -60,8 +80,33 @@ def _list_file(folder: Path, split: Split) -> Path:
     return there[0]
 
 
-def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) -> Found:
-    """The files in folders that lists name. Folders of one name under several parents are one class."""
+def _apart(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The files of a class, each with a name of its own.
+
+    Where several are called the same the folders above their class are added.
+
+    Args:
+        names: What they are called, by their path.
+
+    Raises:
+        MetashotError: Two would have one name even so.
+    """
+    count = Counter(names.values())
+    taken: dict[str, str] = {}
+    for name, file in names.items():
+        unique = file if count[file] == 1 else "-".join([*PurePosixPath(name).parts[:-2], file])
+        if (other := taken.setdefault(unique, name)) != name:
+            raise MetashotError(
+                f"{other!r} and {name!r} are of one class and would have one name: rename one of them"
+            )
+        yield name, unique
+
+
+def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) -> dict[str, _Home]:
+    """The homes of files in folders that lists name.
+
+    Folders of one name under several parents are one class.
+    """
     entries: dict[str, _Entry] = {}
     hierarchy: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     if (tree := folder / HIERARCHY).is_file():
@@ -82,7 +127,7 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
     members: dict[tuple[Split, str, str], list[str]] = defaultdict(list)
     matched = set()
     for name in found:
-        above, class_ = ("", "", *name.split("/")[:-1])[-2:]
+        above, class_ = ("", "", *map(label, name.split("/")[:-1]))[-2:]
         for candidate in (f"{above}/{class_}", class_, above):
             if candidate in known:
                 matched.add(entry := known[candidate])
@@ -90,85 +135,197 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
                 members[entry.split, superclass, class_].append(name)
                 break
     if absent := sorted("/".join(entry.parts) for entry in {*entries.values()} - matched):
-        raise MetashotError(
-            f"{folder}: {absent[0]!r} has no folder with samples in {shown} ({len(absent)} like that)"
-        )
-    arranged = {}
+        what = f"{absent[0]!r} has"
+        if len(absent) > 1:
+            cases = some([*map(repr, absent)])
+            what = f"{len(absent):,} of {len(entries):,} that the lists name ({cases}) have"
+        raise MetashotError(f"{folder}: {what} no folder with samples in {shown}")
+    homes: dict[str, _Home] = {}
     for (split, superclass, class_), names in members.items():
-        parents = {name.split("/")[-3] if name.count("/") > 1 else ALL for name in names}
+        parents = {label(name.split("/")[-3]) if name.count("/") > 1 else ALL for name in names}
         superclass = superclass or (parents.pop() if len(parents) == 1 else ALL)
-        count = Counter(PurePosixPath(name).name for name in names)
-        for name in names:
-            path = PurePosixPath(name)
-            file = path.name if count[path.name] == 1 else f"{path.parts[-3]}-{path.name}"
-            arranged[f"{split}/{superclass}/{class_}/{file}"] = found[name]
-    return arranged
+        place = f"{split}/{superclass}/{class_}"
+        homes |= {name: _Home(place, PurePosixPath(name).name) for name in names}
+    return homes
+
+
+def _text(path: Path) -> str:
+    """The text of a list. Raises MetashotError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MetashotError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+    except OSError as error:
+        raise MetashotError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _classes(path: Path) -> list[tuple[str, ...]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        said = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
-    except (OSError, ValueError) as error:
-        raise MetashotError(f"{path}: cannot be read ({error})") from None
-    entries = []
-    for entry in said if isinstance(said, list) else [said]:
-        parts = entry.split("/") if isinstance(entry, str) else entry
-        if not isinstance(parts, list) or len(parts) > 2 or not all(isinstance(part, str) for part in parts):
-            raise MetashotError(f"{path}: {entry!r} is no class, and no pair of superclass and class")
-        if any(parts):
-            entries.append(tuple(parts))
-    if not entries:
+    """The lines of a list of classes."""
+    entries = [_parts(path, entry) for entry in _listed(path)]
+    if not any(map(any, entries)):
         raise MetashotError(f"{path}: an empty list of classes")
-    return entries
+    return [entry for entry in entries if any(entry)]
 
 
-def _by_file(found: Found, shown: str, lists: dict[Split, Path]) -> Found:
-    """The files that lists name, wherever they lie.
+def _listed(path: Path) -> Iterable[Any]:
+    """What a list has: lines, or a list in JSON. Of easyfsl's EasySet the names of the classes' folders."""
+    text = _text(path)
+    if path.suffix != ".json":
+        return text.splitlines()
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MetashotError(f"{path}: is not JSON ({error})") from None
+    if isinstance(parsed, Mapping):
+        roots = parsed.get("class_roots")
+        if isinstance(roots, list) and all(isinstance(root, str) for root in roots):
+            return [PurePosixPath(root.replace("\\", "/")).name for root in roots]
+    if not isinstance(parsed, list):
+        raise MetashotError(
+            f"{path}: {_short(parsed)}: expected a list of classes, of pairs of superclass and class, or of "
+            "superclasses; or an object whose class_roots is a list of class folders"
+        )
+    return parsed
 
-    A name that is not there is looked up as Ravi and Larochelle named miniImageNet's files: by its label and
-    its place among the ImageNet files of that class, so ``n0185567200000003.jpg`` is the third of
-    ``n01855672/n01855672_*.JPEG``.
+
+def _parts(path: Path, entry: Any) -> tuple[str, ...]:
+    parts = entry.split("/") if isinstance(entry, str) else entry
+    if not isinstance(parts, list) or len(parts) > 2 or not all(isinstance(part, str) for part in parts):
+        raise MetashotError(f"{path}: {_short(entry)} is no class, and no pair of superclass and class")
+    return tuple(map(label, parts))
+
+
+def _short(value: Any) -> str:
+    """A value in a message, which is one line."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
+class _Row(NamedTuple):
+    """A row of a list of files: where it is, for a person who has to mend it, and what it says."""
+
+    where: str
+    name: str
+    label: str
+
+
+def _by_file(found: Found, shown: str, lists: dict[Split, Path]) -> dict[str, _Home]:
+    """The places of files that lists name, wherever they lie: by their names, or by as much of their paths.
+
+    A file that lies in the folder of another class of the lists is another file. A name that is not there is
+    looked up as `_numbered` does.
     """
+    rows = {split: list(_rows(path)) for split, path in lists.items()}
+    labels = {row.label for row in chain.from_iterable(rows.values())}
     by_name: dict[str, list[str]] = defaultdict(list)
-    by_class: dict[str, list[str]] = defaultdict(list)
+    for name in found:
+        by_name[_spelled(PurePosixPath(name).name)].append(name)
+    numbered = _numbered(found, labels)
+
+    homes: dict[str, _Home] = {}
+    absent: list[str] = []
+    several: list[str] = []
+    twice: list[str] = []
+    split_of: dict[str, Split] = {}
+    for split, row in ((split, row) for split, its_rows in rows.items() for row in its_rows):
+        if split_of.setdefault(row.label, split) != split:
+            raise MetashotError(f"{row.where}: {row.label!r} is in {split_of[row.label]} and in {split}")
+        candidates = _candidates(row, by_name, labels) or numbered(row)
+        home = _Home(f"{split}/{ALL}/{row.label}", PurePosixPath(row.name).name)
+        if len(candidates) != 1:
+            (several if candidates else absent).append(repr(row.name))
+        elif homes.setdefault(candidates[0], home).place != home.place:
+            twice.append(repr(row.name))
+    total = sum(map(len, rows.values()))
+    for names, reason in (
+        (absent, "are not there"),
+        (several, "are there more than once: give their paths, as <class>/<file>"),
+        (twice, "are there with two labels"),
+    ):
+        if names:
+            raise MetashotError(
+                f"{shown}: {len(names):,} of {total:,} files that the lists name {reason} ({some(names)})"
+            )
+    return homes
+
+
+def _candidates(row: _Row, by_name: Mapping[str, Sequence[str]], labels: set[str]) -> list[str]:
+    """Files that a row may name: those of its name, whose paths agree with as much of one as it gives."""
+    wanted = PurePosixPath(_spelled(row.name)).parts
+    candidates = []
+    for name in by_name.get(wanted[-1] if wanted else "", ()):
+        parts = PurePosixPath(_spelled(name)).parts
+        deep = min(len(wanted), len(parts))
+        folder = label(parts[-2]) if len(parts) > 1 else ""
+        if wanted[-deep:] == parts[-deep:] and (folder == row.label or folder not in labels):
+            candidates.append(name)
+    if len(candidates) > 1:
+        own = [name for name in candidates if label(PurePosixPath(name).parent.name) == row.label]
+        candidates = own or candidates
+    return candidates
+
+
+def _numbered(found: Found, labels: set[str]) -> Callable[[_Row], list[str]]:
+    """What finds files as Ravi and Larochelle named miniImageNet's: by a label and a number.
+
+    The number is the place among the ImageNet files of the class: ``n0185567200000003.jpg`` is the third of
+    ``n01855672/n01855672_*.JPEG``. No other names have that meaning: not where the label is a number itself,
+    nor where the files are not numbered behind their label.
+    """
+    by_class: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name in found:
         path = PurePosixPath(name)
-        by_name[path.name].append(name)
-        if path.stem.rpartition("_")[2].isdigit():
-            by_class[path.parent.name].append(name)
-    for numbered in by_class.values():
-        numbered.sort(key=lambda name: int(PurePosixPath(name).stem.rpartition("_")[2]))
+        class_, _, number = path.stem.rpartition("_")
+        if class_ == path.parent.name in labels and number.isdecimal():
+            by_class[class_].append((int(number), name))
+    for members in by_class.values():
+        members.sort()
 
-    arranged: Found = {}
-    absent = []
-    home: dict[str, Split] = {}
-    for split, listed in lists.items():
-        for name, label in _rows(listed):
-            if home.setdefault(label, split) != split:
-                raise MetashotError(f"{listed}: {label!r} is in {home[label]} and in {split}")
-            candidates = by_name.get(name, [])
-            if len(candidates) > 1:
-                candidates = [c for c in candidates if PurePosixPath(c).parent.name == label]
-            place = PurePosixPath(name).stem.removeprefix(label)
-            if not candidates and place.isdigit() and int(place):
-                candidates = by_class[label][int(place) - 1 : int(place)]
-            if candidates:
-                arranged[f"{split}/{ALL}/{label}/{name}"] = found[candidates[0]]
-            else:
-                absent.append(name)
-    if absent:
-        raise MetashotError(
-            f"{shown}: {len(absent):,} of {len(absent) + len(arranged):,} files that the lists name are not "
-            f"there, the first is {absent[0]!r}"
-        )
-    return arranged
+    def find(row: _Row) -> list[str]:
+        stem = PurePosixPath(row.name).stem
+        place = stem.removeprefix(row.label)
+        if place == stem or row.label.isdecimal() or not (place.isdecimal() and len(place) < 19):
+            return []
+        members = by_class.get(row.label, [])
+        return [members[int(place) - 1][1]] if 0 < int(place) <= len(members) else []
+
+    return find
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """File names with their labels."""
+def _rows(path: Path) -> Iterator[_Row]:
+    """The rows of a list of files, whose columns are separated by commas, semicolons or tabs.
+
+    Raises MetashotError where a row has no file name, or no label that a class can have.
+    """
+    text = _text(path)
+    header = text.partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    lacking, unusable = [], []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(row["filename"], row["label"]) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, csv.Error):
-        raise MetashotError(f"{path}: not a CSV file with the columns filename and label") from None
+        columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+        if not {"filename", "label"} <= {*columns}:
+            raise MetashotError(
+                f"{path}: not a CSV file with the columns filename and label (it begins {_short(header)})"
+            )
+        for row in reader:
+            name = (row[columns["filename"]] or "").strip()
+            class_, where = label(row[columns["label"]] or ""), f"line {reader.line_num}"
+            if not (name and class_):
+                lacking.append(where)
+            elif "/" in class_ or "\\" in class_ or class_.startswith(".") or not class_.isprintable():
+                unusable.append(f"{where}: {_short(class_)}")
+            else:
+                yield _Row(f"{path}: {where}", name.replace("\\", "/"), class_)
+    except csv.Error as error:
+        raise MetashotError(f"{path}: line {reader.line_num}: cannot be read ({error})") from None
+    for places, reason in (
+        (lacking, "without a filename or a label"),
+        (unusable, "with a label that is no name of a class: it has / or \\, or begins with a dot"),
+    ):
+        if places:
+            raise MetashotError(f"{path}: {len(places):,} rows {reason} ({some(places)})")
+
+
+def _spelled(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

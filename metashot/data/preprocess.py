@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from metashot.data import Form, store
 from metashot.data.source import Item, Prepare, Source, decoder
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
 
-NAMED = 10  # of the samples that cannot be read
+NAMED = 10  # of the reasons why samples cannot be read
 AT_ONCE = 16  # samples that a thread decodes in one go
 ROW_GROUP = 1 << 20  # bytes of samples, decoded together; a row group never holds two splits
 
@@ -160,23 +160,23 @@ def _decoded(
 ) -> Iterator[tuple[Sequence[Item], np.ndarray, list[bytes]]]:
     """Row group by row group: its items, their arrays ``[M, *shape]`` and digests, kept in ``parts``.
 
-    Raises MetashotError that names the samples which cannot be decoded, or says why none can.
+    Raises MetashotError that says which samples cannot be decoded, once for each reason, or why none can.
     """
     decode = decoder(form).decode
-    failures: list[str] = []
+    failures: list[tuple[str, str]] = []
 
     def decode_some(some: Sequence[Item]) -> list[tuple[Any, bytes]]:
         found = []
         for item in some:
             try:
                 content = item.read()
-            except MetashotError as error:
-                failures.append(str(error))
+            except SampleError as error:
+                failures.append((error.where, error.reason))
                 continue
             try:
                 found.append(decode(content, form))  # a MetashotError is about every sample, and ends it
             except ValueError as error:
-                failures.append(f"{item.origin} is {error}")
+                failures.append((item.origin, f"is {error}"))
         return found
 
     rows = max(1, ROW_GROUP // form.nbytes)
@@ -203,5 +203,6 @@ def _decoded(
                     )
                 yield part, samples, digests
     if failures:
-        more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
-        raise MetashotError(f"{'; '.join(sorted(failures)[:NAMED])}{more}: mend or remove")
+        lines = grouped(sorted(failures))
+        more = f"; and {len(lines) - NAMED} more reasons" if len(lines) > NAMED else ""
+        raise MetashotError(f"{'; '.join(lines[:NAMED])}{more}: mend or remove")

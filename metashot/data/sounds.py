@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from metashot.data import Form
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
-SUFFIXES = frozenset({".wav", ".flac"})
+SUFFIXES = frozenset({".wav", ".wave", ".bwf", ".rf64", ".flac"})
 RATES = range(1_000, 384_001)  # Hz; between some others resampling would exhaust the memory
 UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, EOFError, MemoryError, OverflowError)
 _PIPED = 0x7FFF_0000  # sizes from here on are of a WAV file whose length was not known when it was begun
+_CHUNKS = 1000  # of a WAV file, at most so many before its sound
+_UNKNOWN = (1 << 63) - 1  # frames that libsndfile says of a FLAC file, likewise
+_DECODED = 1 << 28  # values of a stream that are decoded to get to its middle: seconds
+_BLOCK = 1 << 20  # values in memory at once, whatever the number of channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +121,8 @@ class About(NamedTuple):
 
 def about(content: bytes) -> About:
     """Read what a sound file says of itself. Raises ValueError as `decode` does."""
-    with _opened(content) as file:
-        return About(file.frames / file.samplerate, file.samplerate, file.channels)
+    with _opened(content) as (file, frames):
+        return About(frames / file.samplerate, file.samplerate, file.channels)
 
 
 @functools.cache
@@ -150,36 +154,91 @@ def _bins(window: int) -> int:
 
 def _middle(content: bytes, seconds: float, rate: int) -> tuple[NDArray[np.float64], int]:
     """The middle of a sound, channels averaged, with what resampling sees beside it; and its sample rate."""
-    with _opened(content) as file:
+    with _opened(content) as (file, frames):
         beside = 2 * math.ceil(10 * max(1, file.samplerate / rate))  # the filter of scipy's resample_poly
-        wanted = min(file.frames, math.ceil(seconds * file.samplerate) + beside)
-        file.seek((file.frames - wanted) // 2)
-        samples = file.read(wanted, dtype="float64", always_2d=True)
-        if len(samples) < wanted:
-            raise ValueError(f"cut off: {len(samples):,} of {wanted:,} samples")
-        return samples.mean(axis=1), file.samplerate
+        wanted = min(frames, math.ceil(seconds * file.samplerate) + beside)
+        _seek(file, (frames - wanted) // 2)
+        parts = [part.mean(axis=1) for part in _blocks(file, wanted)]
+        if (got := sum(map(len, parts))) < wanted:
+            raise ValueError(f"cut off: {got:,} of {wanted:,} samples")
+        return np.concatenate(parts), file.samplerate
 
 
 @contextmanager
-def _opened(content: bytes) -> Iterator[Any]:
-    """A sound file that is not empty. What goes wrong with it in the block is a ValueError."""
+def _opened(content: bytes) -> Iterator[tuple[Any, int]]:
+    """A sound file that is not empty, and how many frames it has.
+
+    What goes wrong with it in the block is a ValueError.
+    """
     declared = int.from_bytes(content[4:8], "little") + 8
     if content[:4] == b"RIFF" and len(content) + 1 < declared < _PIPED:  # an odd end may lack its padding
         raise ValueError(f"cut off: {len(content):,} of {declared:,} bytes")
+    content = _measured(content)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             if file.format not in FORMATS:
                 raise ValueError(f"a file of format {file.format}; WAV and FLAC are read")
             if file.samplerate not in RATES:
                 raise ValueError(f"a sound of {file.samplerate} Hz, not of {RATES[0]} to {RATES[-1]}")
-            if not file.frames:
+            frames = file.frames
+            if not frames:
                 raise ValueError("empty")
-            yield file
+            if file.seekable() and frames < _UNKNOWN:
+                yield file, frames
+                return
+            longest = _DECODED // file.channels
+        if frames == _UNKNOWN:
+            with _Stream(io.BytesIO(content)) as file:
+                frames = sum(map(len, _blocks(file, longest + 1)))
+        if frames > longest:
+            raise ValueError(f"too long for a stream: more than {longest:,} samples of each channel")
+        with _Stream(io.BytesIO(content)) as file:
+            yield file, frames
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         raise ValueError(f"not a readable sound, WAV or FLAC ({reason})") from None
     except UNREADABLE as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound that is read from its beginning: in some encodings, and behind the end, no place is found."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _seek(file: soundfile.SoundFile, frame: int) -> None:
+    if file.seekable():
+        file.seek(frame)
+    else:
+        for _ in _blocks(file, frame):
+            pass
+
+
+def _blocks(file: soundfile.SoundFile, frames: int) -> Iterator[NDArray[np.float64]]:
+    """The next frames, ``[M, channels]`` at a time, as far as there are any."""
+    most = max(1, _BLOCK // file.channels)
+    while frames > 0:
+        block = file.read(min(frames, most), dtype="float64", always_2d=True)
+        if not len(block):
+            return
+        frames -= len(block)
+        yield block
+
+
+def _measured(content: bytes) -> bytes:
+    """A WAV file. One that was written to a pipe, and says that it has no sound, gets all that follows."""
+    at = 12
+    for _ in range(_CHUNKS if content[:4] == b"RIFF" else 0):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        after = content[at + 8 : at + 16]
+        if name == b"data":
+            another = after[:4].isalnum() and int.from_bytes(after[4:], "little") <= len(content) - at - 16
+            piped = not size and after and not another
+            return content[: at + 4] + b"\xff" * 4 + content[at + 8 :] if piped else content
+        at += 8 + size + size % 2
+    return content
 
 
 def _resampled(sound: NDArray[np.float64], from_rate: int, rate: int) -> NDArray[Any]:
