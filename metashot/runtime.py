@@ -22,7 +22,8 @@ def best_device() -> torch.device:
     By default torch rounds what a GPU convolves to TF32, which has three significant digits: meta-gradients
     then differ from those of a CPU by some percent. Less than float32 is for ``precision`` to ask for.
     """
-    for operations in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+    backends: Any = torch.backends  # whose types lag behind
+    for operations in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
         operations.fp32_precision = "ieee"
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
