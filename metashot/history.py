@@ -101,10 +101,10 @@ def history(root: Path) -> list[PastLock]:
 
 def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
     """Return the same, and why others cannot be read, a line each."""
-    if not git.state(root)["commit"]:
+    if not git.head(root):
         return [], []
     # -m: a merge is compared with each parent, else what it resolved itself would be missed
-    options = "--all", "HEAD", "--full-history", "-m", "--date-order", "--reverse", "--diff-filter=AM"
+    options = *git.tips(root), "--full-history", "-m", "--date-order", "--reverse", "--diff-filter=AM"
     found = git.run(root, "log", *options, "--format=%H", "--", "dvc.lock").split()
     if not found:
         return [], []

@@ -1,5 +1,6 @@
 """dvc.lock in git's history: every branch, tag and merge; what cannot be read is told of."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ def names(root: Path) -> list[str]:
 
 
 def test_there_is_none_without_git_or_commits(tmp_path, root):
-    assert history(tmp_path / "nowhere") == []
     assert history(root) == []
+    shutil.rmtree(root / ".git")
+    assert history(tmp_path) == []
 
 
 def test_branches_tags_and_what_a_merge_resolved_are_history_the_oldest_first(root):
