@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from metashot import cards, files, params, publishing, signing, tracking
+from metashot import cards, files, leaks, params, publishing, signing, tracking
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evidence import PATCH, Differs, Evidence, Unknown, where
-from metashot.lineage import Cell, Entry, Lock, digest
+from metashot.evidence import Differs, Evidence, Unknown, same, where
+from metashot.lineage import Cell, Entry, Lock, digest, stages
 from metashot.objects import FOLDER, Missing
-from metashot.plan import below
 from metashot.tracking import Registered
 
 FLAVOR = {  # of a registered model, as MLflow lays down what to load and how
@@ -31,6 +30,7 @@ FLAVOR = {  # of a registered model, as MLflow lays down what to load and how
     "loader_module": "mlflow.pyfunc.loaders.code_model",
     "model_code_path": tracking.BUILDER,
 }
+PUNCTUATED = "texts", "sentences"  # kinds that unlike originals may be alike in once they are prepared
 DESCRIBING = "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"
 
 
@@ -60,10 +60,10 @@ class Claim:
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """The stages of the lineage."""
-        return {
-            stage: Entry(stage, entry["cmd"], entry["deps"], entry["params"], entry["outs"])
-            for stage, entry in self.document["stages"].items()
-        }
+        try:
+            return stages(self.document["stages"], tracking.LINEAGE_FILE, "`metashot publish`")
+        except MetashotError as error:
+            raise Differs(str(error)) from None
 
     @cached_property
     def cell(self) -> Cell:
@@ -76,11 +76,12 @@ class Claim:
     def lineage(self) -> str:
         """The document is the one the run names, hangs together, and has the key and result it claims."""
         said, tags = self.document, self.version.run.data.tags
-        _same(f"{tracking.LINEAGE} of the run", tags.get(tracking.LINEAGE), digest(said))
+        same(f"{tracking.LINEAGE} of the run", tags.get(tracking.LINEAGE), digest(said))
         for stage, entry in self.entries.items():
-            _same(f"key of {stage}", said["stages"][stage]["key"], entry.key)
-        _same("key", said["key"], self.cell.key)
-        _same("result", said["result"], self.cell.result)
+            same(f"command of {stage}", entry.cmd, " ".join(entry.command))
+            same(f"key of {stage}", said["stages"][stage]["key"], entry.key)
+        same("key", said["key"], self.cell.key)
+        same("result", said["result"], self.cell.result)
         made = {out["path"]: (stage, out["md5"]) for stage, e in self.entries.items() for out in e.outs}
         for stage, entry in self.entries.items():
             for dep in entry.deps:
@@ -93,7 +94,7 @@ class Claim:
         entry, run, model = self.version.entry, self.version.run, self.version.model
         said = self.document
         labels = {**cards.labels(said), tracking.RESULT: said["result"]}
-        _same("registered model", entry.name, said["name"])
+        same("registered model", entry.name, said["name"])
         holders = {
             "version": (entry.tags, labels),
             "logged model": (model.tags, {**labels, tracking.CODE: entry.tags[tracking.CODE]}),
@@ -101,11 +102,11 @@ class Claim:
         }
         for holder, (tags, wanted) in holders.items():
             for key, value in wanted.items():
-                _same(f"{key} of the {holder}", tags.get(key), value)
-        _same("source of the version", self.version.source, entry.source)
-        _same("run of the logged model", model.source_run_id, entry.run_id)
-        _same("name of the run", run.info.run_name, said["method"])
-        _same("status of the run", (run.info.status, run.info.lifecycle_stage), ("FINISHED", "active"))
+                same(f"{key} of the {holder}", tags.get(key), value)
+        same("source of the version", self.version.source, entry.source)
+        same("run of the logged model", model.source_run_id, entry.run_id)
+        same("name of the run", run.info.run_name, said["method"])
+        same("status of the run", (run.info.status, run.info.lifecycle_stage), ("FINISHED", "active"))
         if len(self.twins) > 1:
             raise Differs(f"the same result and code are registered twice: {', '.join(self.twins)}")
         self._decided(entry.tags.get(tracking.DECISION))
@@ -119,7 +120,7 @@ class Claim:
         if told not in decisions:
             raise Differs(f"{tracking.DECISION} of the version is {told[:12]}, which no dvc.lock here names")
         champion = self.evidence.decision(told).champion
-        _same(f"champion of decision {told[:12]}", champion.model if champion else None, self.cell.weights)
+        same(f"champion of decision {told[:12]}", champion.model if champion else None, self.cell.weights)
 
     def commit(self) -> str:
         """dvc.lock at the recorded commit has these stages."""
@@ -127,24 +128,29 @@ class Claim:
         if told:
             lock = self.evidence.lock(told)
         else:
-            having = (lock for lock in self.evidence.history if self._in(lock))
-            found = next(having, None)
+            found = next(filter(self._in, self.evidence.history), None)
             if found is None:
-                raise Unknown("no commit has this result: commit dvc.lock, then `metashot publish`")
+                raise Unknown(
+                    "no commit has this result with its records: commit dvc.lock, then `metashot publish`"
+                )
             lock = found
         for stage, entry in self.entries.items():
             there = lock.entries.get(stage)
             if there is None:
                 raise Differs(f"{where(lock)} has no {stage}")
-            _same(f"{stage} in {where(lock)}: inputs", digest(there.inputs), digest(entry.inputs))
-            outs = {out["path"]: out["md5"] for out in there.outs}
-            for out in entry.outs:
-                _same(f"{out['path']} in {where(lock)}", outs.get(out["path"]), out["md5"])
+            same(f"{stage} in {where(lock)}: inputs", digest(there.inputs), digest(entry.inputs))
+            outs = _outs(there)
+            for path, md5 in _outs(entry).items():
+                same(f"{path} in {where(lock)}", outs.get(path), md5)
         return f"{where(lock)} has it"
 
     def _in(self, lock: Lock) -> bool:
-        stages = (self.cell.train, self.cell.evaluate)
-        return all(s.stage in lock.entries and lock.entries[s.stage].result == s.result for s in stages)
+        """Whether a dvc.lock has the stages of the lineage, inputs and outputs, records as well."""
+        for stage, entry in self.entries.items():
+            there = lock.entries.get(stage)
+            if there is None or there.inputs != entry.inputs or _outs(there) != _outs(entry):
+                return False
+        return True
 
     def code(self) -> str:
         """The files that stages depended on, and their parameters, are those of the commit they ran at."""
@@ -153,60 +159,34 @@ class Claim:
             commit, dirty = record["git"]["commit"], record["git"]["dirty"]
             if commit is None:
                 raise Unknown("it was not made in a git repository")
-            patch = self._patch(stage) if dirty else None
+            patch = self.evidence.patch(stage) if dirty else None
             tree = self.evidence.tree(commit, patch)
             trees.append((commit, patch))
-            self._made_of(stage, commit, patch)
+            self.evidence.made_of(stage, self._made, commit, patch)
             for path, md5 in record["code"].items():
-                _same(f"{path} as {stage.stage} loaded it", md5, tree.get(path))
+                same(f"{path} as {stage.stage} loaded it", md5, tree.get(path))
         committed = self.version.entry.tags.get(tracking.COMMIT)
         # An earlier stage may have run since, with the same outcome for this training
         later = [(committed, None)] if committed in self.evidence.reachable else []
         for stage in self.entries.values():
             if stage not in (self.cell.train, self.cell.evaluate):
-                self._made_of_one(stage, [*trees, *later])
+                self.evidence.fitting(stage, self._made, [*trees, *later])
         tags = self.version.run.data.tags
         git_ = self.document["training"]["git"]
-        _same("metashot.git_commit of the run", tags.get("metashot.git_commit"), git_["commit"])
-        _same("mlflow.source.git.commit of the run", tags.get("mlflow.source.git.commit"), git_["commit"])
-        _same("metashot.git_dirty of the run", tags.get("metashot.git_dirty"), str(git_["dirty"]).lower())
+        same("metashot.git_commit of the run", tags.get("metashot.git_commit"), git_["commit"])
+        same("mlflow.source.git.commit of the run", tags.get("mlflow.source.git.commit"), git_["commit"])
+        same("metashot.git_dirty of the run", tags.get("metashot.git_dirty"), str(git_["dirty"]).lower())
         changed = ", with the stored changes of a dirty tree" if git_["dirty"] else ""
         return f"commit {', '.join(sorted({commit[:10] for commit, _ in trees}))}{changed}"
 
-    def _made_of(self, stage: Entry, commit: str, patch: str | None) -> None:
-        """The code and parameters that a stage depends on are those of a commit, and a patch."""
-        tree = self.evidence.tree(commit, patch)
-        made = {str(out["path"]) for entry in self.entries.values() for out in entry.outs}
-        for dep in stage.deps:
-            if dep["path"].endswith(".py") and dep["path"] not in made:
-                what = f"{dep['path']} of {stage.stage} at commit {commit[:10]}"
-                _same(what, tree.get(dep["path"]), dep["md5"])
-        for file, values in stage.params.items():
-            there = self.evidence.parameters(commit, patch, file)
-            for key, value in values.items():
-                _same(f"{key} in {file} at commit {commit[:10]}", below(there, key), value)
-
-    def _made_of_one(self, stage: Entry, trees: list[tuple[str, str | None]]) -> None:
-        """The same for a stage that keeps no record of where it ran: one of several trees has it."""
-        first = None
-        for commit, patch in trees:
-            try:
-                return self._made_of(stage, commit, patch)
-            except Differs as error:
-                first = first or error
-        if first:
-            raise first
+    @cached_property
+    def _made(self) -> set[str]:
+        """Every output of the stages."""
+        return {str(out["path"]) for entry in self.entries.values() for out in entry.outs}
 
     def _records(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         yield self.cell.train, self.document["training"]
         yield self.cell.evaluate, self.document["evaluation"]
-
-    def _patch(self, stage: Entry) -> str | None:
-        """Digest of the changes that the tree had."""
-        for out in stage.outs:
-            if str(out["path"]).startswith("records/"):
-                return self.evidence.listing(str(out["md5"])).get(PATCH)
-        return None
 
     def bytes(self) -> str:
         """Every output of every stage is in the DVC cache or remote, and hashes to its name."""
@@ -236,7 +216,7 @@ class Claim:
         made = {str(out["path"]): str(out["md5"]) for entry in stages for out in entry.outs}
         origin = {**store.about(evidence.path(made[processed])), "files": evidence.listing(made[raw])}
         for key in {**origin, **said["origin"]}:
-            _same(f"{key} of the data", said["origin"].get(key), origin.get(key))
+            same(f"{key} of the data", said["origin"].get(key), origin.get(key))
         episodes = f"data/episodes/{said['name']}"
         manifests = evidence.listing(made[episodes])
         for name, md5 in manifests.items():
@@ -245,18 +225,35 @@ class Claim:
                 split = "test" if name.startswith("test") else Path(name).stem
                 _indexes(evidence.path(md5), evidence.path(made[processed]), split, f"{episodes}/{name}")
                 evidence.memory[key] = True
-        _same("manifest in metrics.json", said["metrics"]["manifest"], manifests.get("test.parquet"))
+        self._apart(evidence.path(made[processed]), origin)
+        same("manifest in metrics.json", said["metrics"]["manifest"], manifests.get("test.parquet"))
         linked = {i.dataset.name: i.dataset.digest for i in self.version.run.inputs.dataset_inputs}
         read = {**said["training"]["inputs"], **said["evaluation"]["inputs"]}
         wanted = {path: file["md5"] for path, file in read.items() if path.startswith("data/")}
         for path in {**linked, **wanted}:
-            _same(f"digest of {path} in MLflow", linked.get(path), wanted.get(path))
+            same(f"digest of {path} in MLflow", linked.get(path), wanted.get(path))
         return f"{said['dataset']} {made[processed][:8]}, {len(manifests)} manifests index it"
+
+    def _apart(self, data: Path, origin: Mapping[str, Any]) -> None:
+        """No sample is in two splits, and no class where they are disjoint: else tests were trained on."""
+        key = f"shared {data.parent.name}{data.name}"  # an object's name is its digest
+        if key not in self.evidence.memory:
+            self.evidence.memory[key] = leaks.shared(data)
+        found = leaks.Shared(*self.evidence.memory[key])
+        if found.digests:
+            raise Differs(f"{found.digests:,} samples of the data are in two splits")
+        if found.classes and origin.get("classes") != "shared":
+            raise Differs(f"{len(found.classes):,} classes are in two splits, such as {found.classes[0]}")
+        if found.contents and origin["kind"] not in PUNCTUATED:
+            raise Unknown(
+                f"{found.contents:,} samples of the data have the bytes of a sample of another split, under "
+                "other digests: `metashot reproduce` makes the data again"
+            )
 
     def episodes(self) -> str:
         """metrics.json says what the counts of every episode come to."""
         metrics = json.loads(self.evidence.inside(self.cell.evaluate, self.cell.metrics).read_text())
-        _same("metrics.json in the lineage", digest(self.document["metrics"]), digest(metrics))
+        same("metrics.json in the lineage", digest(self.document["metrics"]), digest(metrics))
         found = self.evidence.summary(self.cell)
         said = {self.cell.setting: metrics, **metrics["extra"]}
         for setting in {**said, **found}:
@@ -267,7 +264,7 @@ class Claim:
                 if not math.isclose(held, counted, rel_tol=1e-9):  # another numpy may round otherwise
                     raise Differs(f"{name} of {setting} in metrics.json is {held}, not {counted}")
         queries = metrics["n_way"] * metrics["n_query"]
-        _same("queries of an episode", found[self.cell.setting]["queries"], queries)
+        same("queries of an episode", found[self.cell.setting]["queries"], queries)
         return f"{cards.labels(self.document)['accuracy']} is the mean over {metrics['episodes']:,} episodes"
 
     def model(self) -> str:
@@ -279,16 +276,16 @@ class Claim:
             raise Unknown(str(error)) from None
         weights = next(str(o["md5"]) for o in self.cell.train.outs if o["path"] == self.cell.model)
         listed = self.evidence.listing(weights)
-        _same("files of the model in the lineage", said["model"], listed)
+        same("files of the model in the lineage", said["model"], listed)
         for name, md5 in listed.items():
             path = folder / "artifacts" / name
-            _same(f"{name} of the registered model", files.md5(path) if path.exists() else None, md5)
+            same(f"{name} of the registered model", files.md5(path) if path.exists() else None, md5)
         code = folder / "code" / tracking.PACKAGE.name
         held = tracking.code_digest(code, folder / tracking.BUILDER)
-        _same("code of the registered model", held, self.version.entry.tags[tracking.CODE])
+        same("code of the registered model", held, self.version.entry.tags[tracking.CODE])
         listed_files = tracking.files_digest(folder)
         for holder, tags in (("version", self.version.entry.tags), ("logged model", self.version.model.tags)):
-            _same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), listed_files)
+            same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), listed_files)
         carried = {path.relative_to(code).as_posix(): path for path in tracking.code_files(code)}
         carried[tracking.BUILDER] = folder / tracking.BUILDER
         known = {*carried.values(), *(folder / "artifacts" / name for name in listed)}
@@ -305,31 +302,31 @@ class Claim:
         """MLmodel and the requirements have MLflow load these files, with this code and these packages."""
         described = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))
         flavor: dict[str, Any] = described["flavors"].pop("python_function")
-        _same("further flavors in MLmodel", described["flavors"], {})
+        same("further flavors in MLmodel", described["flavors"], {})
         for name, item in flavor.pop("artifacts").items():
             flavor[f"path of {name}"] = item["path"]
         flavor["model_code_path"] = PurePosixPath(flavor["model_code_path"]).name
         for key in ("cloudpickle_version", "python_version", "streamable"):  # of no effect here
             flavor.pop(key, None)
         for key in {**flavor, **FLAVOR}:
-            _same(f"{key} in MLmodel", flavor.get(key), FLAVOR.get(key))
+            same(f"{key} in MLmodel", flavor.get(key), FLAVOR.get(key))
         said = {
             tracking.RESULT: self.document["result"],
             tracking.CODE: self.version.entry.tags[tracking.CODE],
         }
         for key in {**described["metadata"], **said}:
-            _same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
+            same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
         asked = (folder / "requirements.txt").read_text(encoding="utf-8").split()
         pins = dict(line.split("==") for line in asked)
         needed = publishing.required(self.document["origin"]["kind"])
-        _same("packages in requirements.txt", sorted(pins), sorted(needed))
+        same("packages in requirements.txt", sorted(pins), sorted(needed))
         for key, number in self.cell.train.params.get("pyproject.toml", {}).items():
             name = key.rpartition(".")[2]
-            _same(f"{name} in requirements.txt", pins.get(name), number)
+            same(f"{name} in requirements.txt", pins.get(name), number)
         conda = YAML(typ="safe").load((folder / "conda.yaml").read_text(encoding="utf-8"))
-        _same("packages in conda.yaml", conda["dependencies"][-1]["pip"], asked)
+        same("packages in conda.yaml", conda["dependencies"][-1]["pip"], asked)
         python = YAML(typ="safe").load((folder / "python_env.yaml").read_text(encoding="utf-8"))
-        _same("packages in python_env.yaml", python["dependencies"], ["-r requirements.txt"])
+        same("packages in python_env.yaml", python["dependencies"], ["-r requirements.txt"])
 
     def _committed(self, carried: Mapping[str, Path]) -> None:
         """Each file of the code that the model carries is of a commit, or of a recorded dirty tree."""
@@ -351,16 +348,16 @@ class Claim:
             ("logged model", self.version.model.params),
         ):
             for key in {**shown, **found}:
-                _same(f"parameter {key} of the {holder}", found.get(key), shown.get(key))
+                same(f"parameter {key} of the {holder}", found.get(key), shown.get(key))
         said, cell = self.cell.train.params["params.yaml"], self.cell
-        _same("seed in the record", resolved["seed"], said["seed"])
+        same("seed in the record", resolved["seed"], said["seed"])
         steps, own = params.budgeted(said[f"data.{cell.dataset}.budget.{cell.method}"])
-        _same("budget in the record", resolved["budget"], steps)
+        same("budget in the record", resolved["budget"], steps)
         for key, value in {**said[f"method.{cell.method}"], **own}.items():
-            _same(f"{key} in the record", resolved["method"].get(key), value)
+            same(f"{key} in the record", resolved["method"].get(key), value)
         for part in ("backbone", "augment"):
             for key, value in said[f"data.{cell.dataset}.{part}"].items():
-                _same(f"{part}.{key} in the record", resolved[part].get(key), value)
+                same(f"{part}.{key} in the record", resolved[part].get(key), value)
         return f"{len(shown)} as dvc.lock has them"
 
     def records(self) -> str:
@@ -368,7 +365,7 @@ class Claim:
         for stage, record in self._records():
             path = self.cell.train_record if stage is self.cell.train else self.cell.evaluate_record
             kept = json.loads(self.evidence.inside(stage, path).read_text())
-            _same(f"{path} in the lineage", digest(record), digest(kept))
+            same(f"{path} in the lineage", digest(record), digest(kept))
             deps = {str(dep["path"]): str(dep["md5"]) for dep in stage.deps}
             for name, file in record["inputs"].items():
                 folder = next((dep for dep in deps if PurePosixPath(name).is_relative_to(dep)), None)
@@ -376,19 +373,19 @@ class Claim:
                 if folder and held is None:
                     inner = PurePosixPath(name).relative_to(folder).as_posix()
                     held = self.evidence.listing(deps[folder]).get(inner)
-                _same(f"{name} in {path}", file["md5"], held)
+                same(f"{name} in {path}", file["md5"], held)
             for name, md5 in record["code"].items():
-                _same(f"{name} in {path}", md5, deps.get(name))
+                same(f"{name} in {path}", md5, deps.get(name))
             pins = stage.params.get("pyproject.toml", {})
             for name in ("torch", "numpy", "pyarrow"):
-                _same(f"{name} in {path}", record["versions"][name], pins[f"tool.metashot.pins.{name}"])
+                same(f"{name} in {path}", record["versions"][name], pins[f"tool.metashot.pins.{name}"])
         trained, run = self.document["training"], self.version.run
         device = trained["device"]
-        _same("metashot.device of the run", run.data.tags.get("metashot.device"), device["type"])
-        _same("steps in the record", trained["steps"], trained["params"]["budget"])
-        _same("start of the run", run.info.start_time, round(1000 * trained["started"]))
+        same("metashot.device of the run", run.data.tags.get("metashot.device"), device["type"])
+        same("steps in the record", trained["steps"], trained["params"]["budget"])
+        same("start of the run", run.info.start_time, round(1000 * trained["started"]))
         end = round(1000 * (trained["started"] + trained["seconds"]))
-        _same("end of the run", run.info.end_time, end)
+        same("end of the run", run.info.end_time, end)
         packages = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
         return f"{device['name']}, {device['threads']} threads; {packages}"
 
@@ -405,15 +402,15 @@ class Claim:
             path = f"{data}/{manifest}.parquet"
             for key, value in shown.items():
                 points = linked.pop(key, [])
-                _same(f"{key} of the logged model", [point.value for point in points], [value])
-                _same(f"episodes of {key}", [point.dataset_name for point in points], [path])
+                same(f"{key} of the logged model", [point.value for point in points], [value])
+                same(f"episodes of {key}", [point.dataset_name for point in points], [path])
                 md5 = evaluated["inputs"][path]["md5"]
-                _same(f"md5 of the episodes of {key}", [point.dataset_digest for point in points], [md5])
+                same(f"md5 of the episodes of {key}", [point.dataset_digest for point in points], [md5])
             values |= shown
         for key, value in values.items():
-            _same(f"{key} of the run", run.get(key), value)
+            same(f"{key} of the run", run.get(key), value)
             held = [(point.value, point.step, point.timestamp) for point in self.version.history(key)]
-            _same(f"points of {key}", held, [(value, 0, when)])
+            same(f"points of {key}", held, [(value, 0, when)])
         if linked:
             raise Differs(f"the logged model has metrics of its own: {', '.join(sorted(linked))}")
         strange = set(run) - set(values) - set(self._journal()[0]["metrics"]) - {"val_accuracy"}
@@ -424,7 +421,7 @@ class Claim:
     def curves(self) -> str:
         """The journal is whole, agrees with the learning curve of the result, and is what MLflow shows."""
         points, trained = self._journal(), self.document["training"]
-        _same("last step of the journal", points[-1]["step"], trained["steps"])
+        same("last step of the journal", points[-1]["step"], trained["steps"])
         curve = self.evidence.inside(
             self.cell.train, f"results/{self.cell.group}/{self.cell.method}/curve.csv"
         )
@@ -432,9 +429,9 @@ class Claim:
         validated = [
             (p["step"], p["metrics"]["val_accuracy"]) for p in points if "val_accuracy" in p["metrics"]
         ]
-        _same("validations in the journal", validated, [(int(row[0]), float(row[2])) for row in rows])
+        same("validations in the journal", validated, [(int(row[0]), float(row[2])) for row in rows])
         best = max(validated, key=lambda point: (point[1], -point[0]))[0]
-        _same("best step in the record", trained["best_step"], best)
+        same("best step in the record", trained["best_step"], best)
         wanted: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
         for point in points:
             for key, value in point["metrics"].items():
@@ -444,7 +441,7 @@ class Claim:
             if found != sorted(expected):
                 raise Differs(f"curve {key} in MLflow is not the journal's {len(expected)} points")
             latest = self.version.run.data.metrics.get(key)
-            _same(f"latest {key} of the run", latest, max(expected)[2])
+            same(f"latest {key} of the run", latest, max(expected)[2])
         return f"{len(points)} points"
 
     def _journal(self) -> list[dict[str, Any]]:
@@ -483,14 +480,8 @@ class Claim:
             raise Differs(str(error)) from None
 
 
-def _same(what: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise Differs(f"{what} is {_short(found)}, not {_short(wanted)}")
-
-
-def _short(value: Any) -> str:
-    text = "missing" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _outs(entry: Entry) -> dict[str, str]:
+    return {str(out["path"]): str(out["md5"]) for out in entry.outs}
 
 
 def _found(evidence: Evidence, name: str, md5: str) -> None:

@@ -246,6 +246,29 @@ def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
     return {path: line.split()[2] for line, _, path in (item.partition("\t") for item in listed if item)}
 
 
+def content(root: Path, commit: str, path: str) -> bytes | None:
+    """Return a file of a commit, its path relative to ``root``; None if the commit has none.
+
+    Raises:
+        MetashotError: Git fails.
+    """
+    printed = _output(root, ["cat-file", "--batch"], given=f"{commit}:./{path}\n".encode())
+    header, _, rest = printed.partition(b"\n")
+    return rest[:-1] if header.split(b" ")[1:2] == [b"blob"] else None
+
+
+def blobs(root: Path, commits: Sequence[str], path: str) -> dict[str, str]:
+    """Return git's name of a file, its path relative to ``root``, in each commit that has it.
+
+    Raises:
+        MetashotError: Git fails.
+    """
+    asked = "".join(f"{commit}:./{path}\n" for commit in commits).encode()
+    printed = _output(root, ["cat-file", "--batch-check"], given=asked).decode().splitlines()
+    lines = (line.split() for line in printed)
+    return {commit: line[0] for commit, line in zip(commits, lines, strict=True) if line[1:2] == ["blob"]}
+
+
 def contents(root: Path, blobs: Sequence[str]) -> dict[str, bytes]:
     """Return the bytes of blobs, all by one process.
 

@@ -7,6 +7,7 @@ Sources: in-toto Attestation Framework v1 (statement), DSSE v1.0 (envelope).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,25 @@ from metashot.files import replacing
 from metashot.lineage import digest
 
 SIGNATURES, SIGNERS = Path("signatures"), Path("signers")
+NAME, RESULT = re.compile(r"\w+-\w+", re.ASCII), re.compile("[0-9a-f]{64}")  # of a lineage
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:metashot:lineage:1"
 
 
 def path(root: Path, document: Mapping[str, Any]) -> Path:
-    """Return where the signature of a result lies, if there is one."""
-    return root / SIGNATURES / str(document["name"]) / f"{document['result']}.json"
+    """Return where the signature of a result lies, if there is one.
+
+    Raises:
+        MetashotError: The lineage has no name or result that a file may be called by.
+    """
+    name, result = str(document.get("name")), str(document.get("result"))
+    if not NAME.fullmatch(name) or not RESULT.fullmatch(result):
+        raise MetashotError(
+            f"a lineage of {name[:80]!r} with the result {result[:80]!r} is none that metashot writes: "
+            "`metashot audit` says what else is wrong"
+        )
+    return root / SIGNATURES / name / f"{result}.json"
 
 
 def statement(document: Mapping[str, Any]) -> dict[str, Any]:
