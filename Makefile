@@ -25,8 +25,8 @@ help: ## list the commands
 	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What DVC takes from its cache or remote registers nothing in MLflow; `publish` does, and adds nothing twice
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
-	@# What DVC took from its cache or remote has registered nothing: `publish` does, and adds nothing twice
 	@dvc --wait-for-lock repro && metashot publish; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network

@@ -18,7 +18,8 @@ from metashot import cards, files, leaks, params, publishing, signing, tracking
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evidence import Differs, Evidence, Unknown, same, where
+from metashot.evidence import Differs, Evidence, Unknown, where
+from metashot.evidence import same as _same
 from metashot.lineage import Cell, Entry, Lock, digest, stages
 from metashot.objects import FOLDER, Missing
 from metashot.tracking import Registered
@@ -76,12 +77,12 @@ class Claim:
     def lineage(self) -> str:
         """The document is the one the run names, hangs together, and has the key and result it claims."""
         said, tags = self.document, self.version.run.data.tags
-        same(f"{tracking.LINEAGE} of the run", tags.get(tracking.LINEAGE), digest(said))
+        _same(f"{tracking.LINEAGE} of the run", tags.get(tracking.LINEAGE), digest(said))
         for stage, entry in self.entries.items():
-            same(f"command of {stage}", entry.cmd, " ".join(entry.command))
-            same(f"key of {stage}", said["stages"][stage]["key"], entry.key)
-        same("key", said["key"], self.cell.key)
-        same("result", said["result"], self.cell.result)
+            _same(f"command of {stage}", entry.cmd, " ".join(entry.command))
+            _same(f"key of {stage}", said["stages"][stage]["key"], entry.key)
+        _same("key", said["key"], self.cell.key)
+        _same("result", said["result"], self.cell.result)
         made = {out["path"]: (stage, out["md5"]) for stage, e in self.entries.items() for out in e.outs}
         for stage, entry in self.entries.items():
             for dep in entry.deps:
@@ -94,7 +95,7 @@ class Claim:
         entry, run, model = self.version.entry, self.version.run, self.version.model
         said = self.document
         labels = {**cards.labels(said), tracking.RESULT: said["result"]}
-        same("registered model", entry.name, said["name"])
+        _same("registered model", entry.name, said["name"])
         holders = {
             "version": (entry.tags, labels),
             "logged model": (model.tags, {**labels, tracking.CODE: entry.tags[tracking.CODE]}),
@@ -102,11 +103,11 @@ class Claim:
         }
         for holder, (tags, wanted) in holders.items():
             for key, value in wanted.items():
-                same(f"{key} of the {holder}", tags.get(key), value)
-        same("source of the version", self.version.source, entry.source)
-        same("run of the logged model", model.source_run_id, entry.run_id)
-        same("name of the run", run.info.run_name, said["method"])
-        same("status of the run", (run.info.status, run.info.lifecycle_stage), ("FINISHED", "active"))
+                _same(f"{key} of the {holder}", tags.get(key), value)
+        _same("source of the version", self.version.source, entry.source)
+        _same("run of the logged model", model.source_run_id, entry.run_id)
+        _same("name of the run", run.info.run_name, said["method"])
+        _same("status of the run", (run.info.status, run.info.lifecycle_stage), ("FINISHED", "active"))
         if len(self.twins) > 1:
             raise Differs(f"the same result and code are registered twice: {', '.join(self.twins)}")
         self._decided(entry.tags.get(tracking.DECISION))
@@ -120,7 +121,7 @@ class Claim:
         if told not in decisions:
             raise Differs(f"{tracking.DECISION} of the version is {told[:12]}, which no dvc.lock here names")
         champion = self.evidence.decision(told).champion
-        same(f"champion of decision {told[:12]}", champion.model if champion else None, self.cell.weights)
+        _same(f"champion of decision {told[:12]}", champion.model if champion else None, self.cell.weights)
 
     def commit(self) -> str:
         """dvc.lock at the recorded commit has these stages."""
@@ -138,17 +139,17 @@ class Claim:
             there = lock.entries.get(stage)
             if there is None:
                 raise Differs(f"{where(lock)} has no {stage}")
-            same(f"{stage} in {where(lock)}: inputs", digest(there.inputs), digest(entry.inputs))
+            _same(f"{stage} in {where(lock)}: inputs", digest(there.inputs), digest(entry.inputs))
             outs = _outs(there)
             for path, md5 in _outs(entry).items():
-                same(f"{path} in {where(lock)}", outs.get(path), md5)
+                _same(f"{path} in {where(lock)}", outs.get(path), md5)
         return f"{where(lock)} has it"
 
     def _in(self, lock: Lock) -> bool:
         """Whether a dvc.lock has the stages of the lineage, inputs and outputs, records as well."""
         for stage, entry in self.entries.items():
             there = lock.entries.get(stage)
-            if there is None or there.inputs != entry.inputs or _outs(there) != _outs(entry):
+            if there is None or digest(there.inputs) != digest(entry.inputs) or _outs(there) != _outs(entry):
                 return False
         return True
 
@@ -164,7 +165,7 @@ class Claim:
             trees.append((commit, patch))
             self.evidence.made_of(stage, self._made, commit, patch)
             for path, md5 in record["code"].items():
-                same(f"{path} as {stage.stage} loaded it", md5, tree.get(path))
+                _same(f"{path} as {stage.stage} loaded it", md5, tree.get(path))
         committed = self.version.entry.tags.get(tracking.COMMIT)
         # An earlier stage may have run since, with the same outcome for this training
         later = [(committed, None)] if committed in self.evidence.reachable else []
@@ -173,9 +174,9 @@ class Claim:
                 self.evidence.fitting(stage, self._made, [*trees, *later])
         tags = self.version.run.data.tags
         git_ = self.document["training"]["git"]
-        same("metashot.git_commit of the run", tags.get("metashot.git_commit"), git_["commit"])
-        same("mlflow.source.git.commit of the run", tags.get("mlflow.source.git.commit"), git_["commit"])
-        same("metashot.git_dirty of the run", tags.get("metashot.git_dirty"), str(git_["dirty"]).lower())
+        _same("metashot.git_commit of the run", tags.get("metashot.git_commit"), git_["commit"])
+        _same("mlflow.source.git.commit of the run", tags.get("mlflow.source.git.commit"), git_["commit"])
+        _same("metashot.git_dirty of the run", tags.get("metashot.git_dirty"), str(git_["dirty"]).lower())
         changed = ", with the stored changes of a dirty tree" if git_["dirty"] else ""
         return f"commit {', '.join(sorted({commit[:10] for commit, _ in trees}))}{changed}"
 
@@ -216,7 +217,7 @@ class Claim:
         made = {str(out["path"]): str(out["md5"]) for entry in stages for out in entry.outs}
         origin = {**store.about(evidence.path(made[processed])), "files": evidence.listing(made[raw])}
         for key in {**origin, **said["origin"]}:
-            same(f"{key} of the data", said["origin"].get(key), origin.get(key))
+            _same(f"{key} of the data", said["origin"].get(key), origin.get(key))
         episodes = f"data/episodes/{said['name']}"
         manifests = evidence.listing(made[episodes])
         for name, md5 in manifests.items():
@@ -226,12 +227,12 @@ class Claim:
                 _indexes(evidence.path(md5), evidence.path(made[processed]), split, f"{episodes}/{name}")
                 evidence.memory[key] = True
         self._apart(evidence.path(made[processed]), origin)
-        same("manifest in metrics.json", said["metrics"]["manifest"], manifests.get("test.parquet"))
+        _same("manifest in metrics.json", said["metrics"]["manifest"], manifests.get("test.parquet"))
         linked = {i.dataset.name: i.dataset.digest for i in self.version.run.inputs.dataset_inputs}
         read = {**said["training"]["inputs"], **said["evaluation"]["inputs"]}
         wanted = {path: file["md5"] for path, file in read.items() if path.startswith("data/")}
         for path in {**linked, **wanted}:
-            same(f"digest of {path} in MLflow", linked.get(path), wanted.get(path))
+            _same(f"digest of {path} in MLflow", linked.get(path), wanted.get(path))
         return f"{said['dataset']} {made[processed][:8]}, {len(manifests)} manifests index it"
 
     def _apart(self, data: Path, origin: Mapping[str, Any]) -> None:
@@ -253,7 +254,7 @@ class Claim:
     def episodes(self) -> str:
         """metrics.json says what the counts of every episode come to."""
         metrics = json.loads(self.evidence.inside(self.cell.evaluate, self.cell.metrics).read_text())
-        same("metrics.json in the lineage", digest(self.document["metrics"]), digest(metrics))
+        _same("metrics.json in the lineage", digest(self.document["metrics"]), digest(metrics))
         found = self.evidence.summary(self.cell)
         said = {self.cell.setting: metrics, **metrics["extra"]}
         for setting in {**said, **found}:
@@ -264,7 +265,7 @@ class Claim:
                 if not math.isclose(held, counted, rel_tol=1e-9):  # another numpy may round otherwise
                     raise Differs(f"{name} of {setting} in metrics.json is {held}, not {counted}")
         queries = metrics["n_way"] * metrics["n_query"]
-        same("queries of an episode", found[self.cell.setting]["queries"], queries)
+        _same("queries of an episode", found[self.cell.setting]["queries"], queries)
         return f"{cards.labels(self.document)['accuracy']} is the mean over {metrics['episodes']:,} episodes"
 
     def model(self) -> str:
@@ -276,16 +277,16 @@ class Claim:
             raise Unknown(str(error)) from None
         weights = next(str(o["md5"]) for o in self.cell.train.outs if o["path"] == self.cell.model)
         listed = self.evidence.listing(weights)
-        same("files of the model in the lineage", said["model"], listed)
+        _same("files of the model in the lineage", said["model"], listed)
         for name, md5 in listed.items():
             path = folder / "artifacts" / name
-            same(f"{name} of the registered model", files.md5(path) if path.exists() else None, md5)
+            _same(f"{name} of the registered model", files.md5(path) if path.exists() else None, md5)
         code = folder / "code" / tracking.PACKAGE.name
         held = tracking.code_digest(code, folder / tracking.BUILDER)
-        same("code of the registered model", held, self.version.entry.tags[tracking.CODE])
+        _same("code of the registered model", held, self.version.entry.tags[tracking.CODE])
         listed_files = tracking.files_digest(folder)
         for holder, tags in (("version", self.version.entry.tags), ("logged model", self.version.model.tags)):
-            same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), listed_files)
+            _same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), listed_files)
         carried = {path.relative_to(code).as_posix(): path for path in tracking.code_files(code)}
         carried[tracking.BUILDER] = folder / tracking.BUILDER
         known = {*carried.values(), *(folder / "artifacts" / name for name in listed)}
@@ -302,31 +303,31 @@ class Claim:
         """MLmodel and the requirements have MLflow load these files, with this code and these packages."""
         described = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))
         flavor: dict[str, Any] = described["flavors"].pop("python_function")
-        same("further flavors in MLmodel", described["flavors"], {})
+        _same("further flavors in MLmodel", described["flavors"], {})
         for name, item in flavor.pop("artifacts").items():
             flavor[f"path of {name}"] = item["path"]
         flavor["model_code_path"] = PurePosixPath(flavor["model_code_path"]).name
         for key in ("cloudpickle_version", "python_version", "streamable"):  # of no effect here
             flavor.pop(key, None)
         for key in {**flavor, **FLAVOR}:
-            same(f"{key} in MLmodel", flavor.get(key), FLAVOR.get(key))
+            _same(f"{key} in MLmodel", flavor.get(key), FLAVOR.get(key))
         said = {
             tracking.RESULT: self.document["result"],
             tracking.CODE: self.version.entry.tags[tracking.CODE],
         }
         for key in {**described["metadata"], **said}:
-            same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
+            _same(f"{key} in MLmodel", described["metadata"].get(key), said.get(key))
         asked = (folder / "requirements.txt").read_text(encoding="utf-8").split()
         pins = dict(line.split("==") for line in asked)
         needed = publishing.required(self.document["origin"]["kind"])
-        same("packages in requirements.txt", sorted(pins), sorted(needed))
+        _same("packages in requirements.txt", sorted(pins), sorted(needed))
         for key, number in self.cell.train.params.get("pyproject.toml", {}).items():
             name = key.rpartition(".")[2]
-            same(f"{name} in requirements.txt", pins.get(name), number)
+            _same(f"{name} in requirements.txt", pins.get(name), number)
         conda = YAML(typ="safe").load((folder / "conda.yaml").read_text(encoding="utf-8"))
-        same("packages in conda.yaml", conda["dependencies"][-1]["pip"], asked)
+        _same("packages in conda.yaml", conda["dependencies"][-1]["pip"], asked)
         python = YAML(typ="safe").load((folder / "python_env.yaml").read_text(encoding="utf-8"))
-        same("packages in python_env.yaml", python["dependencies"], ["-r requirements.txt"])
+        _same("packages in python_env.yaml", python["dependencies"], ["-r requirements.txt"])
 
     def _committed(self, carried: Mapping[str, Path]) -> None:
         """Each file of the code that the model carries is of a commit, or of a recorded dirty tree."""
@@ -348,16 +349,16 @@ class Claim:
             ("logged model", self.version.model.params),
         ):
             for key in {**shown, **found}:
-                same(f"parameter {key} of the {holder}", found.get(key), shown.get(key))
+                _same(f"parameter {key} of the {holder}", found.get(key), shown.get(key))
         said, cell = self.cell.train.params["params.yaml"], self.cell
-        same("seed in the record", resolved["seed"], said["seed"])
+        _same("seed in the record", resolved["seed"], said["seed"])
         steps, own = params.budgeted(said[f"data.{cell.dataset}.budget.{cell.method}"])
-        same("budget in the record", resolved["budget"], steps)
+        _same("budget in the record", resolved["budget"], steps)
         for key, value in {**said[f"method.{cell.method}"], **own}.items():
-            same(f"{key} in the record", resolved["method"].get(key), value)
+            _same(f"{key} in the record", resolved["method"].get(key), value)
         for part in ("backbone", "augment"):
             for key, value in said[f"data.{cell.dataset}.{part}"].items():
-                same(f"{part}.{key} in the record", resolved[part].get(key), value)
+                _same(f"{part}.{key} in the record", resolved[part].get(key), value)
         return f"{len(shown)} as dvc.lock has them"
 
     def records(self) -> str:
@@ -365,7 +366,7 @@ class Claim:
         for stage, record in self._records():
             path = self.cell.train_record if stage is self.cell.train else self.cell.evaluate_record
             kept = json.loads(self.evidence.inside(stage, path).read_text())
-            same(f"{path} in the lineage", digest(record), digest(kept))
+            _same(f"{path} in the lineage", digest(record), digest(kept))
             deps = {str(dep["path"]): str(dep["md5"]) for dep in stage.deps}
             for name, file in record["inputs"].items():
                 folder = next((dep for dep in deps if PurePosixPath(name).is_relative_to(dep)), None)
@@ -373,19 +374,19 @@ class Claim:
                 if folder and held is None:
                     inner = PurePosixPath(name).relative_to(folder).as_posix()
                     held = self.evidence.listing(deps[folder]).get(inner)
-                same(f"{name} in {path}", file["md5"], held)
+                _same(f"{name} in {path}", file["md5"], held)
             for name, md5 in record["code"].items():
-                same(f"{name} in {path}", md5, deps.get(name))
+                _same(f"{name} in {path}", md5, deps.get(name))
             pins = stage.params.get("pyproject.toml", {})
             for name in ("torch", "numpy", "pyarrow"):
-                same(f"{name} in {path}", record["versions"][name], pins[f"tool.metashot.pins.{name}"])
+                _same(f"{name} in {path}", record["versions"][name], pins[f"tool.metashot.pins.{name}"])
         trained, run = self.document["training"], self.version.run
         device = trained["device"]
-        same("metashot.device of the run", run.data.tags.get("metashot.device"), device["type"])
-        same("steps in the record", trained["steps"], trained["params"]["budget"])
-        same("start of the run", run.info.start_time, round(1000 * trained["started"]))
+        _same("metashot.device of the run", run.data.tags.get("metashot.device"), device["type"])
+        _same("steps in the record", trained["steps"], trained["params"]["budget"])
+        _same("start of the run", run.info.start_time, round(1000 * trained["started"]))
         end = round(1000 * (trained["started"] + trained["seconds"]))
-        same("end of the run", run.info.end_time, end)
+        _same("end of the run", run.info.end_time, end)
         packages = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
         return f"{device['name']}, {device['threads']} threads; {packages}"
 
@@ -402,15 +403,15 @@ class Claim:
             path = f"{data}/{manifest}.parquet"
             for key, value in shown.items():
                 points = linked.pop(key, [])
-                same(f"{key} of the logged model", [point.value for point in points], [value])
-                same(f"episodes of {key}", [point.dataset_name for point in points], [path])
+                _same(f"{key} of the logged model", [point.value for point in points], [value])
+                _same(f"episodes of {key}", [point.dataset_name for point in points], [path])
                 md5 = evaluated["inputs"][path]["md5"]
-                same(f"md5 of the episodes of {key}", [point.dataset_digest for point in points], [md5])
+                _same(f"md5 of the episodes of {key}", [point.dataset_digest for point in points], [md5])
             values |= shown
         for key, value in values.items():
-            same(f"{key} of the run", run.get(key), value)
+            _same(f"{key} of the run", run.get(key), value)
             held = [(point.value, point.step, point.timestamp) for point in self.version.history(key)]
-            same(f"points of {key}", held, [(value, 0, when)])
+            _same(f"points of {key}", held, [(value, 0, when)])
         if linked:
             raise Differs(f"the logged model has metrics of its own: {', '.join(sorted(linked))}")
         strange = set(run) - set(values) - set(self._journal()[0]["metrics"]) - {"val_accuracy"}
@@ -421,7 +422,7 @@ class Claim:
     def curves(self) -> str:
         """The journal is whole, agrees with the learning curve of the result, and is what MLflow shows."""
         points, trained = self._journal(), self.document["training"]
-        same("last step of the journal", points[-1]["step"], trained["steps"])
+        _same("last step of the journal", points[-1]["step"], trained["steps"])
         curve = self.evidence.inside(
             self.cell.train, f"results/{self.cell.group}/{self.cell.method}/curve.csv"
         )
@@ -429,9 +430,9 @@ class Claim:
         validated = [
             (p["step"], p["metrics"]["val_accuracy"]) for p in points if "val_accuracy" in p["metrics"]
         ]
-        same("validations in the journal", validated, [(int(row[0]), float(row[2])) for row in rows])
+        _same("validations in the journal", validated, [(int(row[0]), float(row[2])) for row in rows])
         best = max(validated, key=lambda point: (point[1], -point[0]))[0]
-        same("best step in the record", trained["best_step"], best)
+        _same("best step in the record", trained["best_step"], best)
         wanted: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
         for point in points:
             for key, value in point["metrics"].items():
@@ -441,7 +442,7 @@ class Claim:
             if found != sorted(expected):
                 raise Differs(f"curve {key} in MLflow is not the journal's {len(expected)} points")
             latest = self.version.run.data.metrics.get(key)
-            same(f"latest {key} of the run", latest, max(expected)[2])
+            _same(f"latest {key} of the run", latest, max(expected)[2])
         return f"{len(points)} points"
 
     def _journal(self) -> list[dict[str, Any]]:

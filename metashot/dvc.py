@@ -270,6 +270,8 @@ def _check_files(root: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         if (root / name).exists():
             yamlfile.read(root / name)
+    for path in root.glob("pyproject.toml"):
+        yamlfile.check_merged(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if (root / "dvc.lock").exists():
         lineage.Lock(root)
 

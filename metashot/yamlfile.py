@@ -46,15 +46,20 @@ def load(text: str, where: str, mend: str = MEND) -> Any:
         MetashotError: It holds the marks of a merge conflict, is not YAML, nested too deep, or aliases make
             it many times as large as it is.
     """
-    if mark := MARK.search(text):
-        line = text.count("\n", 0, mark.start()) + 1
-        raise MetashotError(f"{where}: merge conflict (line {line} has git's mark {mark[0]}): {mend}")
+    check_merged(text, where, mend)
     yaml = YAML(typ="safe")
     try:
         _check(yaml, text)
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise MetashotError(f"{where}: not YAML ({_line(error)}): {mend}") from None
+
+
+def check_merged(text: str, where: str, mend: str = MEND) -> None:
+    """Raise a MetashotError for a text in which git has left a merge to a person."""
+    if mark := MARK.search(text):
+        line = text.count("\n", 0, mark.start()) + 1
+        raise MetashotError(f"{where}: merge conflict (line {line} has git's mark {mark[0]}): {mend}")
 
 
 def _check(yaml: YAML, text: str) -> None:

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from project import IDENTITY, ROOT, Project
 
-from metashot import auditing, cli, reproducing, signing, tracking
+from metashot import auditing, cli, publishing, reproducing, signing, tracking
 from metashot.errors import MetashotError
 from metashot.lineage import Lock, digest
 
@@ -102,12 +102,13 @@ class Repository:
         return Path(uri.removeprefix("file://")) / tracking.LINEAGE_FILE
 
     def edit_lineage(self, number: int, change: Callable[[dict], object], tagged: bool = True) -> None:
-        """Change a lineage, and the digest in the tag of its run."""
+        """Change a lineage, and the digests in the tags of its run."""
         document = json.loads(self.lineage(number).read_text())
         change(document)
         self.lineage(number).write_text(json.dumps(document))
         if tagged:
             self.tag(number, tracking.LINEAGE, digest(document))
+            self.tag(number, publishing.STAGES, digest(document["stages"]))
 
     def md5(self, path: str) -> str:
         """What dvc.lock says of an output, or of a file in one."""

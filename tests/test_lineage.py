@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import fsspec
 import pytest
 import synthetic
 import typer.testing
@@ -15,6 +17,7 @@ import typer.testing
 from metashot import cli, lineage, publishing
 from metashot.errors import MetashotError
 from metashot.lineage import Lock
+from metashot.objects import Store
 
 LOCK = """
 schema: '2.0'
@@ -201,6 +204,50 @@ def test_external_dependencies_and_aliases_of_ones_own_are_read(tmp_path):
         "    params:\n      params.yaml:\n        a: &one [1, 2]\n        b: *one\n"
     )
     assert Lock(tmp_path).entries["own"].params == {"params.yaml": {"a": [1, 2], "b": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["../../outside", "", "0" * 31, "A" * 32, f"{'0' * 32}.dir/..", f"{'0' * 32}\n", f"{'0' * 32}.x"],
+)
+def test_what_is_no_digest_names_no_object(tmp_path, digest):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    with pytest.raises(MetashotError, match="is not the md5 of a file or folder"):
+        store.has(digest)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [{"relpath": "../outside", "md5": "0" * 32}],
+        [{"relpath": "/outside", "md5": "0" * 32}],
+        [{"relpath": "a", "md5": "../../outside"}],
+        [{"relpath": "a"}],
+        {"a": 1},
+        3,
+    ],
+)
+def test_a_listing_of_a_folder_leads_nowhere_else(tmp_path, listing):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    path = Path(store.object(f"{'0' * 32}.dir"))
+    path.parent.mkdir(parents=True)
+    for text in (json.dumps(listing), "[" * 200_000, "x"):
+        path.write_text(text)
+        with pytest.raises(
+            MetashotError, match="a folder's listing in the DVC cache is not as DVC writes it"
+        ):
+            store.listing(f"{'0' * 32}.dir")
+
+
+def test_a_run_that_cannot_be_read_is_none(tmp_path):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    texts = "cmd: x\nouts:\n- {path: a, md5: '%s', size: 1}\n" % ("0" * 32), "cmd: x\nouts: [", "cmd: x\n\xff"
+    for name, text in enumerate(texts):
+        path = tmp_path / f"runs/00/{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1"))
+    (run,) = store.runs("x")
+    assert run.outs == [{"path": "a", "md5": "0" * 32, "size": 1}]
 
 
 def test_every_command_names_a_merge_conflict(tmp_path, monkeypatch):
