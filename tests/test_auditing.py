@@ -381,15 +381,27 @@ def decision_file_with_everything_that_follows(r: Repository) -> None:
     r.sql("UPDATE model_version_tags SET value = ? WHERE key = 'metashot.commit' AND version = 3", head)
 
 
+def parquet(table: pa.Table, like: bytes) -> bytes:
+    """A data file with other rows, and what another one says of its samples."""
+    metadata = pq.ParquetFile(pa.BufferReader(like)).metadata.metadata
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema) as file:  # a row group is of one split
+        for split in table["split"].unique():
+            file.write_table(table.filter(pc.equal(table["split"], split)))
+        told = {
+            key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"metashot")
+        }
+        file.add_key_value_metadata(told)
+    return sink.getvalue().to_pybytes()
+
+
 def relabelled(content: bytes) -> bytes:
     """The Parquet file with one image under another class."""
     table = pq.read_table(pa.BufferReader(content))
     labels = table["label"].to_pylist()
     labels[0] += 1
     table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.int32()))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
+    return parquet(table, content)
 
 
 def image_relabelled(r: Repository) -> None:
@@ -1402,6 +1414,27 @@ def test_make_run_shows_in_mlflow_what_dvc_took_from_elsewhere(made, tmp_path, l
     assert versions_of(project.root) == before
 
 
+def test_a_result_made_again_without_its_first_records_names_the_commit_that_has_them(repository):
+    """As in a clone without DVC remote: the run is of later records than the first commit with the result."""
+    record = f"{RECORD}/record.json"
+    first = repository.md5(record)
+    again = edited(repository.read(record), lambda said: said.update(started=said["started"] + 1000))
+    repository.replace(record, again)
+    commit(repository.root, "made again")
+    repository.object(first).unlink()
+    shutil.rmtree(repository.root / "mlruns")
+    synthetic.give_database(repository.root)
+    project = Project.__new__(Project)
+    project.root = repository.root
+    project.run("dvc", "checkout")
+    publishing.publish_all(repository.root)
+    with tracking.connect(repository.root) as client:
+        versions = client.search_model_versions(f"name = '{GROUP}'")
+    (made_again,) = (version for version in versions if version.tags["method"] == "maml")
+    assert made_again.tags[tracking.COMMIT] == git(repository.root, "rev-parse", "HEAD")
+    assert clean(repository.audit())
+
+
 @pytest.mark.slow
 def test_an_honest_clone_that_makes_everything_again_is_verified(made, tmp_path):
     """Without the cache: the same results, by other runs than those that the first commits have."""
@@ -1434,11 +1467,9 @@ def test_a_leak_that_dvc_was_told_of_is_refuted_and_not_reproduced(made, drawn, 
         table = table.set_column(
             place, table.schema.field(name), pa.array(values, table.schema.field(name).type)
         )
-    path.chmod(0o644)
+    content = parquet(table, path.read_bytes())
     path.unlink()
-    with pq.ParquetWriter(path, table.schema) as file:  # a row group is of one split
-        for split in dict.fromkeys(splits):
-            file.write_table(table.filter(pc.equal(table["split"], split)), row_group_size=5000)
+    path.write_bytes(content)
     project.run("dvc", "commit", "--force", "preprocess@glyphs")
     project.repro()
     commit(project.root, "leak")
