@@ -31,7 +31,7 @@ CHAMPIONS = "champions"  # the folder of the champions that were adopted
 RECORDS = "records/"  # outputs with clock times in them: no part of a result
 REST = 0.3  # seconds without a change after which dvc.lock is taken to be whole
 PATIENCE = 60.0  # seconds to wait for that
-MEND = "keep one side with `git checkout --ours dvc.lock`, or --theirs, then `dvc repro`"
+MEND = "keep one side with `git checkout --ours dvc.lock`, or --theirs, or restore it; then `dvc repro`"
 
 
 def inside(path: str) -> str:

@@ -429,7 +429,7 @@ def manifest_swapped_in_everything(r: Repository) -> None:
 
 
 def lock_entry(r: Repository) -> None:
-    r.relock({r.md5(METRICS): "0" * 32})
+    r.relock({r.md5(METRICS): "a" * 32})
 
 
 def lock_entry_committed(r: Repository) -> None:
