@@ -446,7 +446,7 @@ def stages(content: Any, where: str, mend: str = MEND) -> dict[str, Entry]:
         _STAGES.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place, reason = ".".join(map(str, first["loc"])), " ".join(first["msg"].split())
+        place, reason = ".".join(map(str, first["loc"])) or "stages", " ".join(first["msg"].split())
         raise MetashotError(
             f"{where}: not as DVC writes it ({place[:200]}: {reason[:200]}): {mend}"
         ) from None

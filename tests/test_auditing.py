@@ -860,7 +860,7 @@ FORGERIES: dict[Callable[[Repository], None], tuple[dict[str, str], str]] = {
     lineage_file: ({OTHER: "lineage, data, card"}, "metashot.lineage of the run"),
     lineage_and_its_digest: ({OTHER: "data, card"}, "licence of the data is MIT"),
     lineage_no_json: ({OTHER: "lineage"}, "carries no lineage.json that can be read"),
-    lineage_of_no_shape: ({OTHER: "lineage"}, "not laid out as metashot writes it"),
+    lineage_of_no_shape: ({OTHER: "lineage"}, "not as DVC writes it (stages: Input should be"),
     code_of_the_model: ({OTHER: "model"}, "code of the registered model"),
     code_of_the_model_and_all_tags: ({OTHER: "model"}, "no commit here has runtime.py"),
     loader_of_the_model: ({OTHER: "model"}, "loader_module in MLmodel is metashot.runtime"),
