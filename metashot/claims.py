@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from metashot import cards, carried, params, publishing, signing, tracking, untrusted
+from metashot import cards, carried, leaks, params, publishing, signing, tracking, untrusted
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evidence import PATCH, Differs, Evidence, Unknown, where
-from metashot.lineage import Cell, Entry, Lock, digest
+from metashot.evidence import Differs, Evidence, Unknown, where
+from metashot.evidence import same as _same
+from metashot.lineage import Cell, Entry, Lock, digest, stages
 from metashot.objects import FOLDER, Missing
-from metashot.plan import below
 from metashot.tracking import Registered
+
+PUNCTUATED = "texts", "sentences"  # kinds that unlike originals may be alike in once they are prepared
 
 
 class Claim:
@@ -48,10 +50,10 @@ class Claim:
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """The stages of the lineage."""
-        return {
-            stage: Entry(stage, entry["cmd"], entry["deps"], entry["params"], entry["outs"])
-            for stage, entry in self.document["stages"].items()
-        }
+        try:
+            return stages(self.document["stages"], tracking.LINEAGE_FILE, "`metashot publish`")
+        except MetashotError as error:
+            raise Differs(str(error)) from None
 
     @cached_property
     def cell(self) -> Cell:
@@ -66,6 +68,7 @@ class Claim:
         said, tags = self.document, self.version.run.data.tags
         _same(f"{tracking.LINEAGE} of the run", tags.get(tracking.LINEAGE), digest(said))
         for stage, entry in self.entries.items():
+            _same(f"command of {stage}", entry.cmd, " ".join(entry.command))
             _same(f"key of {stage}", said["stages"][stage]["key"], entry.key)
         _same("key", said["key"], self.cell.key)
         _same("result", said["result"], self.cell.result)
@@ -115,24 +118,29 @@ class Claim:
         if told:
             lock = self.evidence.lock(told)
         else:
-            having = (lock for lock in self.evidence.history if self._in(lock))
-            found = next(having, None)
+            found = next(filter(self._in, self.evidence.history), None)
             if found is None:
-                raise Unknown("no commit has this result: commit dvc.lock, then `metashot publish`")
+                raise Unknown(
+                    "no commit has this result with its records: commit dvc.lock, then `metashot publish`"
+                )
             lock = found
         for stage, entry in self.entries.items():
             there = lock.entries.get(stage)
             if there is None:
                 raise Differs(f"{where(lock)} has no {stage}")
             _same(f"{stage} in {where(lock)}: inputs", digest(there.inputs), digest(entry.inputs))
-            outs = {out["path"]: out["md5"] for out in there.outs}
-            for out in entry.outs:
-                _same(f"{out['path']} in {where(lock)}", outs.get(out["path"]), out["md5"])
+            outs = _outs(there)
+            for path, md5 in _outs(entry).items():
+                _same(f"{path} in {where(lock)}", outs.get(path), md5)
         return f"{where(lock)} has it"
 
     def _in(self, lock: Lock) -> bool:
-        stages = (self.cell.train, self.cell.evaluate)
-        return all(s.stage in lock.entries and lock.entries[s.stage].result == s.result for s in stages)
+        """Whether a dvc.lock has the stages of the lineage, inputs and outputs, records as well."""
+        for stage, entry in self.entries.items():
+            there = lock.entries.get(stage)
+            if there is None or digest(there.inputs) != digest(entry.inputs) or _outs(there) != _outs(entry):
+                return False
+        return True
 
     def code(self) -> str:
         """The files that stages depended on, and their parameters, are those of the commit they ran at."""
@@ -141,10 +149,10 @@ class Claim:
             commit, dirty = record["git"]["commit"], record["git"]["dirty"]
             if commit is None:
                 raise Unknown("it was not made in a git repository")
-            patch = self._patch(stage) if dirty else None
+            patch = self.evidence.patch(stage) if dirty else None
             tree = self.evidence.tree(commit, patch)
             trees.append((commit, patch))
-            self._made_of(stage, commit, patch)
+            self.evidence.made_of(stage, self._made, commit, patch)
             for path, md5 in record["code"].items():
                 _same(f"{path} as {stage.stage} loaded it", md5, tree.get(path))
         committed = self.version.entry.tags.get(tracking.COMMIT)
@@ -152,7 +160,7 @@ class Claim:
         later = [(committed, None)] if committed in self.evidence.reachable else []
         for stage in self.entries.values():
             if stage not in (self.cell.train, self.cell.evaluate):
-                self._made_of_one(stage, [*trees, *later])
+                self.evidence.fitting(stage, self._made, [*trees, *later])
         tags = self.version.run.data.tags
         git_ = self.document["training"]["git"]
         _same("metashot.git_commit of the run", tags.get("metashot.git_commit"), git_["commit"])
@@ -161,40 +169,14 @@ class Claim:
         changed = ", with the stored changes of a dirty tree" if git_["dirty"] else ""
         return f"commit {', '.join(sorted({commit[:10] for commit, _ in trees}))}{changed}"
 
-    def _made_of(self, stage: Entry, commit: str, patch: str | None) -> None:
-        """The code and parameters that a stage depends on are those of a commit, and a patch."""
-        tree = self.evidence.tree(commit, patch)
-        made = {str(out["path"]) for entry in self.entries.values() for out in entry.outs}
-        for dep in stage.deps:
-            if dep["path"].endswith(".py") and dep["path"] not in made:
-                what = f"{dep['path']} of {stage.stage} at commit {commit[:10]}"
-                _same(what, tree.get(dep["path"]), dep["md5"])
-        for file, values in stage.params.items():
-            there = self.evidence.parameters(commit, patch, file)
-            for key, value in values.items():
-                _same(f"{key} in {file} at commit {commit[:10]}", below(there, key), value)
-
-    def _made_of_one(self, stage: Entry, trees: list[tuple[str, str | None]]) -> None:
-        """The same for a stage that keeps no record of where it ran: one of several trees has it."""
-        first = None
-        for commit, patch in trees:
-            try:
-                return self._made_of(stage, commit, patch)
-            except Differs as error:
-                first = first or error
-        if first:
-            raise first
+    @cached_property
+    def _made(self) -> set[str]:
+        """Every output of the stages."""
+        return {str(out["path"]) for entry in self.entries.values() for out in entry.outs}
 
     def _records(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         yield self.cell.train, self.document["training"]
         yield self.cell.evaluate, self.document["evaluation"]
-
-    def _patch(self, stage: Entry) -> str | None:
-        """Digest of the changes that the tree had."""
-        for out in stage.outs:
-            if str(out["path"]).startswith("records/"):
-                return self.evidence.listing(str(out["md5"])).get(PATCH)
-        return None
 
     def bytes(self) -> str:
         """Every output of every stage is in the DVC cache or remote, and hashes to its name."""
@@ -233,6 +215,7 @@ class Claim:
                 split = "test" if name.startswith("test") else Path(name).stem
                 _indexes(evidence.path(md5), evidence.path(made[processed]), split, f"{episodes}/{name}")
                 evidence.memory[key] = True
+        self._apart(evidence.path(made[processed]), origin)
         _same("manifest in metrics.json", said["metrics"]["manifest"], manifests.get("test.parquet"))
         linked = {i.dataset.name: i.dataset.digest for i in self.version.run.inputs.dataset_inputs}
         read = {**said["training"]["inputs"], **said["evaluation"]["inputs"]}
@@ -240,6 +223,22 @@ class Claim:
         for path in {**linked, **wanted}:
             _same(f"digest of {path} in MLflow", linked.get(path), wanted.get(path))
         return f"{said['dataset']} {made[processed][:8]}, {len(manifests)} manifests index it"
+
+    def _apart(self, data: Path, origin: Mapping[str, Any]) -> None:
+        """No sample is in two splits, and no class where they are disjoint: else tests were trained on."""
+        key = f"shared {data.parent.name}{data.name}"  # an object's name is its digest
+        if key not in self.evidence.memory:
+            self.evidence.memory[key] = leaks.shared(data)
+        found = leaks.Shared(*self.evidence.memory[key])
+        if found.digests:
+            raise Differs(f"{found.digests:,} samples of the data are in two splits")
+        if found.classes and origin.get("classes") != "shared":
+            raise Differs(f"{len(found.classes):,} classes are in two splits, such as {found.classes[0]}")
+        if found.contents and origin["kind"] not in PUNCTUATED:
+            raise Unknown(
+                f"{found.contents:,} samples of the data have the bytes of a sample of another split, under "
+                "other digests: `metashot reproduce` makes the data again"
+            )
 
     def episodes(self) -> str:
         """metrics.json says what the counts of every episode come to."""
@@ -281,7 +280,7 @@ class Claim:
         """Commit and patch of the trees that training and evaluation ran in."""
         for stage, record in self._records():
             if record["git"]["commit"]:
-                yield record["git"]["commit"], self._patch(stage) if record["git"]["dirty"] else None
+                yield record["git"]["commit"], self.evidence.patch(stage) if record["git"]["dirty"] else None
 
     def model(self) -> str:
         """The files of the registered model are the ones that publish writes, and no others."""
@@ -464,14 +463,8 @@ class Claim:
             raise Differs(str(error)) from None
 
 
-def _same(what: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise Differs(f"{what} is {_short(found)}, not {_short(wanted)}")
-
-
-def _short(value: Any) -> str:
-    text = "missing" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _outs(entry: Entry) -> dict[str, str]:
+    return {str(out["path"]): str(out["md5"]) for out in entry.outs}
 
 
 def _found(evidence: Evidence, name: str, md5: str) -> None:

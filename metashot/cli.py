@@ -110,6 +110,11 @@ def compare(
             versions: Mapping[str, int] = {}
             with warnings():
                 versions = tracking.versions(root, comparison)
+                if missing := [row.name for row in comparison.rows if row.name not in versions]:
+                    raise MetashotError(
+                        f"MLflow does not show {', '.join(missing)} of {comparison.group} as they are now: "
+                        "run `metashot publish`"
+                    )
             show(root, comparison, versions)
 
 
@@ -249,7 +254,7 @@ def reproduce(
     ] = 0.01,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate a registered version again from what is on record, and compare.
+    """Make a registered version again from its raw files, by what is on record, and compare.
 
     Exits with 1 if it is neither bit-equal nor, on another device, within the tolerance.
     """
@@ -456,16 +461,14 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from metashot import cards, history, lineage, publishing, tracking
+    from metashot import cards, carried, history, lineage, publishing, tracking
     from metashot import compare as comparing
 
     root = lineage.find_root(Path.cwd())
     with tracking.connect(root) as client:
         versions = [tracking.resolve(client, wanted) for wanted in (one, other)]
-        sources = []
-        for version in versions:
-            said = version.lineage
-            sources.append(history.find(root, said["dataset"], said["setting"], said["result"]))
+        locks = history.everywhere(root)
+        sources = [history.find(locks, v.entry.name, v.entry.tags.get(carried.RESULT, "")) for v in versions]
         difference = comparing.pair(*sources)
         first, second = versions
         if as_json:

@@ -18,9 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from metashot import scratch
+from metashot import lineage, scratch, yamlfile
 from metashot.errors import MetashotError
 
 Graph = dict[str, set[str]]
@@ -57,6 +55,7 @@ def output(root: Path, *arguments: str) -> str:
         _command(arguments), cwd=root, env=_environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
+        _check_files(root)
         raise MetashotError(f"dvc {' '.join(arguments)}: {_mistake(done.stderr.splitlines())}")
     return done.stdout
 
@@ -107,7 +106,7 @@ def pools(root: Path) -> dict[str, str]:
         MetashotError: DVC cannot read the pipeline.
     """
     stages = graph(root)
-    written = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    written = yamlfile.read(root / "dvc.yaml")["stages"]
     asked = {name: (stage.get("meta") or {}).get("pool") for name, stage in written.items()}
     return {name: pool for name in stages if (pool := asked[name.partition("@")[0]])}
 
@@ -182,6 +181,7 @@ def make(
     if _stopping.is_set() or process.returncode < 0 or any(s.state != "ok" for s in statuses):
         reasons = [s.reason for s in statuses if s.state != "ok"]
         raise StageInterrupted(f"{(*reasons, 'stopped')[0]} (log: {log})")
+    _check_files(root)
     raise StageFailed(f"{said} (log: {log})")
 
 
@@ -263,6 +263,17 @@ def _follow(process: subprocess.Popen[bytes], log: Path, echo: Callable[[str], N
             if not ended:
                 time.sleep(POLL)
     return _mistake([*lines, rest])
+
+
+def _check_files(root: Path) -> None:
+    """Raise a MetashotError where one of the files that people edit or merge cannot be read."""
+    for name in ("dvc.yaml", "params.yaml"):
+        if (root / name).exists():
+            yamlfile.read(root / name)
+    for path in root.glob("pyproject.toml"):
+        yamlfile.check_merged(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if (root / "dvc.lock").exists():
+        lineage.Lock(root)
 
 
 def _mistake(lines: Sequence[str]) -> str:

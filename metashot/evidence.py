@@ -5,10 +5,14 @@ What is computed from bytes is kept in a memory, by their digests, so that a lat
 
 import hashlib
 import json
+import re
+import shutil
+import tempfile
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,22 +20,25 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from metashot import files, gate, git, untrusted
+from metashot import files, gate, git, untrusted, yamlfile
 from metashot.carried import PACKAGE, PROJECT, Code, identity
 from metashot.compare import Decision, counted
 from metashot.errors import MetashotError
 from metashot.gate import Candidate
-from metashot.history import PastLock, history
-from metashot.lineage import Cell, Entry, Lock
+from metashot.history import KeptLock, PastLock, history, holding
+from metashot.lineage import CHAMPIONS, RECORDS, Cell, Entry, Lock, pointed
 from metashot.objects import FOLDER, Objects
 from metashot.params import Gate
+from metashot.plan import below
 from metashot.statistics import mean_and_interval
 
 Memory = dict[str, Any]
 PARAMETERS = "params.yaml", "pyproject.toml"
+ELSEWHERE = 0.01  # by which an accuracy may be another on another machine, as a fraction
+RETESTED = {"incumbent", "difference", "retested", "champion", "reasons"}  # what an incumbent's test decides
+MEASURED = {"mean", "low", "high"}  # of a difference
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 PATCH = "tree.patch"  # in a record: what a dirty tree had beyond its commit
 
 
@@ -49,37 +56,37 @@ class Evidence:
     Args:
         root: The repository.
         memory: What was computed before; extended.
+
+    Raises:
+        MetashotError: Git fails, or the dvc.lock of the workspace cannot be read.
     """
 
     def __init__(self, root: Path, memory: Memory) -> None:
         self.root, self.memory = root, memory
         self.objects = Objects(root)
         self.codes: dict[str, Code] = {}
+        # Read at once: where they cannot be, nothing of MLflow is refuted by it
+        self.reachable = git.reachable(root)  # commits that a branch or tag leads to
+        self.present = Lock(root) if (root / "dvc.lock").exists() else None
 
     @cached_property
     def history(self) -> list[PastLock]:
         """Every dvc.lock of git's history."""
         return history(self.root)
 
-    @cached_property
-    def present(self) -> Lock | None:
-        """The dvc.lock of the workspace."""
-        return Lock(self.root) if (self.root / "dvc.lock").exists() else None
-
-    @cached_property
-    def reachable(self) -> set[str]:
-        """Commits that a branch or tag leads to."""
-        return git.reachable(self.root)
+    @property
+    def locks(self) -> list[Lock]:
+        """The dvc.lock of the workspace last, behind those of git's history."""
+        return [*self.history, *([self.present] if self.present else [])]
 
     @cached_property
     def results(self) -> dict[str, dict[str, str]]:
         """Of each key that was ever made: what came out, without records, and where that is written."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for lock in (*self.history, *([self.present] if self.present else [])):
+        for lock in self.locks:
             for entry in lock.entries.values():
                 found[entry.key].setdefault(entry.result, where(lock))
-        for run in self.objects.cache.runs():
-            entry = Entry("", run["cmd"], run.get("deps", []), run.get("params", {}), run.get("outs", []))
+        for entry in self.objects.cache.runs():
             found[entry.key].setdefault(entry.result, "DVC's run cache")
         return found
 
@@ -136,8 +143,7 @@ class Evidence:
 
     def decisions(self, name: str) -> list[tuple[Lock, str]]:
         """Every decision of the gate on a model: the dvc.lock, and the digest; the one that counts last."""
-        locks: list[Lock] = [*self.history, *([self.present] if self.present else [])]
-        gates = [(lock, lock.entries.get(f"gate@{name}")) for lock in locks]
+        gates = [(lock, lock.entries.get(f"gate@{name}")) for lock in self.locks]
         return [(lock, str(gate.outs[0]["md5"])) for lock, gate in gates if gate]
 
     def one_result(self, entry: Entry) -> None:
@@ -147,38 +153,112 @@ class Evidence:
             raise Differs(f"{entry.stage} gave another result from the same inputs: {', '.join(others)}")
 
     def judged(self, lock: Lock, name: str, decision: Decision) -> None:
-        """Judge again, by the counts of every episode, and fail where that is not the decision.
+        """Judge again, and fail where that is not the decision, whole.
 
-        An incumbent that is none of the present models was tested for the decision alone: then no more can be
-        told than whether the accuracies of the present ones are theirs.
+        The rule, the bars and the adopted champions are those of a commit whose dvc.lock has the decision, or
+        of the workspace where none has. An incumbent that is none of the present models is tested again.
         """
-        dataset, setting = name.split("-")
         entry = lock.entries[f"gate@{name}"]
+        same(f"command of {entry.stage} in {where(lock)}", entry.cmd, " ".join(entry.command))
+        having = [past for past in self.history if past.entries.get(entry.stage) == entry]
+        commits: list[str | None] = [*holding(self.root, having)] if having else [None]
+        first: Differs | Unknown | None = None
+        for commit in commits:
+            try:
+                return self._judged_at(commit, lock, name, decision)
+            except (Differs, Unknown) as error:
+                first = first or error
+        if first:
+            raise first
+
+    def _judged_at(self, commit: str | None, lock: Lock, name: str, decision: Decision) -> None:
+        """The same with parameters and champions of one commit, or of the workspace."""
+        dataset, setting = name.split("-")
+        entry, place = lock.entries[f"gate@{name}"], f"commit {commit[:10]}" if commit else "the workspace"
+        for file, values in entry.params.items():
+            content = _parameters(file, self._file(commit, file) or b"")
+            for key, value in values.items():
+                same(f"{key} of the decision", value, below(content or {}, key), f"in {file} of {place}")
         cells = [lock.cell(dataset, setting, method) for method in decision.judged]
         present = []
         for cell in cells:
             accuracies = counted(self.inside(cell.evaluate, cell.episodes), setting)
             present.append(Candidate(cell.method, cell.weights, accuracies))
-        held = decision.incumbent.model if decision.incumbent else None
-        incumbent = next((candidate for candidate in present if candidate.model == held), None)
         metrics = self.json(cells[0].evaluate, cells[0].metrics)
+        listed = self._file(commit, f"{CHAMPIONS}/{name}.json")
+        bars = gate.parse_bars(listed, f"{CHAMPIONS}/{name}.json") if listed else []
+        kept, passed_over = gate.unbarred(self._adopted(commit, dataset, setting), bars)
+        incumbent, remarks, tolerance = None, list[str](), 0.0
+        if kept:
+            model = kept[1].weights
+            incumbent = next((candidate for candidate in present if candidate.model == model), None)
+            if incumbent is None:
+                incumbent, remarks = self._tested(kept, lock, entry, metrics["manifest"])
+                tolerance = ELSEWHERE
+        candidates = {*passed_over, *(candidate.model for candidate in present)}
         made = gate.decide(
             present,
             incumbent,
-            [bar for bar in gate.read_bars(self.root, name) if bar.sentence in decision.reasons],
+            [bar for bar in bars if bar.model in candidates],
             TypeAdapter(Gate).validate_python(entry.params["params.yaml"]["gate"]),
             manifest=metrics["manifest"],
             chance=1 / metrics["n_way"],
+            remarks=remarks,
         )
-        parts = ["manifest", "judged", "min_accuracy", "allowed_regression", "challenger"]
-        if incumbent or not held:
-            parts += ["incumbent", "difference", "champion", "promoted"]
-        for part in parts:
-            said, found = (_rounded(getattr(one, part)) for one in (decision, made))
-            if said != found:
-                raise Differs(
-                    f"{part} of the decision is {said}; by the episodes of {where(lock)} it is {found}"
-                )
+        if decision.champion not in (None, decision.challenger, decision.incumbent):
+            raise Differs("champion of the decision is neither its challenger nor its incumbent")
+        for part, value in asdict(decision).items():
+            again = asdict(made)[part]
+            if _alike(value, again, tolerance if part in RETESTED else 0.0):
+                continue
+            judge = {dep["path"]: dep["md5"] for dep in entry.deps}.get(f"{PACKAGE.name}/gate.py")
+            if part == "reasons" and judge != files.md5(PACKAGE / "gate.py"):
+                raise Unknown(f"another gate.py gave the reasons: `dvc repro {entry.stage}`")
+            raise Differs(
+                f"{part} of the decision is {_short(_text(value))}; by the episodes of {where(lock)} and "
+                f"champions of {place} it is {_short(_text(again))}"
+            )
+
+    def _file(self, commit: str | None, path: str) -> bytes | None:
+        """A file of a commit, or of the workspace."""
+        if commit:
+            return git.content(self.root, commit, path)
+        return (self.root / path).read_bytes() if (self.root / path).is_file() else None
+
+    def _adopted(self, commit: str | None, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
+        """The champions that were adopted, the latest last."""
+        path = f"{CHAMPIONS}/{dataset}-{setting}.dvc"
+        pointer = self._file(commit, path)
+        if pointer is None:
+            return []
+        held = self.listing(pointed(yamlfile.load(pointer.decode(), path), path))
+        numbers = {name.partition("/")[0] for name in held}
+        found: list[tuple[Lock, Cell]] = []
+        for number in sorted(numbers, key=lambda number: (len(number), number)):
+            self.path(held[f"{number}/dvc.lock"])
+            kept = KeptLock(self.root, held[f"{number}/dvc.lock"], self.objects)
+            (method,) = kept.methods(dataset, setting)
+            found.append((kept, kept.cell(dataset, setting, method)))
+        return found
+
+    def _tested(
+        self, kept: tuple[Lock, Cell], lock: Lock, entry: Entry, manifest: str
+    ) -> tuple[Candidate | None, list[str]]:
+        """An incumbent on the episodes of a decision; or none, and why it cannot answer them."""
+        cell = kept[1]
+        (data,) = (str(out["md5"]) for out in lock.entries[f"preprocess@{cell.dataset}"].outs)
+        key = f"tested {cell.weights} {data} {manifest}"
+        if key not in self.memory:
+            with tempfile.TemporaryDirectory() as name:
+                for file, md5 in self.listing(cell.weights).items():
+                    shutil.copyfile(self.path(md5), Path(name) / file)
+                threads = int(entry.params["params.yaml"]["threads"])
+                try:
+                    accuracies = gate.tested(Path(name), self.path(data), self.path(manifest), threads)
+                except MetashotError as error:
+                    return None, [gate.untested(cell.method, error)]
+                self.memory[key] = accuracies.tolist()
+        return Candidate(cell.method, cell.weights, np.array(self.memory[key])), []
 
     def summary(self, cell: Cell) -> dict[str, dict[str, float]]:
         """Mean, interval and number of the episodes of each setting in an evaluation's counts."""
@@ -217,6 +297,51 @@ class Evidence:
         md5 = self.memory.get(f"blob {blob}")
         return md5 is not None and (path not in PARAMETERS or f"parameters {md5}" in self.memory)
 
+    def made_of(self, stage: Entry, made: Collection[str], commit: str, patch: str | None) -> None:
+        """Fail where code and parameters that a stage depends on are not those of a commit, and a patch.
+
+        Args:
+            stage: The stage.
+            made: What stages make: no code of the commit.
+            commit: The commit.
+            patch: Digest of the patch.
+        """
+        tree = self.tree(commit, patch)
+        for dep in stage.deps:
+            if dep["path"].endswith(".py") and dep["path"] not in made:
+                what = f"{dep['path']} of {stage.stage} at commit {commit[:10]}"
+                same(what, tree.get(dep["path"]), dep["md5"])
+        for file, values in stage.params.items():
+            there = self.parameters(commit, patch, file)
+            for key, value in values.items():
+                same(f"{key} in {file} at commit {commit[:10]}", below(there, key), value)
+
+    def fitting(
+        self, stage: Entry, made: Collection[str], trees: Sequence[tuple[str, str | None]]
+    ) -> tuple[str, str | None]:
+        """Return the first of commits, with their patches, that has code and parameters of a stage.
+
+        Raises:
+            Differs: None has; why the first has not.
+            Unknown: There is none to look at, or commits are not here.
+        """
+        first: Differs | None = None
+        for commit, patch in trees:
+            try:
+                self.made_of(stage, made, commit, patch)
+            except Differs as error:
+                first = first or error
+            else:
+                return commit, patch
+        raise first or Unknown(f"no commit is on record for {stage.stage}")
+
+    def patch(self, stage: Entry) -> str | None:
+        """Digest of the changes that the tree of a training or an evaluation had."""
+        for out in stage.outs:
+            if str(out["path"]).startswith(RECORDS):
+                return self.listing(str(out["md5"])).get(PATCH)
+        return None
+
     def parameters(self, commit: str, patch: str | None, path: str) -> Any:
         """params.yaml or pyproject.toml of a commit, with a patch on top if one is named."""
         tree = self.tree(commit, patch)
@@ -240,8 +365,8 @@ class Evidence:
         known = {lock.commit: lock for lock in self.history}
         try:
             return known.get(commit) or PastLock(self.root, commit, self.objects)
-        except MetashotError:
-            raise Differs(f"commit {commit[:10]} has no dvc.lock that can be read") from None
+        except MetashotError as error:
+            raise Differs(f"commit {commit[:10]} has no dvc.lock that can be read ({error})") from None
 
     def path(self, digest_: str) -> Path:
         """Where the bytes with a digest lie, hashed: again only if the file has changed since."""
@@ -286,6 +411,17 @@ class Evidence:
         return content
 
 
+def same(what: str, found: Any, wanted: Any, where_: str = "") -> None:
+    """Fail where something is not what it should be."""
+    if found != wanted:
+        raise Differs(f"{what} is {_short(found)}, not {_short(wanted)}{f' as {where_}' if where_ else ''}")
+
+
+def _short(value: Any) -> str:
+    text = "missing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def where(lock: Lock) -> str:
     """A dvc.lock as people know it."""
     return f"dvc.lock of commit {lock.commit[:10]}" if isinstance(lock, PastLock) else "dvc.lock"
@@ -295,8 +431,8 @@ def _parameters(path: str, content: bytes) -> Any:
     """The values of a file of parameters, as JSON has them; None where it cannot be read."""
     try:
         text = content.decode()
-        return tomllib.loads(text) if path.endswith(".toml") else YAML(typ="safe").load(text)
-    except (ValueError, RecursionError, YAMLError):  # as with the marks of a merge in it
+        return tomllib.loads(text) if path.endswith(".toml") else yamlfile.load(text, path)
+    except (ValueError, RecursionError, MetashotError):  # as with the marks of a merge in it
         return None
 
 
@@ -314,7 +450,22 @@ def _summary(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def _rounded(value: Any) -> str:
-    """A part of a decision as text, floats without the digits that another numpy may round otherwise."""
-    plain = json.loads(json.dumps(value, default=vars), parse_float=lambda text: round(float(text), 9))
-    return json.dumps(plain)
+def _alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether parts of two decisions are the same, numbers within a tolerance, in sentences as well."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        # Single episodes that come out otherwise change these three by as much, and what is counted at will
+        keys = MEASURED if tolerance and one.keys() >= MEASURED else one.keys() | other.keys()
+        return all(key in one and key in other and _alike(one[key], other[key], tolerance) for key in keys)
+    if isinstance(one, list) and isinstance(other, list):
+        pairs = list(zip(one, other, strict=False))
+        return len(one) == len(other) and all(_alike(*pair, tolerance) for pair in pairs)
+    if isinstance(one, float) and isinstance(other, float):  # another numpy may round otherwise
+        return abs(one - other) <= max(tolerance, 1e-9)
+    if isinstance(one, str) and isinstance(other, str) and tolerance:
+        first, second = (_NUMBER.sub("#", text.partition(gate.UNTESTED)[0]) for text in (one, other))
+        return first == second
+    return bool(one == other)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # torch, slow to import, is needed only where an incumbent is
     from metashot.methods.base import Method
 
 
+UNTESTED = "cannot be tested on these episodes"
+
+
 @dataclass(frozen=True)
 class Bar:
     """A model that must not be champion: who said so, when (UTC) and why."""
@@ -184,7 +187,15 @@ def latest(
     root: Path, dataset: str, setting: str, bars: Sequence[Bar]
 ) -> tuple[tuple[Lock, Cell] | None, list[str]]:
     """Return the incumbent, the champion adopted last that is not barred, and the later models that are."""
-    kept, passed_over = lineage.adopted(root, dataset, setting), []
+    return unbarred(lineage.adopted(root, dataset, setting), bars)
+
+
+def unbarred(
+    adopted: Sequence[tuple[Lock, Cell]], bars: Sequence[Bar]
+) -> tuple[tuple[Lock, Cell] | None, list[str]]:
+    """Return the last of adopted champions that is not barred, and the later models that are."""
+    kept: list[tuple[Lock, Cell]] = list(adopted)
+    passed_over: list[str] = []
     barred = {bar.model for bar in bars}
     while kept and kept[-1][1].weights in barred:
         passed_over.append(kept.pop()[1].weights)
@@ -198,13 +209,16 @@ def read_bars(root: Path, group: str) -> list[Bar]:
         MetashotError: The file that lists them is damaged.
     """
     path = bars_path(root, group)
-    if not path.exists():
-        return []
+    return parse_bars(path.read_bytes(), str(path)) if path.exists() else []
+
+
+def parse_bars(content: bytes, where: str) -> list[Bar]:
+    """Return the barred models that a file lists. Raises MetashotError where it is damaged."""
     try:
-        bars: list[Bar] = TypeAdapter(list[Bar]).validate_json(path.read_text(encoding="utf-8"))
+        bars: list[Bar] = TypeAdapter(list[Bar]).validate_json(content)
     except ValidationError as error:
         reason = " ".join(str(error.errors()[0]["msg"]).split())
-        raise MetashotError(f"{path}: not a list of barred models ({reason}): restore it with git") from None
+        raise MetashotError(f"{where}: not a list of barred models ({reason}): restore it with git") from None
     return bars
 
 
@@ -232,20 +246,42 @@ def _retest(
     root: Path, dataset: str, setting: str, lock: Lock, cell: Cell, threads: int
 ) -> tuple[Candidate | None, list[str]]:
     """The incumbent on the present test episodes; or none, and why it cannot answer them."""
+    data = root / f"data/processed/{dataset}.parquet"
+    try:
+        model = lock.file(cell.train, cell.model)
+        accuracies = tested(model, data, root / _manifest(dataset, setting), threads)
+    except MetashotError as error:
+        return None, [untested(cell.method, error)]
+    return Candidate(cell.method, cell.weights, accuracies), []
+
+
+def untested(method: str, reason: MetashotError) -> str:
+    """Return the remark that an incumbent cannot be tested again."""
+    return f"the incumbent, {method}, {UNTESTED}: {reason}"
+
+
+def tested(folder: Path, data: Path, episodes: Path, threads: int) -> np.ndarray:
+    """Return the accuracy ``[E]`` of a saved model in each test episode, as fractions.
+
+    Args:
+        folder: Of the model.
+        data: The Parquet file.
+        episodes: The test manifest.
+        threads: To test with.
+
+    Raises:
+        MetashotError: It cannot be loaded, or was made for samples of another form.
+    """
     from metashot import runtime
     from metashot.evaluation import correct_queries
 
     runtime.keep_freed_memory()
     runtime.use_threads(threads)
     device = runtime.best_device()
-    test = store.load(root / f"data/processed/{dataset}.parquet", "test")
-    manifest = load_manifest(root / _manifest(dataset, setting), test)
-    try:
-        model = _load(lock.file(cell.train, cell.model), device, test.form)
-    except MetashotError as error:
-        return None, [f"the incumbent, {cell.method}, cannot be tested on these episodes: {error}"]
-    accuracies = correct_queries(model, test.tensor(device), manifest) / manifest.queries
-    return Candidate(cell.method, cell.weights, accuracies), []
+    test = store.load(data, "test")
+    manifest = load_manifest(episodes, test)
+    model = _load(folder, device, test.form)
+    return np.asarray(correct_queries(model, test.tensor(device), manifest) / manifest.queries)
 
 
 def _load(folder: Path, device: "torch.device", form: Form) -> "Method":

@@ -11,9 +11,18 @@ from typing import Any
 from metashot.errors import MetashotError
 
 CODE = "metashot", "stages", "flows"  # folders whose new files belong to a tree as much as changed ones
-# Objects as they are, whatever `git replace` or grafts put in their place
-AS_IT_IS = {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
-REFS = "--branches", "--tags", "--remotes", "HEAD"  # not the stash, nor refs of other kinds
+# Nothing of a repository may pass for another: its replacements and grafts count for nobody but their author.
+# In C, git's messages are those looked for here.
+SETTINGS = {"LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
+LONGEST = 400  # characters of what git says
+
+
+class NoRepository(MetashotError):
+    """A folder that is in no git repository."""
+
+
+class NoCommit(MetashotError):
+    """A branch that has no commit yet."""
 
 
 def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
@@ -25,45 +34,87 @@ def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = Non
         environment: Added to the environment.
 
     Raises:
-        MetashotError: It failed; the message is git's own.
+        NoRepository: There is no repository.
+        MetashotError: It failed otherwise, or there is no git; the message is git's own, with its advice.
     """
-    done = subprocess.run(
-        ["git", "-C", root, *arguments],
-        env={**os.environ, **AS_IT_IS, **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    printed = _output(root, arguments, environment=environment)
+    return printed.decode("utf-8", "surrogateescape").strip()
+
+
+def _output(
+    root: Path,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    given: bytes | None = None,
+) -> bytes:
+    """What a git command prints, given its input; raises as `run`."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", root, *arguments],
+            env={**os.environ, **SETTINGS, **(environment or {})},
+            input=given,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise MetashotError(
+            f"git cannot be started ({error.strerror}): install it, or add its folder to PATH"
+        ) from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise MetashotError(f"git {arguments[0]} in {root}: {said[-1].removeprefix('fatal: ')}")
-    return done.stdout.strip()
+        raise _failure(root, arguments[0], done.stderr.decode("utf-8", "replace"))
+    return done.stdout
+
+
+def _failure(root: Path, command: str, text: str) -> MetashotError:
+    """Why git failed: its last mistake, and the advice behind it, in one line."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("hint:")]
+    marked = [number for number, line in enumerate(lines) if line.startswith(("fatal: ", "error: "))]
+    reason = " ".join(lines[marked[-1] if marked else -1 :]).removeprefix("fatal: ").removeprefix("error: ")
+    message = f"git {command} in {root}: {reason[:LONGEST] or 'it gave no reason'}"
+    if "does not have any commits yet" in reason:
+        return NoCommit(message)
+    if "not a git repository (or any" not in reason:
+        return MetashotError(message)
+    folder = root.absolute()
+    damaged = [path / ".git" for path in (folder, *folder.parents) if (path / ".git").exists()]
+    if damaged:
+        return MetashotError(f"{message}, though there is {damaged[0]}: restore it, or clone again")
+    return NoRepository(message)
+
+
+def head(root: Path) -> str | None:
+    """Return the commit that is checked out; None outside a repository, and before the first commit.
+
+    Raises:
+        MetashotError: Git fails otherwise, as in a repository that is damaged or of another account.
+    """
+    try:
+        return run(root, "log", "-1", "--no-show-signature", "--format=%H")
+    except (NoRepository, NoCommit):
+        return None
 
 
 def state(root: Path) -> dict[str, Any]:
     """The commit of HEAD, and whether the tree differs from it.
 
     Returns:
-        ``commit``, None outside a git repository, and ``dirty``: a file that git does not ignore, other than
-        dvc.lock, is new or changed.
+        ``commit`` as `head`, and ``dirty``: a file that git does not ignore, other than dvc.lock, is new or
+        changed.
+
+    Raises:
+        MetashotError: As `head`.
     """
-
-    def said(*arguments: str) -> str | None:
-        try:
-            return run(root, *arguments)
-        except MetashotError:
-            return None
-
-    changed = said("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
-    return {"commit": said("rev-parse", "--verify", "--quiet", "HEAD"), "dirty": bool(changed)}
+    try:
+        changed = run(root, "status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
+    except NoRepository:
+        return {"commit": None, "dirty": False}
+    return {"commit": head(root), "dirty": bool(changed)}
 
 
 def user(root: Path) -> str:
     """Who git, or else the machine, says is working here."""
-    try:
-        return run(root, "config", "user.name")
-    except MetashotError:
-        return getpass.getuser()
+    return run(root, "config", "--default", "", "user.name") or getpass.getuser()
 
 
 def diff(root: Path) -> str:
@@ -149,11 +200,23 @@ def _identity(root: Path) -> list[str]:
     return []
 
 
+def tips(root: Path) -> list[str]:
+    """Return the options of git that name every branch, here and of remotes, every tag, and the checkout.
+
+    What else refers to commits counts for nothing: stashes, notes, replacements, refs of other names.
+    """
+    return ["--branches", "--remotes", "--tags", *(["HEAD"] if head(root) else [])]
+
+
 def reachable(root: Path) -> set[str]:
-    """Return every commit that HEAD, a branch or a tag leads to; empty outside a repository."""
+    """Return every commit that a branch, a tag or HEAD leads to; empty outside a repository.
+
+    Raises:
+        MetashotError: As `head`.
+    """
     try:
-        return set(run(root, "rev-list", *REFS).split())
-    except MetashotError:
+        return set(run(root, "rev-list", *tips(root)).split())
+    except NoRepository:
         return set()
 
 
@@ -195,21 +258,37 @@ def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
     return {path: line.split()[2] for line, _, path in (item.partition("\t") for item in listed if item)}
 
 
+def content(root: Path, commit: str, path: str) -> bytes | None:
+    """Return a file of a commit, its path relative to ``root``; None if the commit has none.
+
+    Raises:
+        MetashotError: Git fails.
+    """
+    printed = _output(root, ["cat-file", "--batch"], given=f"{commit}:./{path}\n".encode())
+    header, _, rest = printed.partition(b"\n")
+    return rest[:-1] if header.split(b" ")[1:2] == [b"blob"] else None
+
+
+def blobs(root: Path, commits: Sequence[str], path: str) -> dict[str, str]:
+    """Return git's name of a file, its path relative to ``root``, in each commit that has it.
+
+    Raises:
+        MetashotError: Git fails.
+    """
+    asked = "".join(f"{commit}:./{path}\n" for commit in commits).encode()
+    printed = _output(root, ["cat-file", "--batch-check"], given=asked).decode().splitlines()
+    lines = (line.split() for line in printed)
+    return {commit: line[0] for commit, line in zip(commits, lines, strict=True) if line[1:2] == ["blob"]}
+
+
 def contents(root: Path, blobs: Sequence[str]) -> dict[str, bytes]:
     """Return the bytes of blobs, all by one process.
 
     Raises:
         MetashotError: One of them is missing.
     """
-    asked = "".join(f"{blob}\n" for blob in blobs)
-    done = subprocess.run(
-        ["git", "-C", root, "cat-file", "--batch"],
-        env=os.environ | AS_IT_IS,
-        input=asked.encode(),
-        capture_output=True,
-        check=False,
-    )
-    found, rest = {}, done.stdout
+    asked = "".join(f"{blob}\n" for blob in blobs).encode()
+    found, rest = {}, _output(root, ["cat-file", "--batch"], given=asked)
     for blob in blobs:
         header, _, rest = rest.partition(b"\n")
         if not header.startswith(f"{blob} blob ".encode()):

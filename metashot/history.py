@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -67,6 +68,23 @@ class PastLock(StoredLock):
         self.entries = _entries(root, blob or git.run(root, "rev-parse", f"{commit}:./dvc.lock"), self.where)
 
 
+class KeptLock(StoredLock):
+    """The dvc.lock of an adopted champion, by its digest in DVC.
+
+    Args:
+        root: The repository.
+        digest: Of the dvc.lock.
+        objects: Where its files are.
+
+    Raises:
+        MetashotError: It is gone, or cannot be read.
+    """
+
+    def __init__(self, root: Path, digest: str, objects: Objects) -> None:
+        self.root, self.objects, self.where = root, objects, f"dvc.lock {digest[:10]} of an adopted champion"
+        self.entries = entries(objects.path(digest).read_text(encoding="utf-8"), self.where)
+
+
 class AdoptedLock(StoredLock):
     """The dvc.lock of an adopted champion, whose own files lie beside it, not what they came from.
 
@@ -101,10 +119,10 @@ def history(root: Path) -> list[PastLock]:
 
 def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
     """Return the same, and why others cannot be read, a line each."""
-    if not git.state(root)["commit"]:
+    if not git.head(root):
         return [], []
     # -m: a merge is compared with each parent, else what it resolved itself would be missed
-    options = "--all", "HEAD", "--full-history", "-m", "--date-order", "--reverse", "--diff-filter=AM"
+    options = *git.tips(root), "--full-history", "-m", "--date-order", "--reverse", "--diff-filter=AM"
     found = git.run(root, "log", *options, "--format=%H", "--", "dvc.lock").split()
     if not found:
         return [], []
@@ -123,6 +141,19 @@ def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
     return locks, gaps
 
 
+def holding(root: Path, locks: Sequence[PastLock]) -> list[str]:
+    """Return every commit that has one of some dvc.lock, the oldest first.
+
+    Also those that changed nothing but params.yaml or the champions.
+    """
+    options = *git.tips(root), "--full-history", "-m", "--date-order", "--reverse", "--format=%H"
+    found = git.run(root, "log", *options, "--", "dvc.lock", "params.yaml", "champions").split()
+    commits = list(dict.fromkeys(found))
+    blobs = git.blobs(root, [lock.commit for lock in locks] + commits, "dvc.lock")
+    wanted = {blobs.get(lock.commit) for lock in locks}
+    return [commit for commit in commits if commit in blobs and blobs[commit] in wanted]
+
+
 def forget(root: Path) -> None:
     """Parse every dvc.lock anew from now on."""
     if (root / PARSED).exists():
@@ -138,18 +169,32 @@ def cells(lock: Lock, dataset: str, setting: str) -> list[Cell]:
     return found
 
 
-def find(root: Path, dataset: str, setting: str, result: str) -> tuple[Lock, Cell]:
-    """Return a result with a dvc.lock that has it: the workspace's, or one of git's history.
+def find(locks: Iterable[Lock], name: str, result: str) -> tuple[Lock, Cell]:
+    """Return a result of a registered model with the first dvc.lock that has it.
+
+    Args:
+        locks: Where to look.
+        name: The model's name, ``<data set>-<setting>``; like the result only compared, whoever gives it.
+        result: The result's digest.
 
     Raises:
         MetashotError: None has it.
     """
+    for lock in locks:
+        for dataset, setting in lock.groups():
+            if f"{dataset}-{setting}" == name:
+                for cell in cells(lock, dataset, setting):
+                    if cell.result == result:
+                        return lock, cell
+    raise MetashotError(
+        f"no dvc.lock here or in git's history has result {result[:12]!r} of {name}: `git fetch` it"
+    )
+
+
+def everywhere(root: Path) -> list[Lock]:
+    """Return the dvc.lock of the workspace, if there is one, and every one of git's history."""
     present = [Lock(root)] if (root / "dvc.lock").exists() else []
-    for lock in (*present, *history(root)):
-        for cell in cells(lock, dataset, setting):
-            if cell.result == result:
-                return lock, cell
-    raise MetashotError(f"no dvc.lock here or in git's history has result {result[:12]}: `git fetch` it")
+    return [*present, *history(root)]
 
 
 def _entries(root: Path, blob: str, where: str) -> dict[str, Entry]:
@@ -157,7 +202,7 @@ def _entries(root: Path, blob: str, where: str) -> dict[str, Entry]:
     kept = root / PARSED / f"{blob}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, or not whole after a loss of power
         return {name: Entry(**fields) for name, fields in json.loads(kept.read_text()).items()}
-    found = entries(git.run(root, "cat-file", "blob", blob), where)
+    found = entries(git.run(root, "cat-file", "blob", blob), where, "so it was committed")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as partial:
         # not by `files.replacing`: several processes may be at it

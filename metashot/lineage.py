@@ -13,18 +13,75 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from metashot import files, params
+from metashot import files, params, yamlfile
 from metashot.errors import MetashotError
 
 CHAMPIONS = "champions"  # the folder of the champions that were adopted
 RECORDS = "records/"  # outputs with clock times in them: no part of a result
 REST = 0.3  # seconds without a change after which dvc.lock is taken to be whole
 PATIENCE = 60.0  # seconds to wait for that
+MEND = "keep one side with `git checkout --ours dvc.lock`, or --theirs, or restore it; then `dvc repro`"
+
+
+def inside(path: str) -> str:
+    """Return a path that leads to something within the folder it starts from.
+
+    Raises:
+        ValueError: It does not, or is not written as DVC writes it.
+    """
+    posix = PurePosixPath(path)
+    if posix.is_absolute() or ".." in posix.parts or not posix.parts or "\0" in path:
+        raise ValueError(f"{path!r} is not a path within the repository")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(inside)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}(\.dir)?$")]  # of a file, or of a folder
+
+
+class _Dep(BaseModel):
+    """What a stage of dvc.lock read: a file or folder of the repository, or something at an address."""
+
+    path: str
+    md5: str | None = None
+    size: int | None = None
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> Self:
+        if "://" not in self.path and (self.md5 is None or self.size is None):
+            raise ValueError(f"{self.path} has no md5 or no size")
+        return self
+
+
+class _Out(BaseModel):
+    """What a stage of dvc.lock made."""
+
+    path: Inside
+    md5: Digest
+    size: int
+
+
+class _Stage(BaseModel):
+    """A stage of dvc.lock."""
+
+    cmd: Any
+    deps: list[_Dep] = []
+    params: dict[str, dict[str, Any]] = {}
+    outs: list[_Out] = []
+
+
+_STAGES = TypeAdapter(dict[str, _Stage])
 
 
 def canonical(value: object) -> str:
@@ -54,6 +111,12 @@ class Entry:
     deps: Sequence[Mapping[str, Any]]
     params: Mapping[str, Any]
     outs: Sequence[Mapping[str, Any]]
+
+    @property
+    def command(self) -> list[str]:
+        """The one command that a stage of this address may have: ``python -m stages.<stage> <arguments>``."""
+        kind, _, address = self.stage.partition("@")
+        return ["python", "-m", f"stages.{kind}", *filter(None, address.split("-"))]
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -169,7 +232,7 @@ class Lock:
     def groups(self) -> list[tuple[str, str]]:
         """Return the pairs of data set and setting that a method was evaluated on, in the file's order."""
         names = (name.removeprefix("evaluate@").split("-") for name in self.entries if "evaluate@" in name)
-        return list(dict.fromkeys((dataset, setting) for dataset, setting, _ in names))
+        return list(dict.fromkeys((name[0], name[1]) for name in names if len(name) == 3))
 
     def methods(self, dataset: str, setting: str) -> list[str]:
         """Return the methods that were evaluated on a data set and setting, whatever params.yaml asks for."""
@@ -188,6 +251,10 @@ class Lock:
                 raise MetashotError(f"dvc.lock has no {stage}: run `dvc repro evaluate@{name}`")
         cell = Cell(dataset, setting, method, self.entries[f"train@{name}"], self.entries[f"evaluate@{name}"])
         trained = {out["path"]: out["md5"] for out in cell.train.outs}
+        if cell.model not in trained:
+            raise MetashotError(
+                f"train@{name} in dvc.lock makes no {cell.model}: run `dvc repro train@{name}`"
+            )
         if any(trained.get(dep["path"], dep.get("md5")) != dep.get("md5") for dep in cell.evaluate.deps):
             raise MetashotError(
                 f"evaluate@{name} in dvc.lock is of an earlier model: run `dvc repro evaluate@{name}`"
@@ -210,11 +277,13 @@ class Lock:
         """Return the tests of a data set's models on the episodes of others; none of an earlier model."""
         found = []
         for stage, entry in self.entries.items():
-            if stage.startswith(f"cross@{dataset}-") and entry.cmd.split()[-2] == setting:
-                *_, other, _, method = entry.cmd.split()
+            kind, _, address = stage.partition("@")
+            parts = address.split("-")
+            if kind == "cross" and len(parts) == 4 and (parts[0], parts[2]) == (dataset, setting):
+                _, other, _, method = parts
                 with suppress(MetashotError):  # trained again, and not evaluated yet
                     cell = self.cell(dataset, setting, method)
-                    if cell.weights in (dep["md5"] for dep in entry.deps):
+                    if cell.weights in (dep.get("md5") for dep in entry.deps):
                         found.append(Crossing(cell, other, entry))
         return found
 
@@ -295,16 +364,26 @@ def adopted(root: Path, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
     pointer = folder.with_name(f"{group}.dvc")
     if not pointer.exists():
         return []
-    named = YAML(typ="safe").load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
+    named = pointed(yamlfile.read(pointer), str(pointer))
     if not folder.is_dir() or md5(folder) != named:
         path = pointer.relative_to(root)
         raise MetashotError(f"{CHAMPIONS}/{group} is not what {path} names: run `dvc pull {path}`")
     found = []
-    for kept in sorted(folder.iterdir(), key=lambda kept: int(kept.name)):
-        lock, prefix = Lock(kept), f"evaluate@{group}-"
-        (method,) = (name.removeprefix(prefix) for name in lock.entries if name.startswith(prefix))
-        found.append((lock, lock.cell(dataset, setting, method)))
+    for kept in sorted(folder.iterdir(), key=lambda kept: (len(kept.name), kept.name)):
+        lock = Lock(kept)
+        methods = lock.methods(dataset, setting)
+        if len(methods) != 1:
+            raise MetashotError(f"{kept}: not one adopted champion, but {len(methods)}: restore it with git")
+        found.append((lock, lock.cell(dataset, setting, methods[0])))
     return found
+
+
+def pointed(content: Any, where: str) -> str:
+    """Return the digest that a .dvc file names. Raises MetashotError where it is not as DVC writes it."""
+    try:
+        return str(content["outs"][0]["md5"])
+    except (LookupError, TypeError):
+        raise MetashotError(f"{where}: not as DVC writes it: restore it with git") from None
 
 
 def find_root(start: Path) -> Path:
@@ -328,7 +407,9 @@ def self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
 
 def _whole(path: Path) -> str:
     """The text of a file that others may be writing in place, as DVC does: once it has rested, all of it."""
-    if not path.exists():
+    if not path.is_file():
+        if path.exists():
+            raise MetashotError(f"{path}: not a file: restore it with git")
         raise MetashotError(f"no {path}: nothing has been made yet, run `dvc repro`")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -336,28 +417,40 @@ def _whole(path: Path) -> str:
         if 0 <= time.time() - before.st_mtime < REST:
             time.sleep(REST / 3)
             continue
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")  # which is not YAML
         after = path.stat()
         if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
             return text
     raise MetashotError(f"{path} did not rest for {REST} s in {PATIENCE:.0f} s: try again when DVC has ended")
 
 
-def entries(text: str, where: str) -> dict[str, Entry]:
+def entries(text: str, where: str, mend: str = MEND) -> dict[str, Entry]:
     """Return the stages of a dvc.lock, by address.
 
     Raises:
-        MetashotError: It is not YAML, or of another schema.
+        MetashotError: It has the marks of a merge conflict, is not YAML, or not what DVC writes.
+    """
+    data = yamlfile.load(text, where, mend)
+    if not isinstance(data, dict) or data.get("schema") != "2.0":
+        raise MetashotError(f"{where}: not a dvc.lock of schema 2.0: {mend}")
+    return stages(data.get("stages") or {}, where, mend)
+
+
+def stages(content: Any, where: str, mend: str = MEND) -> dict[str, Entry]:
+    """Return the entries of stages as dvc.lock, DVC's run cache or a lineage has them, by address.
+
+    Raises:
+        MetashotError: They are not what DVC writes.
     """
     try:
-        data = YAML(typ="safe").load(text)  # as DVC reads it: 1e-05 is a number
-    except YAMLError as error:
-        raise MetashotError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict) or data.get("schema") != "2.0":
+        _STAGES.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, reason = ".".join(map(str, first["loc"])) or "stages", " ".join(first["msg"].split())
         raise MetashotError(
-            f"{where} is not a dvc.lock of schema 2.0: restore it with git, or run `dvc repro`"
-        )
+            f"{where}: not as DVC writes it ({place[:200]}: {reason[:200]}): {mend}"
+        ) from None
     return {
         name: Entry(name, str(e["cmd"]), e.get("deps", []), e.get("params", {}), e.get("outs", []))
-        for name, e in (data.get("stages") or {}).items()
+        for name, e in content.items()
     }

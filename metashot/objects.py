@@ -1,7 +1,7 @@
 """DVC's stores read by digest: the objects of its cache and its remote, and the entries of the run cache."""
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from ruamel.yaml import YAML
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from metashot import dvc, files
+from metashot import dvc, files, yamlfile
 from metashot.errors import MetashotError
+from metashot.lineage import Digest, Entry, Inside, stages
 
 FOLDER = ".dir"  # how the digest of a folder ends
+DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 class Missing(MetashotError):
@@ -50,7 +52,13 @@ class Store:
         return cls(fs, base)
 
     def object(self, digest: str) -> str:
-        """Where the object with a digest lies, if it is here."""
+        """Where the object with a digest lies, if it is here.
+
+        Raises:
+            MetashotError: It is no digest: whatever names it must not lead elsewhere.
+        """
+        if not DIGEST.fullmatch(digest):
+            raise MetashotError(f"{digest[:80]!r} is not the md5 of a file or folder")
         return f"{self.base}/files/md5/{digest[:2]}/{digest[2:]}"
 
     def has(self, digest: str) -> bool:
@@ -63,14 +71,18 @@ class Store:
         """The files of a folder: path in it to md5."""
         return _listing(self.fs.cat_file(self.object(digest)))
 
-    def runs(self, cmd: str = "") -> Iterator[Mapping[str, Any]]:
-        """The run cache: what stages, of a command if one is given, were made from, and what came out."""
-        yaml = YAML(typ="safe")
+    def runs(self, cmd: str = "") -> Iterator[Entry]:
+        """The run cache: what stages, of a command if one is given, were made from, and what came out.
+
+        What cannot be read is no run, as for DVC.
+        """
         paths = self.fs.find(f"{self.base}/runs") if self.fs.exists(f"{self.base}/runs") else []
         for path in sorted(paths):
             text = self.fs.cat_file(path)
             if text.startswith(f"cmd: {cmd}\n".encode() if cmd else b"cmd: "):
-                yield yaml.load(text)
+                with suppress(MetashotError, UnicodeDecodeError):
+                    found = stages({"": yamlfile.load(text.decode(), path)}, path)
+                    yield found[""]
 
 
 class Objects:
@@ -121,5 +133,21 @@ class Objects:
                 partial.chmod(0o444)
 
 
+class _Listed(BaseModel):
+    """A file of a folder."""
+
+    relpath: Inside
+    md5: Digest
+
+
+_LISTING = TypeAdapter(list[_Listed])
+
+
 def _listing(text: bytes) -> dict[str, str]:
-    return {item["relpath"]: item["md5"] for item in json.loads(text)}
+    try:
+        return {item.relpath: item.md5 for item in _LISTING.validate_json(text)}
+    except ValidationError as error:
+        reason = " ".join(error.errors()[0]["msg"].split())
+        raise MetashotError(
+            f"a folder's listing in the DVC cache is not as DVC writes it ({reason})"
+        ) from None

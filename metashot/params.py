@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode
 
+from metashot import yamlfile
 from metashot.errors import MetashotError
 
 Hyper = TypeVar("Hyper")
@@ -158,11 +159,11 @@ def read(path: Path, key: str, type_: Any) -> Any:
         MetashotError: No such file, no such key, or a value that ``type_`` refuses; the line names the key.
     """
     try:
-        value = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # as DVC reads it
+        value = yamlfile.load(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such file: run in the project's top folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise MetashotError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise MetashotError(f"{path}: not UTF-8 (byte {error.start}): {yamlfile.MEND}") from None
     if not isinstance(value, Mapping):
         raise MetashotError(f"{path}: not a mapping of sections such as seed, datasets and method")
     for depth, part in enumerate(parts := key.split(".") if key else []):

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
-from ruamel.yaml import YAML
 
-from metashot import dvc, scratch
+from metashot import dvc, scratch, yamlfile
 from metashot.compare import duration
 from metashot.lineage import Entry, Lock, md5
 from metashot.objects import Store
@@ -119,9 +118,9 @@ class _Inputs:
 def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
     """The outputs, path to md5, of an earlier run with the same inputs, if a store has all their bytes."""
     for entry in store.runs(wanted.cmd):
-        outs = {str(out["path"]): str(out["md5"]) for out in entry["outs"]}
-        deps = {str(dep["path"]): str(dep["md5"]) for dep in entry["deps"]}
-        same = deps == wanted.deps and entry.get("params", {}) == wanted.params and set(outs) == wanted.outs
+        outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
+        deps = {str(dep["path"]): str(dep.get("md5")) for dep in entry.deps}
+        same = deps == wanted.deps and entry.params == wanted.params and set(outs) == wanted.outs
         if same and all(store.has(digest) for digest in outs.values()):
             return outs
     return None
@@ -129,10 +128,9 @@ def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
 
 def _stages(root: Path) -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml by address, every cell of a matrix by itself."""
-    yaml = YAML(typ="safe")
-    params = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
+    params, written = yamlfile.read(root / "params.yaml"), yamlfile.read(root / "dvc.yaml")
     found = {}
-    for name, stage in yaml.load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+    for name, stage in written["stages"].items():
         matrix = stage.pop("matrix", {})
         lists = [below(params, v.strip("${}"), []) if isinstance(v, str) else v for v in matrix.values()]
         for values in itertools.product(*lists):
@@ -196,7 +194,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """A file of parameters."""
     if path.suffix == ".toml":
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    content: Mapping[str, Any] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    content: Mapping[str, Any] = yamlfile.read(path)
     return content
 
 

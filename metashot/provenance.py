@@ -210,6 +210,11 @@ def document(lock: Lock, cell: Cell) -> dict[str, Any]:
     }
 
 
+def stages(lock: Lock, cell: Cell) -> dict[str, Any]:
+    """Return the part ``stages`` of the lineage of a result, which dvc.lock alone says."""
+    return _listed(_ancestry(lock, cell.train, cell.evaluate))
+
+
 def crossing(lock: Lock, crossing: Crossing) -> dict[str, Any]:
     """Return the lineage of a test on another data set's episodes.
 

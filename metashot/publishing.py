@@ -69,6 +69,7 @@ from metashot.statistics import Difference
 
 FORM = "metashot.form"  # of a finished run: digest of the modules that say how it looks
 STANDING = "standing"  # of a run: whether its model is champion or challenger
+STAGES = "metashot.stages"  # of a run: digest of the stages of its lineage, by which its commit is found
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
 CROSSING = "metashot.crossing"  # digest of a test on another data set's episodes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
@@ -259,17 +260,17 @@ class _Group:
         return Published(self.name, uri, numbers, added, champion, self.gone)
 
     def _publish_results(self) -> None:
-        commits: dict[str, str] = {}
+        commits: dict[str, str] = {}  # the first with the very stages, records of a run among their outputs
         for lock in self.past:
             for cell in cells(lock, self.dataset, self.setting):
-                commits.setdefault(cell.result, lock.commit)
+                commits.setdefault(digest(provenance.stages(lock, cell)), lock.commit)
         current = {row.result for row in self.comparison.rows}
         todo = []
         for result, places in self._places().items():
             run, version = self.results.get(result), self._version(result, result in current)
             complete = version and FILES in version.tags
             if version and complete and run and run.data.tags.get(FORM) == self.form:
-                self._tag(version, COMMIT, commits.get(result))
+                self._tag(version, COMMIT, commits.get(run.data.tags.get(STAGES, "")))
                 continue
             try:
                 todo.append((*_whole(places), run, version))
@@ -285,7 +286,7 @@ class _Group:
                 self.client, self.experiment, source, cell, document, self.carried, self.form
             )
             self.results[cell.result], version = publisher.publish(run, version)
-            self._tag(version, COMMIT, commits.get(cell.result))
+            self._tag(version, COMMIT, commits.get(digest(document["stages"])))
             self.versions[cell.result, version.tags[CODE]] = version
 
     def _places(self) -> dict[str, list[tuple[Lock, Cell]]]:
@@ -639,6 +640,7 @@ def run_tags(document: Mapping[str, Any]) -> dict[str, str]:
         "metashot.method": method,
         "metashot.stage": " ".join(stages),
         "metashot.key": document["key"],
+        STAGES: digest(document["stages"]),
         RESULT: document["result"],
         "metashot.git_commit": str(tree["commit"]),
         "metashot.git_dirty": str(tree["dirty"]).lower(),

@@ -8,6 +8,7 @@ Sources: in-toto Attestation Framework v1 (statement), DSSE v1.0 (envelope).
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,25 @@ from metashot.files import replacing
 from metashot.lineage import digest
 
 SIGNATURES, SIGNERS = Path("signatures"), Path("signers")
+NAME, RESULT = re.compile(r"\w+-\w+", re.ASCII), re.compile("[0-9a-f]{64}")  # of a lineage
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:metashot:lineage:1"
 
 
 def path(root: Path, document: Mapping[str, Any], code: str) -> Path:
-    """Return where the signature of a result with some code lies, if there is one."""
-    return root / SIGNATURES / str(document["name"]) / f"{document['result']}-{code}.json"
+    """Return where the signature of a result with some code lies, if there is one.
+
+    Raises:
+        MetashotError: The lineage has no name or result that a file may be called by.
+    """
+    name, result = str(document.get("name")), str(document.get("result"))
+    if not NAME.fullmatch(name) or not RESULT.fullmatch(result) or not RESULT.fullmatch(code):
+        raise MetashotError(
+            f"a lineage of {name[:80]!r} with the result {result[:80]!r} and the code {code[:80]!r} is none "
+            "that metashot writes: `metashot audit` says what else is wrong"
+        )
+    return root / SIGNATURES / name / f"{result}-{code}.json"
 
 
 def statement(document: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:

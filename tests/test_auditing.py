@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import synthetic
@@ -31,9 +32,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from project import IDENTITY, Project
+from project import IDENTITY, ROOT, Project
 
-from metashot import auditing, carried, cli, reproducing, signing, tracking
+from metashot import auditing, carried, cli, publishing, reproducing, signing, tracking
 from metashot.errors import MetashotError
 from metashot.lineage import Lock, digest
 
@@ -103,12 +104,13 @@ class Repository:
         return Path(uri.removeprefix("file://")) / tracking.LINEAGE_FILE
 
     def edit_lineage(self, number: int, change: Callable[[dict], object], tagged: bool = True) -> None:
-        """Change a lineage, and the digest in the tag of its run."""
+        """Change a lineage, and the digests in the tags of its run."""
         document = json.loads(self.lineage(number).read_text())
         change(document)
         self.lineage(number).write_text(json.dumps(document))
         if tagged:
             self.tag(number, tracking.LINEAGE, digest(document))
+            self.tag(number, publishing.STAGES, digest(document["stages"]))
 
     def md5(self, path: str) -> str:
         """What dvc.lock says of an output, or of a file in one."""
@@ -382,15 +384,27 @@ def decision_file_with_everything_that_follows(r: Repository) -> None:
     r.sql("UPDATE model_version_tags SET value = ? WHERE key = 'metashot.commit' AND version = 3", head)
 
 
+def parquet(table: pa.Table, like: bytes) -> bytes:
+    """A data file with other rows, and what another one says of its samples."""
+    metadata = pq.ParquetFile(pa.BufferReader(like)).metadata.metadata
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema) as file:  # a row group is of one split
+        for split in table["split"].unique():
+            file.write_table(table.filter(pc.equal(table["split"], split)))
+        told = {
+            key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"metashot")
+        }
+        file.add_key_value_metadata(told)
+    return sink.getvalue().to_pybytes()
+
+
 def relabelled(content: bytes) -> bytes:
     """The Parquet file with one image under another class."""
     table = pq.read_table(pa.BufferReader(content))
     labels = table["label"].to_pylist()
     labels[0] += 1
     table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.int32()))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
+    return parquet(table, content)
 
 
 def image_relabelled(r: Repository) -> None:
@@ -418,7 +432,7 @@ def manifest_swapped_in_everything(r: Repository) -> None:
 
 
 def lock_entry(r: Repository) -> None:
-    r.relock({r.md5(METRICS): "0" * 32})
+    r.relock({r.md5(METRICS): "a" * 32})
 
 
 def lock_entry_committed(r: Repository) -> None:
@@ -1503,43 +1517,104 @@ def worktrees(root: Path) -> int:
     return len(git(root, "worktree", "list").splitlines())
 
 
-def test_a_version_made_again_has_the_same_bits(repository):
+def hostile(repository: Repository, number: int, target: Path) -> None:
+    """A lineage in MLflow that would run and write something else."""
+    evil = f"bash -c 'touch {target}'"
+
+    def change(said: dict) -> None:
+        for entry in said["stages"].values():
+            entry["cmd"] = evil
+            entry["deps"].append({"path": str(target), "md5": repository.md5(DATA), "size": 1})
+            entry["outs"].append({"path": "../../outside", "md5": "../" * 9, "size": 1})
+        said["training"]["git"].update(commit=f"--upload-pack={evil}", dirty=True)
+        said.update(name=f"../../{target.name}", dataset=str(target), setting="..", method="/")
+
+    repository.edit_lineage(number, change)
+
+
+def test_a_version_made_again_has_the_same_bits_whatever_mlflow_would_have_run(repository, tmp_path):
+    target = tmp_path / "outside/target"
+    hostile(repository, 2, target)
     found = reproduced(repository)
     assert found.verdict == "bit-equal"
     assert found.files[f"{MODEL}/model.safetensors"] == (repository.md5(f"{MODEL}/model.safetensors"),) * 2
-    assert set(found.files) >= {METRICS, EPISODES}
+    assert set(found.files) >= {METRICS, EPISODES, DATA, f"{MANIFESTS}/test.parquet"}
     assert found.accuracy[0] == found.accuracy[1]
     assert not found.differences
     assert worktrees(repository.root) == 1
+    assert not target.exists()
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_hostile_lineage_is_refuted_by_one_check_and_leads_nowhere(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository.root)
+    hostile(repository, 2, tmp_path / "outside/target")
+    key, _ = keys(tmp_path)
+    assert verdicts(repository.audit(), "fails")[OTHER].keys() == {"lineage"}
+    done = typer.testing.CliRunner().invoke(cli.app, ["sign", OTHER, "--key", str(key)])
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert "is none that metashot writes" in line
+    compared = typer.testing.CliRunner().invoke(cli.app, ["compare", OTHER, FIRST])
+    assert compared.exit_code == 0  # by its result, not its lineage
+    assert not list(tmp_path.rglob("outside*"))
+
+
+@pytest.mark.parametrize("commit_", ["--output=outside", "HEAD", "refs/heads/master", "0" * 40, "-c"])
+def test_a_commit_that_is_none_of_a_branch_or_tag_is_refused(repository, commit_):
+    repository.sql("UPDATE model_version_tags SET value = ? WHERE key = 'metashot.commit'", commit_)
+    with pytest.raises(MetashotError, match="is in no branch or tag"):
+        reproduced(repository)
+    assert not (repository.root / "outside").exists()
+
+
+def test_a_command_of_another_form_in_dvc_lock_is_not_run(repository, tmp_path):
+    target = tmp_path / "target"
+    repository.relock({"python -m stages.train glyphs 5w1s maml": f"bash -c 'touch {target}'"})
+    result = Lock(repository.root).cell("glyphs", "5w1s", "maml").result
+    repository.sql(
+        "UPDATE model_version_tags SET value = ? WHERE key = 'metashot.result' AND version = 2", result
+    )
+    repository.sql("DELETE FROM model_version_tags WHERE key = 'metashot.commit' AND version = 2")
+    with pytest.raises(
+        MetashotError, match=f"command of {TRAIN} in dvc.lock is bash -c .*, not python -m stages"
+    ):
+        reproduced(repository)
+    assert not target.exists()
 
 
 @pytest.mark.slow
 def test_a_doctored_record_is_not_reproduced(repository):
+    """Other weights, committed with everything that names them; then on record as made on a GPU."""
     path = f"{MODEL}/model.safetensors"
-    became = repository.replace(path, flip(repository.read(path)))
-    repository.retold(2, became)
-    found = reproduced(repository)
+
+    def doctor(path: str, content: bytes) -> reproducing.Reproduced:
+        repository.retold(2, repository.replace(path, content))
+        commit(repository.root, "second", "--amend")
+        head = git(repository.root, "rev-parse", "HEAD")
+        repository.sql("UPDATE model_version_tags SET value = ? WHERE key = 'metashot.commit'", head)
+        return reproduced(repository)
+
+    found = doctor(path, flip(repository.read(path)))
     assert found.verdict == "differs"
     assert [name for name, (old, new) in found.files.items() if old != new] == [path]
-    repository.edit_lineage(2, on_a_gpu)
-    found = reproduced(repository)
+    record = f"{RECORD}/record.json"
+    gpu = edited(repository.read(record), lambda said: on_a_gpu({"training": said}))
+    found = doctor(record, gpu)
     assert found.verdict == "within tolerance"
     assert "type: cuda on record, cpu now" in found.differences
-    repository.edit_lineage(2, lambda said: said["metrics"].update(accuracy=0.99))
-    assert reproduced(repository).verdict == "differs"
+    content = edited(repository.read(METRICS), lambda said: said.update(accuracy=0.99))
+    assert doctor(METRICS, content).verdict == "differs"
 
 
-def test_no_worktree_is_left_where_a_version_cannot_be_made_again(repository):
-    repository.edit_lineage(2, lambda said: said["stages"][TRAIN].update(cmd="python -m stages.nothing"))
+def test_no_worktree_is_left_where_a_version_cannot_be_made_again(repository, monkeypatch):
+    monkeypatch.setenv("METASHOT_MEMORY", "none")  # which the episodes need to be a number
     with pytest.raises(MetashotError, match="the train stage failed with status 1"):
         reproduced(repository)
     assert worktrees(repository.root) == 1
-    repository.object(repository.md5(DATA)).unlink()
+    (raw, *_) = json.loads(repository.object(repository.md5("data/raw/glyphs")).read_text())
+    repository.object(raw["md5"]).unlink()
     with pytest.raises(MetashotError, match="has no"):
-        reproduced(repository)
-    assert worktrees(repository.root) == 1
-    repository.edit_lineage(2, lambda said: said["training"]["git"].update(commit="0" * 40))
-    with pytest.raises(MetashotError, match="`git fetch` commit 0000000000"):
         reproduced(repository)
     assert worktrees(repository.root) == 1
 
@@ -1585,3 +1660,119 @@ def test_a_repository_that_goes_on_is_verified(made, tmp_path):
     project.run("metashot", "publish")
     rebuilt = audited()  # a result that had been registered again with newer code is one version now
     assert all(" verified " in one for one in rebuilt), rebuilt
+
+
+# --- clones ---
+
+
+def clone_of(made: Path, target: Path) -> Project:
+    """A clone by git alone."""
+    git(made, "clone", "-q", ".", str(target))
+    project = Project.__new__(Project)
+    project.root = target
+    return project
+
+
+def versions_of(root: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(root / "mlruns/mlflow.db")) as connection:
+        return connection.execute(
+            "SELECT t.value, v.version FROM model_versions v JOIN model_version_tags t USING (name, version)"
+            " WHERE t.key = 'method' ORDER BY 1, 2"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["by-pull", "by-run-cache"])
+def test_make_run_shows_in_mlflow_what_dvc_took_from_elsewhere(made, tmp_path, locked):
+    project = clone_of(made, tmp_path / "clone")
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, project.root)
+    synthetic.give_database(project.root)
+    (project.root / ".dvc/config.local").write_text(
+        f"[core]\n    remote = other\n['remote \"other\"']\n    url = {made}/.dvc/cache\n"
+    )
+    project.run("dvc", "pull", "--run-cache")
+    if not locked:
+        (project.root / "dvc.lock").unlink()
+    compared = project.run("metashot", "compare") if locked else None
+    done = project.run("make", "-o", ".venv/installed", "run")
+    assert "Running stage" not in done.stdout
+    assert {method for method, _ in versions_of(project.root)} == {"maml", "prototypical"}
+    assert "does not show" not in done.stderr
+    if compared:
+        assert (
+            "MLflow does not show prototypical, maml of glyphs-5w1s as they are now: run `metashot publish`"
+            in (compared.stderr)
+        )
+    before = versions_of(project.root)
+    project.run("make", "-o", ".venv/installed", "run")
+    assert versions_of(project.root) == before
+
+
+def test_a_result_made_again_without_its_first_records_names_the_commit_that_has_them(repository):
+    """As in a clone without DVC remote: the run is of later records than the first commit with the result."""
+    record = f"{RECORD}/record.json"
+    first = repository.md5(record)
+    again = edited(repository.read(record), lambda said: said.update(started=said["started"] + 1000))
+    repository.replace(record, again)
+    commit(repository.root, "made again")
+    repository.object(first).unlink()
+    shutil.rmtree(repository.root / "mlruns")
+    synthetic.give_database(repository.root)
+    project = Project.__new__(Project)
+    project.root = repository.root
+    project.run("dvc", "checkout")
+    publishing.publish_all(repository.root)
+    with tracking.connect(repository.root) as client:
+        versions = client.search_model_versions(f"name = '{GROUP}'")
+    (made_again,) = (version for version in versions if version.tags["method"] == "maml")
+    assert made_again.tags[tracking.COMMIT] == git(repository.root, "rev-parse", "HEAD")
+    assert clean(repository.audit())
+
+
+@pytest.mark.slow
+def test_an_honest_clone_that_makes_everything_again_is_verified(made, tmp_path):
+    """Without the cache: the same results, by other runs than those that the first commits have."""
+    project = clone_of(made, tmp_path / "clone")
+    synthetic.give_database(project.root)
+    assert f"train@{GROUP}-maml" in project.repro()
+    project.run("metashot", "publish")
+    early = json.loads(project.run("metashot", "audit", "--all", "--json", ok=False).stdout)
+    assert {one["verdict"] for one in early if "/" in one["name"]} == {"incomplete"}
+    commit(project.root, "made again")
+    project.run("metashot", "publish")
+    found = json.loads(project.run("metashot", "audit", "--all", "--json").stdout)
+    assert {one["verdict"] for one in found} == {"verified"}
+
+
+@pytest.mark.slow
+def test_a_leak_that_dvc_was_told_of_is_refuted_and_not_reproduced(made, drawn, tmp_path, monkeypatch):
+    """Test pictures in the place of training pictures, taken up by `dvc commit`, then an honest run."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = Project(tmp_path / "leak", drawn)
+    synthetic.give_database(project.root)
+    path = project.root / DATA
+    table = pq.read_table(path)
+    splits = table["split"].to_pylist()
+    test, train = splits.index("test"), splits.index("train")
+    for name in ("sample", "digest"):
+        values = table[name].to_pylist()
+        values[train : train + 40] = values[test : test + 40]
+        place = table.schema.get_field_index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    content = parquet(table, path.read_bytes())
+    path.unlink()
+    path.write_bytes(content)
+    project.run("dvc", "commit", "--force", "preprocess@glyphs")
+    project.repro()
+    commit(project.root, "leak")
+    project.run("metashot", "publish")
+    found = {one.name: one for one in auditing.audit(project.root)}
+    failing = [check for check in found[FIRST].checks if check.verdict == "fails"]
+    assert [check.name for check in failing] == ["data"]
+    assert failing[0].detail == "80 samples of the data are in two splits"
+    with tracking.connect(project.root) as client:
+        again = reproducing.reproduce(project.root, tracking.resolve(client, FIRST))
+    assert again.verdict == "differs"
+    assert again.files[DATA][0] != again.files[DATA][1]

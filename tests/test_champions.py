@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from project import IDENTITY, Project
+from project import IDENTITY, Edit, Project
 
-from metashot import lineage, methods
+from metashot import evidence, lineage, methods
 from metashot.data import store
 from metashot.episodes import load_manifest
 from metashot.lineage import Lock
@@ -182,3 +184,63 @@ def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path
     assert f"run `dvc pull champions/{GROUP}.dvc`" in done.stderr
     clone.run("dvc", "checkout")
     assert clone.repro() == []
+
+
+def test_an_audit_judges_again_and_tests_the_incumbent_again(project: Project, tmp_path: Path) -> None:
+    """Runs behind the tests above: the decision is on an incumbent that is none of the present models."""
+    root = tmp_path / "audited"
+    shutil.copytree(project.root, root, symlinks=True)
+
+    def judged() -> str:
+        """Why the decision that counts is refused; empty if it is confirmed."""
+        found = evidence.Evidence(root, {})
+        lock, counts = found.decisions(GROUP)[-1]
+        try:
+            found.judged(lock, GROUP, found.decision(counts))
+        except (evidence.Differs, evidence.Unknown) as error:
+            return str(error)
+        return ""
+
+    def forged(change: Callable[[dict], object]) -> str:
+        """The same of a forged decision that DVC's cache and a commit hold."""
+        said = decision(project)
+        change(said)
+        content = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
+        md5 = hashlib.md5(content).hexdigest()
+        old = hashlib.md5((project.root / f"reports/{GROUP}-gate.json").read_bytes()).hexdigest()
+        cached = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(content)
+        text = (project.root / "dvc.lock").read_text().replace(old, md5)
+        (root / "dvc.lock").write_text(text)
+        os.utime(root / "dvc.lock", (0, 0))  # it rests
+        subprocess.run(["git", *IDENTITY, "commit", "-qam", "forged"], cwd=root, check=True)
+        return judged()
+
+    said = decision(project)
+    assert said["incumbent"]["model"] not in said["judged"].values()
+    assert judged() == ""
+    invented = {**said["incumbent"], "accuracy": 0.999}
+    assert "incumbent of the decision" in forged(lambda d: d.update(incumbent=invented, champion=invented))
+    stranger = {**said["incumbent"], "model": f"{'0' * 32}.dir"}
+    assert "incumbent of the decision" in forged(lambda d: d.update(incumbent=stranger, champion=stranger))
+    assert "incumbent of the decision" in forged(lambda d: d.update(incumbent=None, champion=None))
+    assert "min_accuracy of the decision" in forged(lambda d: d.update(min_accuracy=0.5))
+    assert "reasons of the decision" in forged(lambda d: d["reasons"].append("it is the best"))
+    assert "reasons of the decision" in forged(lambda d: d["reasons"].pop(0))
+    retested = {name: {**one, "mean": one["mean"] + 0.1} for name, one in said["retested"].items()}
+    assert "retested of the decision" in forged(lambda d: d.update(retested=retested))
+    assert forged(lambda d: None) == ""
+
+    # a rule that the commit's params.yaml does not have, with a decision that follows it
+    text = (root / "dvc.lock").read_text()
+    (root / "dvc.lock").write_text(text.replace("min_accuracy: 0.0", "min_accuracy: 0.01"))
+    os.utime(root / "dvc.lock", (0, 0))
+    subprocess.run(["git", *IDENTITY, "commit", "-qam", "another rule"], cwd=root, check=True)
+    assert "gate of the decision is" in judged()
+    with Edit(
+        root / "params.yaml"
+    ) as params:  # committed later, the decision itself being of the rule before
+        params["gate"]["min_accuracy"] = 0.01
+    subprocess.run(["git", *IDENTITY, "commit", "-qam", "the rule"], cwd=root, check=True)
+    assert "gate of the decision is" in judged()  # what is told is why the first commit does not fit

@@ -1,12 +1,17 @@
-"""Commits to a branch that is not checked out."""
+"""Git as a process: commits to a branch that is not checked out, and repositories it cannot work in."""
 
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from metashot import git
+from metashot import git, history
 from metashot.errors import MetashotError
+from metashot.record import Record
 
 PATHS = ("params.yaml", "dvc.lock", "champions")
 
@@ -139,3 +144,143 @@ def test_what_is_no_repository_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MetashotError, match="git rev-parse in ") as caught:
         git.commit(tmp_path, "retrain", PATHS, "text")
     assert "\n" not in str(caught.value)
+
+
+# --- what git says of a repository that it cannot work in ---
+
+
+def commits(root: Path) -> dict[str, Callable[[], Any]]:
+    """All that asks git what is checked out, or was; each may raise."""
+    return {
+        "state": lambda: git.state(root)["commit"],
+        "head": lambda: git.head(root),
+        "reachable": lambda: git.reachable(root),
+        "history": lambda: history.history(root),
+        "record": lambda: Record("train", torch.device("cpu"), {}, []).facts["git"],
+    }
+
+
+def refusals(root: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What each of them says; none may pass for a folder without a repository."""
+    monkeypatch.chdir(root)
+    messages = set()
+    for name, ask in commits(root).items():
+        with pytest.raises(MetashotError) as caught:
+            pytest.fail(f"{name}: {ask()}")
+        assert "\n" not in str(caught.value)
+        assert not isinstance(caught.value, git.NoRepository), name
+        messages.add(str(caught.value).partition(": ")[2])
+    return messages
+
+
+def test_a_repository_of_another_account_is_refused_with_gits_advice(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    (message,) = refusals(root, monkeypatch)
+    assert message == (
+        f"detected dubious ownership in repository at '{root}' To add an exception for this directory, call: "
+        f"git config --global --add safe.directory {root}"
+    )
+    git.run(root, "config", "--global", "--add", "safe.directory", str(root))
+    assert git.state(root)["commit"]
+
+
+def no_head(root: Path) -> None:
+    (root / ".git/HEAD").unlink()
+
+
+def branch_overwritten(root: Path) -> None:
+    (root / ".git/refs/heads/main").write_text("garbage\n")
+
+
+def commit_lost(root: Path) -> None:
+    (root / ".git/refs/heads/main").write_text("0123456789" * 4 + "\n")
+
+
+def objects_lost(root: Path) -> None:
+    shutil.rmtree(root / ".git/objects")
+    (root / ".git/objects").mkdir()
+
+
+def emptied(root: Path) -> None:
+    shutil.rmtree(root / ".git")
+    (root / ".git").mkdir()
+
+
+def worktree_of_nothing(root: Path) -> None:
+    shutil.rmtree(root / ".git")
+    (root / ".git").write_text("gitdir: /nowhere/.git/worktrees/one\n")
+
+
+@pytest.mark.parametrize(
+    "damage", [no_head, branch_overwritten, commit_lost, objects_lost, emptied, worktree_of_nothing]
+)
+def test_a_damaged_repository_is_not_taken_for_none(root: Path, damage, monkeypatch) -> None:
+    damage(root)
+    assert refusals(root, monkeypatch)
+
+
+def test_without_git_there_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert refusals(root, monkeypatch) == {"install it, or add its folder to PATH"}
+
+
+def test_outside_a_repository_and_before_the_first_commit_there_is_no_commit(tmp_path, monkeypatch) -> None:
+    for prepare in (lambda: None, lambda: git.run(tmp_path, "init", "--quiet")):
+        prepare()
+        monkeypatch.chdir(tmp_path)
+        found = {name: ask() for name, ask in commits(tmp_path).items()}
+        record = found.pop("record")
+        assert record["commit"] is None
+        assert not any(found.values())
+
+
+def test_a_worktree_is_a_repository_like_any(root: Path, tmp_path: Path) -> None:
+    git.run(root, "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"), "HEAD")
+    assert (tmp_path / "tree/.git").is_file()
+    assert git.state(tmp_path / "tree") == {"commit": git.head(root), "dirty": False}
+
+
+def test_what_is_reachable_is_what_branches_tags_and_the_checkout_lead_to(root: Path) -> None:
+    base = git.head(root)
+    made = {}
+    for ref in (
+        "refs/heads/side",
+        "refs/tags/kept",
+        "refs/remotes/origin/main",
+        "refs/evil/x",
+        "refs/notes/y",
+    ):
+        tree = git.run(root, "rev-parse", "HEAD^{tree}")
+        made[ref] = git.run(root, *git._identity(root), "commit-tree", tree, "-p", "HEAD", "-m", ref)
+        git.run(root, "update-ref", ref, made[ref])
+    git.run(root, *git._identity(root), "stash")
+    believed = {made[ref] for ref in ("refs/heads/side", "refs/tags/kept", "refs/remotes/origin/main")}
+    assert git.reachable(root) == {base, *believed}
+    git.run(root, "checkout", "--quiet", "--detach", made["refs/evil/x"])
+    assert git.reachable(root) == {base, *believed, made["refs/evil/x"]}
+
+
+def test_replaced_objects_and_grafts_count_for_nothing(root: Path) -> None:
+    base = git.head(root)
+    git.run(
+        root,
+        "stash",
+        "--quiet",
+        environment={
+            f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        },
+    )
+    (root / "code.py").write_text("evil\n")
+    evil = owner_commits(root)
+    git.run(root, "reset", "--quiet", "--hard", str(base))
+    git.run(root, "replace", str(base), evil)
+    replaced = subprocess.run(["git", "show", "HEAD:code.py"], cwd=root, capture_output=True, text=True)
+    assert replaced.stdout == "evil\n"
+    assert git.run(root, "show", "HEAD:code.py") == "first"
+    blob = git.files(root, str(base))["code.py"]
+    assert git.contents(root, [blob]) == {blob: b"first\n"}
+    (root / ".git/info").mkdir(exist_ok=True)
+    (root / ".git/info/grafts").write_text(f"{base} {evil}\n")
+    assert evil not in git.reachable(root)

@@ -1,5 +1,6 @@
 """dvc.lock in git's history: every branch, tag and merge; what cannot be read is told of."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ def names(root: Path) -> list[str]:
 
 
 def test_there_is_none_without_git_or_commits(tmp_path, root):
-    assert history(tmp_path / "nowhere") == []
     assert history(root) == []
+    shutil.rmtree(root / ".git")
+    assert history(tmp_path) == []
 
 
 def test_branches_tags_and_what_a_merge_resolved_are_history_the_oldest_first(root):
@@ -67,7 +69,9 @@ def test_a_lock_that_cannot_be_read_is_left_out_and_told_of(root):
     commit(root, LOCK.format(name="last"))
     locks, (gap,) = history_and_gaps(root)
     assert [name for lock in locks for name in lock.entries] == ["first", "last"]
-    assert gap.startswith(f"dvc.lock of commit {broken[:10]} is not ")
+    assert gap.startswith(
+        f"dvc.lock of commit {broken[:10]}: merge conflict (line 1 has git's mark <<<<<<<): so it "
+    )
     assert "\n" not in gap
 
 
@@ -77,9 +81,9 @@ def test_a_lock_is_parsed_once_and_again_where_what_was_kept_is_damaged_or_forgo
     found = [lock.entries for lock in history(root)]
     parsed: list[str] = []
 
-    def parse(text: str, where: str) -> dict:
+    def parse(text: str, where: str, mend: str) -> dict:
         parsed.append(where)
-        return entries(text, where)
+        return entries(text, where, mend)
 
     monkeypatch.setattr("metashot.history.entries", parse)
     assert [lock.entries for lock in history(root)] == found

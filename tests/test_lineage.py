@@ -1,18 +1,23 @@
 """dvc.lock read: digests against hand-written JSON and real DVC, cells, files, mistakes."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import fsspec
 import pytest
 import synthetic
+import typer.testing
 
-from metashot import lineage
+from metashot import cli, lineage, publishing
 from metashot.errors import MetashotError
 from metashot.lineage import Lock
+from metashot.objects import Store
 
 LOCK = """
 schema: '2.0'
@@ -35,12 +40,12 @@ stages:
     outs:
     - path: records/train/glyphs-5w1s/maml
       hash: md5
-      md5: ddd.dir
+      md5: dddddddddddddddddddddddddddddddd.dir
       size: 4
       nfiles: 2
     - path: models/glyphs-5w1s/maml
       hash: md5
-      md5: ccc.dir
+      md5: cccccccccccccccccccccccccccccccc.dir
       size: 3
       nfiles: 2
 """
@@ -49,7 +54,9 @@ INPUTS = (
     '"deps":[{"hash":"md5","md5":"aaa","path":"data/glyphs.parquet","size":1},'
     '{"hash":"md5","md5":"bbb","path":"metashot/methods/maml.py","size":2}],'
 )
-OUTS = '"outs":[{"hash":"md5","md5":"ccc.dir","nfiles":2,"path":"models/glyphs-5w1s/maml","size":3}],'
+OUTS = (
+    f'"outs":[{{"hash":"md5","md5":"{"c" * 32}.dir","nfiles":2,"path":"models/glyphs-5w1s/maml","size":3}}],'
+)
 PARAMS = '"params":{"params.yaml":{"method.maml.first_order":false,"method.maml.lr":1e-05}}'
 
 
@@ -63,9 +70,9 @@ def test_key_and_result_are_the_sha256_of_the_canonical_entry_without_records(tm
 def test_times_in_records_change_no_result_and_weights_do(tmp_path):
     (tmp_path / "dvc.lock").write_text(LOCK)
     before = Lock(tmp_path).entries["train@glyphs-5w1s-maml"]
-    (tmp_path / "dvc.lock").write_text(LOCK.replace("ddd", "eee"))
+    (tmp_path / "dvc.lock").write_text(LOCK.replace("d" * 32, "e" * 32))
     assert Lock(tmp_path).entries["train@glyphs-5w1s-maml"].result == before.result
-    (tmp_path / "dvc.lock").write_text(LOCK.replace("ccc", "eee"))
+    (tmp_path / "dvc.lock").write_text(LOCK.replace("c" * 32, "e" * 32))
     after = Lock(tmp_path).entries["train@glyphs-5w1s-maml"]
     assert (after.key, after.result != before.result) == (before.key, True)
 
@@ -124,22 +131,150 @@ def test_an_evaluation_of_an_earlier_model_is_no_cell(tmp_path):
         Lock(root).cell("glyphs", "5w1s", "matching")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "nothing has been made yet, run `dvc repro`"),
-        ("a: [", "dvc.lock is not YAML"),
-        ("[]", "not a dvc.lock of schema 2.0"),
-        ("schema: '2.0'", "no method was evaluated on glyphs-5w1s yet: run `dvc repro register@glyphs-5w1s`"),
-    ],
+CONFLICT = """schema: '2.0'
+stages:
+<<<<<<< HEAD
+  check:
+    cmd: python -m stages.check
+=======
+  check:
+    cmd: python -m stages.other
+>>>>>>> theirs
+"""
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-def test_mistakes_are_one_line(tmp_path, text, message):
-    if text:
-        (tmp_path / "dvc.lock").write_text(text)
+
+
+def one(**stage: object) -> str:
+    """A dvc.lock of one stage."""
+    return json.dumps({"schema": "2.0", "stages": {"make": stage}})
+
+
+DAMAGED = {
+    None: "nothing has been made yet, run `dvc repro`",
+    "a: [": "dvc.lock: not YAML",
+    "[]": "not a dvc.lock of schema 2.0",
+    "": "not a dvc.lock of schema 2.0",
+    "schema: '2.0'": "no method was evaluated on glyphs-5w1s yet: run `dvc repro register@glyphs-5w1s`",
+    CONFLICT: "dvc.lock: merge conflict (line 3 has git's mark <<<<<<<): keep one side with `git",
+    CONFLICT.replace("<<<<<<< HEAD\n", ""): "merge conflict (line 5 has git's mark =======)",
+    CONFLICT.replace("\n", "\r\n"): "merge conflict (line 3 has git's mark <<<<<<<)",
+    BOMB: "its aliases stand for more than 100,000 values",
+    "a: &a [*a]": "a holds itself",
+    "[" * 200_000: "more than 50 collections in each other",
+    "- " * 200_000: "more than 50 collections in each other",
+    "schema: '2.0'\nstages: [1]": "not as DVC writes it",
+    "schema: '2.0'\nstages: {make: 3}": "not as DVC writes it (make",
+    one(): "not as DVC writes it (make.cmd: Field required)",
+    one(cmd="x", outs=[{"path": "a", "size": 1}]): "make.outs.0.md5: Field required",
+    one(cmd="x", outs=[{"path": "a", "md5": "../../a", "size": 1}]): "make.outs.0.md5: String should match",
+    one(
+        cmd="x", outs=[{"path": "/a/b", "md5": "0" * 32, "size": 1}]
+    ): "'/a/b' is not a path within the repository",
+    one(cmd="x", outs=[{"path": "a/../../b", "md5": "0" * 32, "size": 1}]): "is not a path within",
+    one(cmd="x", deps=[{"path": "a"}]): "a has no md5 or no size",
+    one(cmd="x", deps=3): "make.deps: Input should be a valid list",
+    one(cmd="x", params={"params.yaml": 3}): "make.params.params.yaml",
+    "a: \udcff": "dvc.lock: not YAML",  # not UTF-8
+    "a: \0": "dvc.lock: not YAML",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_mistakes_are_one_line(tmp_path, text):
+    if text is not None:
+        (tmp_path / "dvc.lock").write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     with pytest.raises(MetashotError) as caught:
         Lock(tmp_path).cells("glyphs", "5w1s", ["maml"])
-    assert message in str(caught.value)
+    assert DAMAGED[text] in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_what_is_no_file_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "dvc.lock")
+    with pytest.raises(MetashotError, match=re.escape("dvc.lock: not a file")):
+        Lock(tmp_path)
+
+
+def test_external_dependencies_and_aliases_of_ones_own_are_read(tmp_path):
+    (tmp_path / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  own:\n    cmd: x\n    deps:\n    - {path: 's3://b/k', etag: x}\n"
+        "    params:\n      params.yaml:\n        a: &one [1, 2]\n        b: *one\n"
+    )
+    assert Lock(tmp_path).entries["own"].params == {"params.yaml": {"a": [1, 2], "b": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["../../outside", "", "0" * 31, "A" * 32, f"{'0' * 32}.dir/..", f"{'0' * 32}\n", f"{'0' * 32}.x"],
+)
+def test_what_is_no_digest_names_no_object(tmp_path, digest):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    with pytest.raises(MetashotError, match="is not the md5 of a file or folder"):
+        store.has(digest)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [{"relpath": "../outside", "md5": "0" * 32}],
+        [{"relpath": "/outside", "md5": "0" * 32}],
+        [{"relpath": "a", "md5": "../../outside"}],
+        [{"relpath": "a"}],
+        {"a": 1},
+        3,
+    ],
+)
+def test_a_listing_of_a_folder_leads_nowhere_else(tmp_path, listing):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    path = Path(store.object(f"{'0' * 32}.dir"))
+    path.parent.mkdir(parents=True)
+    for text in (json.dumps(listing), "[" * 200_000, "x"):
+        path.write_text(text)
+        with pytest.raises(
+            MetashotError, match="a folder's listing in the DVC cache is not as DVC writes it"
+        ):
+            store.listing(f"{'0' * 32}.dir")
+
+
+def test_a_run_that_cannot_be_read_is_none(tmp_path):
+    store = Store(fsspec.filesystem("file"), str(tmp_path))
+    texts = "cmd: x\nouts:\n- {path: a, md5: '%s', size: 1}\n" % ("0" * 32), "cmd: x\nouts: [", "cmd: x\n\xff"
+    for name, text in enumerate(texts):
+        path = tmp_path / f"runs/00/{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1"))
+    (run,) = store.runs("x")
+    assert run.outs == [{"path": "a", "md5": "0" * 32, "size": 1}]
+
+
+def test_every_command_names_a_merge_conflict(tmp_path, monkeypatch):
+    root = synthetic.make(tmp_path)
+    synthetic.version(root)
+    synthetic.commit(root, "made")
+    synthetic.give_database(root)
+    publishing.publish_all(root)
+    monkeypatch.chdir(root)
+    group = "glyphs", "5w1s"
+    plain = [["compare"], ["publish"], ["results"], ["rollback", *group, "--reason", "x"], ["adopt", *group]]
+    commands = {
+        "dvc.yaml": [["plan"]],
+        "params.yaml": [["plan"], *plain],
+        "dvc.lock": [["plan"], *plain, ["audit", "--all"], ["reproduce", "glyphs-5w1s"]],
+    }
+    for name, listed in commands.items():
+        before = (root / name).read_text()
+        (root / name).write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> theirs\n{before}")
+        os.utime(root / "dvc.lock", (0, 0))  # it rests
+        for command in listed:
+            done = typer.testing.CliRunner().invoke(cli.app, command)
+            assert done.exit_code == 1, command
+            (line,) = done.stderr.splitlines()
+            assert f"{name}: merge conflict (line 1 has git's mark <<<<<<<): " in line, command
+            assert ("git checkout --ours dvc.lock" in line) == (name == "dvc.lock")
+        (root / name).write_text(before)
 
 
 WRITER = """

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from shown import client_of, snapshot
 from typer.testing import CliRunner
 
-from metashot import cards, carried, compare, publishing
+from metashot import cards, carried, compare, publishing, tracking
 from metashot.cli import app
 from metashot.errors import MetashotError
 from metashot.lineage import Lock
@@ -482,3 +482,27 @@ def test_runs_that_another_form_wrote_look_as_new_ones_do(told, tmp_path, monkey
         publish(again)
     assert publish(again).added == 0
     assert snapshot(again) == snapshot(root)
+
+
+def test_a_commit_is_recorded_whose_records_are_those_of_the_run(repository):
+    """Made again in a clone without the first files: the same result, with records of its own."""
+
+    def commits() -> dict[str, str | None]:
+        found = client_of(repository).search_model_versions(f"name = '{GROUP}'")
+        return {version.tags["method"]: version.tags.get(tracking.COMMIT) for version in found}
+
+    synthetic.version(repository)
+    first = synthetic.commit(repository, "first")
+    shutil.rmtree(repository / ".dvc/cache/files")
+    before = Lock(repository).cell("glyphs", "5w1s", "matching")
+    path = repository / "records/train/glyphs-5w1s/matching/record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"started": record["started"] + 5000}))
+    synthetic.enter(repository, f"train@{GROUP}-matching")
+    again = Lock(repository).cell("glyphs", "5w1s", "matching")
+    assert (again.result, again.train.outs != before.train.outs) == (before.result, True)
+    assert publish(repository).added == 3
+    assert commits() == {"matching": None, "prototypical": first, "transfer": first}
+    second = synthetic.commit(repository, "made again")
+    assert publish(repository).added == 0
+    assert commits() == {"matching": second, "prototypical": first, "transfer": first}
