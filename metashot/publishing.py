@@ -41,7 +41,6 @@ from metashot.tracking import (
     pages,
     publishing,
     tracking_uri,
-    without_credentials,
 )
 
 # isort: split
@@ -67,7 +66,7 @@ from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
 from metashot import cards, compare, git, lineage, provenance
 from metashot.compare import Comparison, Marks
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, without_credentials
 from metashot.files import md5
 from metashot.history import AdoptedLock, PastLock, cells, history_and_gaps
 from metashot.lineage import Cell, Crossing, Lock, digest

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from metashot import files, git
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, line
 from metashot.objects import FOLDER, Objects
 from metashot.tracking import Registered
 
@@ -102,7 +103,7 @@ def table(made: Reproduced) -> Table:
     ]
     if made.verdict != "bit-equal":
         notes.append(f"tolerance on another device or with other packages: {100 * made.tolerance:g} points")
-    view.caption = "\n".join(notes)
+    view.caption = Text("\n".join(map(line, notes)))
     return view
 
 
@@ -122,7 +123,7 @@ def _tree(root: Path, objects: Objects, said: Mapping[str, Any], train: Mapping[
             if tree["dirty"]:
                 records = next(out for out in train["outs"] if out["path"].startswith("records/"))
                 if patch := objects.listing(records["md5"]).get("tree.patch"):
-                    git.run(path, "apply", str(objects.path(patch)))
+                    git.apply(path, objects.path(patch))
             yield path
         finally:
             git.run(root, "worktree", "remove", "--force", str(path))
