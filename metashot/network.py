@@ -32,7 +32,7 @@ def check_address(variable: str, address: str) -> None:
         well_formed = bool(parts.scheme in ("http", "https") and parts.hostname) and parts.port != 0
     except ValueError:  # the port is no number, or the brackets of an IPv6 address do not match
         well_formed = False
-    if not well_formed or not address.isprintable() or " " in address:
+    if not well_formed or not address.isprintable() or " " in address or parts.netloc.count("@") > 1:
         raise MetashotError(
             f"{variable} is not an address such as https://host:port/path: correct or unset it; in a user "
             "name or password write characters other than letters and digits as %XX"

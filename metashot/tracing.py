@@ -4,14 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.errors import NotRenderableError
 from rich.table import Table
 from rich.text import Text
 
 from metashot import cards
 from metashot.compare import Marks, accuracy, duration
-from metashot.errors import line
+from metashot.errors import MetashotError, line
 from metashot.publishing import flat
 from metashot.tracking import COMMIT, DECISION, PUBLISHER, Registered
+
+SHAPELESS = (  # what reading and showing come to where the lineage has not the shape it had
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotRenderableError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def trace(version: Registered) -> dict[str, Any]:
@@ -34,7 +45,21 @@ def trace(version: Registered) -> dict[str, Any]:
 
 
 def page(traced: Mapping[str, Any]) -> RenderableType:
-    """Return a trace for a terminal, the raw download first."""
+    """Return a trace for a terminal, the raw download first.
+
+    Raises:
+        MetashotError: The lineage, which comes from MLflow, has not the shape it was written in.
+    """
+    try:
+        return _page(traced)
+    except SHAPELESS as error:
+        raise MetashotError(
+            f"the lineage of {traced['version']} is not laid out as metashot writes it "
+            f"({type(error).__name__}: {error}): `metashot audit {traced['version']}` says more"
+        ) from None
+
+
+def _page(traced: Mapping[str, Any]) -> RenderableType:
     said = traced["lineage"]
     metrics, trained, origin = said["metrics"], said["training"], said["origin"]
     tree, device = trained["git"], trained["device"]

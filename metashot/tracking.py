@@ -383,12 +383,15 @@ def _check(uri: str) -> None:
         network.check_address("MLFLOW_TRACKING_URI", uri)
     elif scheme in DATABASES:
         try:
-            make_url(uri)
+            url = make_url(uri)
+            well_formed = "@" not in f"{url.host}{url.database}"  # the rest of a password
         except (ArgumentError, ValueError):
+            well_formed = False
+        if not well_formed:
             raise MetashotError(
                 "MLFLOW_TRACKING_URI is not an address such as postgresql://host:port/database; in a user "
                 "name or password write characters other than letters and digits as %XX"
-            ) from None
+            )
     elif not uri.startswith(SQLITE) and scheme not in DATABRICKS:
         raise MetashotError(
             "MLFLOW_TRACKING_URI is no address of MLflow: unset it, or name a server (https://host), a file "

@@ -225,7 +225,7 @@ def test_foreign_text_in_mlflow_does_nothing_to_a_terminal(repository):
     client.set_registered_model_tag("glyphs-5w1s", tracking.DECISION, evil)
     for command in ("trace glyphs-5w1s/1", "trace glyphs-5w1s/1 --json", "audit --all", "audit --all --json"):
         done = invoke(*command.split())
-        assert done.exit_code == (0 if "trace" in command else 1)
+        assert done.exit_code in ([0] if "trace" in command else [1, 3])
         assert all(char == "\n" or printable(char) == char for char in done.output), command
         assert "\nerror:" not in done.output
     text = "".join(word.strip() for word in invoke("trace", "glyphs-5w1s/1").output.splitlines())

@@ -89,9 +89,12 @@ WRONG = {
     "http://": "is not an address such as",
     "http://host:port/": "is not an address such as",
     "http://u:Zq7/Yw2@host": "is not an address such as",
+    "http://u:Zq7@Yw2@host": "is not an address such as",
     "http://u:12/Yw2@host": "has an @ behind its host",
     "http://u:Zq7 Yw2@host": "is not an address such as",
     "postgresql://u:Zq7Yw2@host:port/db": "is not an address such as",
+    "postgresql://u:Zq7@Yw2@host/db": "is not an address such as",
+    "postgresql://u/Zq7:Yw2@host/db": "is not an address such as",
     "postgresql://u:Zq7Yw2@127.0.0.1:9/db": "postgresql://127.0.0.1:9/db failed; .*: No module named",
     "mysql+none://u:Zq7Yw2@host/db": r"MLflow at mysql\+none://host/db failed; .*: Can't load plugin",
     "http://u:Zq7Yw2@127.0.0.1:9/?password=Zq7Yw2": "MLflow at http://127.0.0.1:9/ failed",
@@ -137,7 +140,9 @@ def test_a_server_that_never_answers_is_given_up(
         server.named()
 
 
-@pytest.mark.parametrize("address", ["junk", "http://", "http://u:Zq7/Yw2@host/api", "ftp://host/api"])
+@pytest.mark.parametrize(
+    "address", ["junk", "http://", "http://u:Zq7/Yw2@host/api", "http://u:Zq7@Yw2@host", "ftp://host/api"]
+)
 def test_a_prefect_address_that_is_none_is_one_line(address: str) -> None:
     with (
         temporary_settings({PREFECT_API_URL: address}),

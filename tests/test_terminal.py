@@ -12,6 +12,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from metashot import tracing
 from metashot.errors import MetashotError, line, printable, without_credentials
 from metashot.terminal import Terminal, as_json
 
@@ -105,3 +106,9 @@ def test_scheme_host_port_and_path_are_left_of_an_address() -> None:
         "host=a password=x dbname=b": "host=a password=*** dbname=b",
     }.items():
         assert without_credentials(address) == left
+
+
+@pytest.mark.parametrize("lineage", [{}, {"metrics": 1, "training": [], "origin": None}, {"metrics": {}}])
+def test_a_lineage_of_another_shape_is_one_line(lineage: dict) -> None:
+    with pytest.raises(MetashotError, match="^the lineage of a/1 is not laid out as metashot writes it"):
+        tracing.page({"version": "a/1", "aliases": [], "lineage": lineage})
