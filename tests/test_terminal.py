@@ -110,5 +110,5 @@ def test_scheme_host_port_and_path_are_left_of_an_address() -> None:
 
 @pytest.mark.parametrize("lineage", [{}, {"metrics": 1, "training": [], "origin": None}, {"metrics": {}}])
 def test_a_lineage_of_another_shape_is_one_line(lineage: dict) -> None:
-    with pytest.raises(MetashotError, match="^the lineage of a/1 is not laid out as metashot writes it"):
+    with pytest.raises(MetashotError, match=r"^the lineage of a/1 is not laid out as metashot writes it"):
         tracing.page({"version": "a/1", "aliases": [], "lineage": lineage})
