@@ -30,7 +30,7 @@ def named() -> str | None:
         MetashotError: The settings cannot be read, or the server does not answer.
     """
     url: str | None = _settings().api.url
-    if url is None:
+    if not url:
         return None
     network.check_address("PREFECT_API_URL", url)
     try:
@@ -40,9 +40,10 @@ def named() -> str | None:
     except requests.JSONDecodeError:
         well = False
     except requests.RequestException as error:
+        variable = "PREFECT_API_URL" in os.environ  # or else a profile
+        way = "unset PREFECT_API_URL" if variable else "`prefect config unset PREFECT_API_URL`"
         raise MetashotError(
-            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or unset PREFECT_API_URL; "
-            f"{WITHOUT}"
+            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or {way}; {WITHOUT}"
         ) from None
     if not well:
         raise MetashotError(

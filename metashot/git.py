@@ -5,7 +5,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +185,7 @@ def published(root: Path, commit: str) -> bool:
         commit: In full.
 
     Raises:
-        MetashotError: The clone has no such remote.
+        MetashotError: The clone has no such remote, or it does not answer and the commit is not known.
     """
     remotes = run(root, "remote").split()
     remote = "origin" if "origin" in remotes or len(remotes) != 1 else remotes[0]
@@ -194,13 +193,19 @@ def published(root: Path, commit: str) -> bool:
         raise MetashotError(
             f"{root} has no remote called origin: clone it again, or `git remote add origin ADDRESS`"
         )
-    with suppress(MetashotError):  # without it, what was fetched last counts
-        refs = (f"+refs/{kind}/*:{SEEN}/{kind}/*" for kind in ("heads", "tags"))
-        run(root, "fetch", "--quiet", "--prune", "--no-tags", "--no-recurse-submodules", remote, *refs)
+    refs = (f"+refs/{kind}/*:{SEEN}/{kind}/*" for kind in ("heads", "tags"))
+    away: MetashotError | None = None
     try:
-        return bool(run(root, "for-each-ref", "--contains", commit, SEEN))
+        run(root, "fetch", "--quiet", "--prune", "--no-tags", "--no-recurse-submodules", remote, *refs)
+    except MetashotError as error:
+        away = error
+    try:
+        known = bool(run(root, "for-each-ref", "--contains", commit, SEEN))
     except MetashotError:  # it is not here
-        return False
+        known = False
+    if away and not known:
+        raise away
+    return known
 
 
 def shallow(root: Path) -> bool:

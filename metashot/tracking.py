@@ -400,7 +400,7 @@ def _check(uri: str) -> None:
 
 
 def _scheme(uri: str) -> str:
-    return uri.partition(":")[0].partition("+")[0]
+    return uri.partition(":")[0].partition("+")[0].lower()
 
 
 def _try(uri: str, write: bool = False) -> None:

@@ -356,6 +356,10 @@ def test_a_worker_checks_out_nothing_but_what_its_remote_has(tree: Path, tmp_pat
     with pytest.raises(MetashotError, match="no branch or tag of"):
         worker.checkout(clone, tagged)
     worker.checkout(clone, start)
+    (tmp_path / "origin.git").rename(tmp_path / "away.git")
+    worker.checkout(clone, start)
+    with pytest.raises(MetashotError, match=r"^git fetch in "):
+        worker.checkout(clone, own)
 
 
 @pytest.mark.parametrize(
