@@ -2,9 +2,13 @@
 
 import os
 
+from metashot import network
+
+network.direct()
 # Prefect reads these when it is imported.
 for _name, _value in {
     "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",  # also where a profile names no server
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 are too few for a busy machine
 }.items():

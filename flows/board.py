@@ -5,12 +5,13 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from metashot import scratch
 from metashot.compare import duration
+from metashot.errors import line
+from metashot.terminal import Terminal
 
 REFRESH = 0.5  # seconds
 
@@ -23,7 +24,7 @@ class Board:
         console: To write to.
     """
 
-    def __init__(self, root: Path, console: Console) -> None:
+    def __init__(self, root: Path, console: Terminal) -> None:
         self.root = root
         self.console = console
         self._stages: dict[str, str] = {}
@@ -45,12 +46,13 @@ class Board:
 
     def tell(self, stage: str, state: str) -> None:
         """Take note: a stage is ``waiting``, ``running``, ``made``, ``cached`` or ``failed: ...``."""
+        state = line(state)
         with self._lock:
             self._stages[stage] = state
             (self._started if state == "running" else self._ended)[stage] = time.monotonic()
         if not self.console.is_terminal and state != "waiting":
             took = "" if state == "running" else f" ({self._took(stage)})"
-            self.console.print(f"{stage}: {state}{took}", highlight=False, markup=False)
+            self.console.print(f"{stage}: {state}{took}", highlight=False)
 
     def _took(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])

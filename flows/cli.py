@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from metashot.cli import app, listing, mistakes, show, warnings
-from metashot.errors import MetashotError
+from metashot.cli import app, listing, mistakes, show_all
+from metashot.errors import MetashotError, line
 
 
 @app.command()
@@ -60,54 +60,41 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the board says it
 
-    from rich.console import Console
+    from flows import server
+    from metashot.terminal import Terminal
+
+    console, address = Terminal(), server.named()
+    console.print(f"Prefect: {_words(address)}", highlight=False)
+    if address is None:
+        server.use(server.temporary(root))
+
+    import httpx
+    from prefect.exceptions import PrefectException
 
     from flows.board import Board
     from flows.pipeline import made, pipeline
     from metashot import dvc, lineage
 
-    console = Console(markup=False, emoji=False)
-    console.print(f"Prefect: {_server()}", highlight=False)
     with Board(root, console) as board:
         try:
             state = pipeline(root, targets, jobs, board.tell, remote, return_state=True)
-        except RuntimeError as error:  # Prefect's own: what fails within the flow ends in its state
+        # Prefect's own: what fails within the flow ends in its state
+        except (RuntimeError, httpx.HTTPError, PrefectException) as error:
             raise MetashotError(
                 f"Prefect gave up ({' '.join(str(error).split())}): run again, or use `dvc repro`"
-            ) from error
+            ) from None
 
-    from metashot import compare, tracking  # slow, and large, to import
+    from metashot import compare
 
     methods = lineage.listed(root, "methods")
     graph = dvc.graph(root)
-    for dataset, setting in made(root, list(dvc.ancestry(graph, targets or list(graph)))):
-        comparison = compare.compare(lineage.Lock(root), dataset, setting, methods)
-        versions: dict[str, int] = {}
-        with warnings():
-            versions = tracking.versions(root, comparison)
-        show(root, comparison, versions)
+    groups = made(root, list(dvc.ancestry(graph, targets or list(graph))))
+    show_all(root, (compare.compare(lineage.Lock(root), *group, methods) for group in groups))
     if not state.is_completed():
         raise MetashotError(state.message or state.name)
-    console.print(state.message, highlight=False, markup=False, soft_wrap=True)
+    console.print(line(state.message), highlight=False, soft_wrap=True)
 
 
-def _server() -> str:
-    """Which Prefect server keeps the record.
-
-    Raises:
-        MetashotError: One is named, and does not answer.
-    """
-    import requests
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    if not url:
-        return "a temporary server, for this run only"
-    try:
-        requests.get(f"{url}/health", timeout=10).raise_for_status()
-    except requests.RequestException as error:
-        raise MetashotError(
-            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or unset PREFECT_API_URL; "
-            "`dvc repro` needs no server"
-        ) from None
-    return f"the server at {url}"
+def _words(address: str | None) -> str:
+    """Which Prefect server keeps the record."""
+    return f"the server at {line(address)}" if address else "a temporary server, for this run only"

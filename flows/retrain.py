@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.parameters import Retraining, checked
 from flows.pipeline import pipeline, publish
 from metashot import champions, dvc, git, lineage, params
 from metashot.compare import accuracy, compare, decision_path
@@ -27,7 +28,7 @@ REGISTER = "register@", "register_cross@"  # the stages that need MLflow
 Group = tuple[str, str]
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, validate_parameters=False)
 def retrain(
     branch: str = "retrain",
     tag: bool = False,
@@ -55,6 +56,10 @@ def retrain(
         - Failed: each stage that failed, or what was refused before any was made. Nothing that was made is
           lost: the next run goes on from there.
     """
+    try:
+        checked(Retraining, branch=branch, tag=tag, push=push, notify=notify, jobs=jobs)
+    except MetashotError as error:
+        return Failed(message=str(error))
     try:
         outcome = _retrain(lineage.find_root(Path.cwd()), branch, tag, push, jobs)
     except MetashotError as error:

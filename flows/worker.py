@@ -22,10 +22,12 @@ from prefect.client.schemas.objects import State, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelling, Completed, Crashed, Failed
 
+from flows.parameters import Making, checked
 from metashot import dvc, git, lineage, scratch
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, line
 from metashot.plan import Step
 
 NAME = "make-remotely"
@@ -34,13 +36,17 @@ POLL = 1.0  # seconds between looks at a worker's flow run
 _asked: set[UUID] = set()  # flow runs that somebody waits for
 
 
-@flow(name=NAME, flow_run_name="{target}", persist_result=False)
+def _name() -> str:
+    return line(flow_run.parameters["target"])
+
+
+@flow(name=NAME, flow_run_name=_name, persist_result=False, validate_parameters=False)
 def make_remotely(target: str, commit: str) -> State[None]:
     """Make one stage in this worker's clone, which is the working directory, and push what came out.
 
     Args:
-        target: Address of a stage.
-        commit: What to check out. The pipeline has pushed it.
+        target: Address of a stage that dvc.yaml has at the commit.
+        commit: What to check out, in full. The pipeline has pushed it.
 
     Returns:
         Completed, once the result is in the DVC remote; Failed if it would fail again, with the reason;
@@ -48,8 +54,10 @@ def make_remotely(target: str, commit: str) -> State[None]:
     """
     root = Path.cwd()
     try:
+        asked = checked(Making, target=target, commit=commit)
         with dvc.stopped():
-            checkout(root, commit)
+            checkout(root, asked.commit)
+            dvc.ancestry(dvc.graph(root), [asked.target])  # a stage, and nothing else that DVC knows
             # The lock at the commit may be older than what the target stands on: not by `repro -s`
             dvc.make(root, target, pull=True, echo=get_run_logger().info)
             push(root, target)
@@ -64,7 +72,7 @@ def checkout(root: Path, commit: str) -> None:
     """Bring a worker's clone to a commit, once nothing runs there any more; its dvc.lock as well.
 
     Raises:
-        MetashotError: The clone has changes of its own, or its remote lacks the commit.
+        MetashotError: The clone has changes of its own, or no branch or tag of its remote leads to it.
     """
     dvc.wait_for_stages(root)
     if git.state(root)["dirty"]:
@@ -72,12 +80,12 @@ def checkout(root: Path, commit: str) -> None:
             f"the worker's clone {root} has changes of its own (`git status` there lists them): "
             "commit them elsewhere or `git stash --include-untracked`"
         )
-    with suppress(MetashotError):  # told below
-        git.run(root, "fetch", "--quiet")
-    try:
-        git.run(root, "checkout", "--quiet", "--force", "--detach", commit)
-    except MetashotError as error:
-        raise MetashotError(f"{error}: `git push` it to where the worker's clone fetches from") from None
+    if not git.published(root, commit):
+        raise MetashotError(
+            f"no branch or tag of the remote that {root} was cloned from leads to commit {commit[:10]}: "
+            "`git push` it to where the worker's clone fetches from"
+        )
+    git.run(root, "checkout", "--quiet", "--force", "--detach", commit)
 
 
 @task(retries=3, retry_delay_seconds=[5, 30, 120], cache_policy=NO_CACHE, persist_result=False)
@@ -147,7 +155,7 @@ def make(root: Path, target: str, pool: str, commit: str, echo: Callable[[str], 
         raise dvc.StageFailed(f"{target} on pool {pool}: {outcome.message}")
     if not outcome.is_completed():
         raise MetashotError(f"{target} on pool {pool}: {outcome.name}")
-    echo(f"made on pool {pool}: {outcome.message}")
+    echo(f"made on pool {pool}: {line(outcome.message)}")
     before = scratch.read_status(root, target)
     dvc.make(root, target, pull=True, echo=echo)
     if scratch.read_status(root, target) != before:
@@ -166,7 +174,7 @@ def _ask(target: str, pool: str, commit: str, echo: Callable[[str], None]) -> St
             )
             if not run.state.is_final():  # a final one is an earlier pipeline's, or an earlier attempt
                 break
-        echo(f"asked pool {pool}: flow run {run.name}")
+        echo(f"asked pool {pool}: flow run {line(run.name)}")
         _asked.add(run.id)
         try:
             while not run.state.is_final():

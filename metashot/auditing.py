@@ -225,7 +225,7 @@ def table(found: list[Audited]) -> Table:
         listed = [check for check in one.checks if few or check.verdict != "ok"]
         for number, check in enumerate(listed):
             verdict = Text(check.verdict, style=styles[check.verdict])
-            view.add_row("" if number else one.name, check.name, verdict, Text(check.detail))
+            view.add_row("" if number else one.name, check.name, verdict, check.detail)
         if not listed:
             view.add_row(one.name, f"{len(one.checks)} checks", Text("ok", style="green"), "")
         view.add_section()

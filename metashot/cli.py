@@ -5,11 +5,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, line
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -44,19 +44,17 @@ def plan(
 ) -> None:
     """Say what a run would do: each stage's state, the reason, and the time to expect. Nothing is run."""
     with mistakes():
-        import json
         from dataclasses import asdict
-
-        from rich.console import Console
 
         from metashot import lineage
         from metashot import plan as planning
+        from metashot.terminal import Terminal
 
         steps = planning.plan(lineage.find_root(Path.cwd()), targets or [])
         if as_json:
-            typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
+            say_json([asdict(step) for step in steps])
         else:
-            Console(markup=False, emoji=False).print(planning.table(steps))
+            Terminal().print(planning.table(steps))
 
 
 @app.command()
@@ -102,20 +100,9 @@ def compare(
             comparisons = list(comparisons)
             _draw(comparisons, lock, plot, curves)
         if as_json:
-            typer.echo(json.dumps([json.loads(comparison.json) for comparison in comparisons], indent=2))
+            say_json([json.loads(comparison.json) for comparison in comparisons])
             return
-        from metashot import tracking  # slow to import
-
-        for comparison in comparisons:
-            versions: Mapping[str, int] = {}
-            with warnings():
-                versions = tracking.versions(root, comparison)
-                if missing := [row.name for row in comparison.rows if row.name not in versions]:
-                    raise MetashotError(
-                        f"MLflow does not show {', '.join(missing)} of {comparison.group} as they are now: "
-                        "run `metashot publish`"
-                    )
-            show(root, comparison, versions)
+        show_all(root, comparisons)
 
 
 @app.command()
@@ -134,25 +121,22 @@ def publish() -> None:
         from metashot import lineage, publishing
 
         for published in publishing.publish_all(lineage.find_root(Path.cwd())):
-            typer.echo(published)
+            say(published)
 
 
 @app.command()
 def trace(model: Model, as_json: Json = False) -> None:
     """Show where a registered version came from: data, parameters, code, packages, episodes, publisher."""
     with mistakes():
-        import json
-
-        from rich.console import Console
-
         from metashot import tracing, tracking
+        from metashot.terminal import Terminal
 
         with tracking.connect(_root()) as client:
             traced = tracing.trace(tracking.resolve(client, model))
         if as_json:
-            typer.echo(json.dumps(traced, indent=2))
+            say_json(traced)
         else:
-            Console(markup=False, emoji=False).print(tracing.page(traced))
+            Terminal().print(tracing.page(traced))
 
 
 @app.command()
@@ -173,12 +157,10 @@ def predict(
 ) -> None:
     """Let a registered model tell classes apart that a few labelled files show."""
     with mistakes():
-        import json
         from dataclasses import asdict
 
-        from rich.console import Console
-
         from metashot import predicting, tracking
+        from metashot.terminal import Terminal
 
         with tracking.connect(root := _root()) as client:
             version = tracking.resolve(client, model)
@@ -191,9 +173,9 @@ def predict(
         if picture:
             _write(picture, predicting.picture(shown, asked, answers))
         if as_json:
-            typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
+            say_json([asdict(answer) for answer in answers])
         else:
-            Console(markup=False, emoji=False).print(predicting.table(answers))
+            Terminal().print(predicting.table(answers))
 
 
 @app.command()
@@ -213,20 +195,18 @@ def audit(
     Exits with 1 if a check fails, with 3 if none does but one cannot be made.
     """
     with mistakes():
-        import json
         from dataclasses import asdict
 
-        from rich.console import Console
-
         from metashot import auditing, lineage
+        from metashot.terminal import Terminal
 
         if (model is None) != everything:
             raise MetashotError("name a registered model, or say --all")
         found = auditing.audit(lineage.find_root(Path.cwd()), model, fresh=fresh, signers=signers)
         if as_json:
-            typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
+            say_json([{**asdict(one), "verdict": one.verdict} for one in found])
         else:
-            Console(markup=False, emoji=False).print(auditing.table(found))
+            Terminal().print(auditing.table(found))
         verdicts = {one.verdict for one in found}
         if verdicts != {"verified"}:
             raise typer.Exit(1 if "refuted" in verdicts else 3)
@@ -259,21 +239,19 @@ def reproduce(
     Exits with 1 if it is neither bit-equal nor, on another device, within the tolerance.
     """
     with mistakes():
-        import json
         from dataclasses import asdict
 
-        from rich.console import Console
-
         from metashot import lineage, reproducing, tracking
+        from metashot.terminal import Terminal
 
         root = lineage.find_root(Path.cwd())
         with tracking.connect(root) as client:
             version = tracking.resolve(client, model)
             made = reproducing.reproduce(root, version, tolerance)
         if as_json:
-            typer.echo(json.dumps(asdict(made), indent=2))
+            say_json(asdict(made))
         else:
-            Console(markup=False, emoji=False).print(reproducing.table(made))
+            Terminal().print(reproducing.table(made))
         if made.verdict == "differs":
             raise typer.Exit(1)
 
@@ -299,14 +277,11 @@ def rollback(
 ) -> None:
     """Bar the champion for good and put the incumbent, or the next best model, in its place."""
     with mistakes():
-        from metashot import champions, lineage, tracking
+        from metashot import champions, lineage
 
         root = lineage.find_root(Path.cwd())
         comparison = champions.rollback(root, dataset, setting, reason)
-        versions: Mapping[str, int] = {}
-        with warnings():
-            versions = tracking.versions(root, comparison)
-        show(root, comparison, versions)
+        show_all(root, [comparison])
         typer.echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
 
 
@@ -343,10 +318,9 @@ def init(
     Exits with 1, and writes nothing, where something in them would stop the run.
     """
     with mistakes():
-        from rich.console import Console
-
         from metashot import lineage, proposing
         from metashot.data import folders
+        from metashot.terminal import Terminal
 
         try:
             root = lineage.find_root(Path.cwd())
@@ -364,14 +338,14 @@ def init(
         except ValueError as error:
             raise MetashotError(f"--{error}") from None
         proposal = proposing.init(root, raw, name or proposing.name_of(folder))
-        Console(markup=False, emoji=False).print(proposing.page(proposal), soft_wrap=True)
-        for line in proposing.warnings(proposal):
-            typer.echo(f"warning: {line}", err=True)
+        Terminal().print(proposing.page(proposal), soft_wrap=True)
+        for warning in proposing.warnings(proposal):
+            say(f"warning: {warning}", err=True)
         if proposal.mistakes:
-            *others, last = proposal.mistakes
-            for line in others:
-                typer.echo(f"error: {line}", err=True)
-            raise MetashotError(f"{last}\nparams.yaml is as it was: mend the data and run again")
+            for mistake in proposal.mistakes:
+                say(f"error: {mistake}", err=True)
+            say("params.yaml is as it was: mend the data and run again", err=True)
+            raise typer.Exit(1)
         proposing.write(root, proposal)
         what = "added to" if proposal.described else "of"
         typer.echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
@@ -387,7 +361,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
         root = lineage.find_root(Path.cwd())
         uri = tracking.tracking_uri(root)
         if not uri.startswith(tracking.SQLITE):
-            typer.echo(f"MLflow runs at {tracking.without_credentials(uri)}")
+            say(f"MLflow runs at {uri}")
             return
         with tracking.connect(root):
             tracking.follow_move(Path(uri.removeprefix(tracking.SQLITE)))
@@ -407,13 +381,25 @@ def _root() -> Path:
     return Path.cwd() if os.environ.get("MLFLOW_TRACKING_URI") else lineage.find_root(Path.cwd())
 
 
+def say(text: object, err: bool = False) -> None:
+    """Print one line of text of any origin."""
+    typer.echo(line(text), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Print a value for machines."""
+    from metashot.terminal import as_json
+
+    typer.echo(as_json(value))
+
+
 @contextmanager
 def mistakes() -> Iterator[None]:
     """End a user's mistake as one line and status 1."""
     try:
         yield
     except MetashotError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -423,7 +409,7 @@ def warnings() -> Iterator[None]:
     try:
         yield
     except MetashotError as error:
-        typer.echo(f"warning: {error}", err=True)
+        say(f"warning: {error}", err=True)
 
 
 @contextmanager
@@ -458,7 +444,6 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
 
 def _compare_versions(one: str, other: str, as_json: bool) -> None:
     """Print how two registered versions did on the same episodes, and show it in MLflow."""
-    import json
     from dataclasses import asdict
 
     from metashot import cards, carried, history, lineage, publishing, tracking
@@ -472,11 +457,9 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
         difference = comparing.pair(*sources)
         first, second = versions
         if as_json:
-            typer.echo(
-                json.dumps({"first": first.name, "second": second.name, **asdict(difference)}, indent=2)
-            )
+            say_json({"first": first.name, "second": second.name, **asdict(difference)})
         else:
-            typer.echo(cards.versus(first.name, second.name, difference))
+            typer.echo(cards.versus(line(first.name), line(second.name), difference))
         with warnings():
             publishing.publish_pair(root, first, second, difference)
 
@@ -527,17 +510,33 @@ def _listed(text: str, key: str, name: str) -> str:
     return f"{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
 
 
+def show_all(root: Path, comparisons: Iterable["Comparison"]) -> None:
+    """Print comparisons, with the versions that are registered for as long as MLflow answers."""
+    from metashot import tracking  # slow, and large, to import
+
+    answers = True
+    for comparison in comparisons:
+        versions: Mapping[str, int] = {}
+        if answers:
+            answers = False
+            with warnings():
+                versions = tracking.versions(root, comparison)
+                answers = True
+                if missing := [row.name for row in comparison.rows if row.name not in versions]:
+                    raise MetashotError(
+                        f"MLflow does not show {', '.join(missing)} of {comparison.group} as they are now: "
+                        "run `metashot publish`"
+                    )
+        show(root, comparison, versions)
+
+
 def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> None:
     """Print one comparison."""
-    from rich.console import Console
-
     from metashot import compare as comparing
     from metashot import lineage
+    from metashot.terminal import Terminal
 
-    console, seconds = (
-        Console(markup=False, emoji=False),
-        comparing.train_seconds(lineage.Lock(root), comparison),
-    )
+    console, seconds = Terminal(), comparing.train_seconds(lineage.Lock(root), comparison)
     console.print(comparing.table(comparison, seconds, versions))
     if comparison.pairs:
         console.print(comparing.pairs_table(comparison))

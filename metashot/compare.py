@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from metashot import lineage
 from metashot.data import store
@@ -375,7 +376,7 @@ def table(comparison: Comparison, seconds: Mapping[str, float], versions: Mappin
     # 80 columns hold the widest values; narrower ones are spread over them
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
     notes = [*comparison.decision.reasons, *comparison.footnotes]
-    view.caption, view.caption_justify = "\n".join(notes), "left"
+    view.caption, view.caption_justify = Text("\n".join(notes)), "left"
     view.add_column("method", no_wrap=True)
     for column in ("accuracy", "untrained", "train time", "parameters", "model"):
         view.add_column(column, justify="right", no_wrap=True)
@@ -398,7 +399,7 @@ def pairs_table(comparison: Comparison) -> Table:
     best = comparison.rows[0]
     title = f"{best.label} against each of the others, on the same episodes"
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
-    view.caption, view.caption_justify = "\n".join(comparison.pair_notes), "left"
+    view.caption, view.caption_justify = Text("\n".join(comparison.pair_notes)), "left"
     view.add_column("method", no_wrap=True)
     for column in ("difference", "p", "win / tie / loss", "needed"):
         view.add_column(column, justify="right", no_wrap=True)

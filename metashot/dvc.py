@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from metashot import lineage, scratch, yamlfile
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, OneLine, printable, without_credentials
 
 Graph = dict[str, set[str]]
 
@@ -36,7 +36,7 @@ class StageFailed(MetashotError):
     """A stage that fails again whenever it is tried again: wrong data or parameters, a diverged training."""
 
 
-class StageInterrupted(Exception):
+class StageInterrupted(OneLine, Exception):
     """A stage that was preempted or killed, and may be tried again."""
 
 
@@ -259,7 +259,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path, echo: Callable[[str], N
             *whole, rest = (rest + file.read()).split("\n")
             for line in whole:
                 lines.append(line)
-                echo(line)
+                echo(printable(without_credentials(line)))
             if not ended:
                 time.sleep(POLL)
     return _mistake([*lines, rest])

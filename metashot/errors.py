@@ -1,13 +1,58 @@
-"""Why something ended before it was done, as one line each."""
+"""Why something ended before it was done, as one line each, whatever text went into it."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+HIDDEN = "***"  # stands where an address cannot be shown without what may be a password
+
+_ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S*)")
+_AUTHORITY = re.compile(r"(?:.*@)?(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::\d*)?")
+_CLOSING = re.compile(r"[]'\")}>,.;:!]*$")  # what a sentence puts behind an address
+_QUERY = re.compile(r"\?[\w.%-]+=\S*")  # of an address without its host, as in requests' errors
+_SETTING = re.compile(  # as in a connection string of libpq or ODBC
+    r"(?i)\b((?:\w*[-_])?(?:password|passwd|pwd|token|secret|credentials?|api[-_]?key|access[-_]?key))=[^\s;&,'\")]+"
+)
+_JOINERS = "\u200c\u200d"  # invisible, but part of how words of some languages are written
 SHOWN = 3  # cases of one reason
 
 
-class MetashotError(Exception):
+def without_credentials(text: str) -> str:
+    """Return a text with no more of each address in it than scheme, host, port and path.
+
+    Users, passwords, queries and fragments are taken out, also where a password holds a slash, ``@``, ``#``,
+    ``?`` or ``%``. Where it cannot be told what is the host, nothing but the scheme is left. Passwords with
+    spaces in them cannot be seen in a text: whoever knows an address refuses these.
+    """
+    text = _ADDRESS.sub(_plain, text)
+    return _SETTING.sub(rf"\1={HIDDEN}", _QUERY.sub("", text))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that does to a terminal what it shows: nothing else.
+
+    Control characters, line breaks, marks that turn the direction of writing and other invisible characters
+    are shown as Python writes them in a string, such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(repr(char)[1:-1] if _acts(char) else char for char in text)
+
+
+def line(text: object) -> str:
+    """Return a text as one line that may be shown to anybody: `printable`, and `without_credentials`."""
+    return printable(without_credentials(str(text)))
+
+
+class OneLine(BaseException):
+    """An exception whose message is one line that may be shown to anybody, whatever text went into it."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(line(message))
+
+
+class MetashotError(OneLine, Exception):
     """A mistake the user can mend. The message is one line: what is wrong, where, and how to mend it.
 
     Stages and the command line print it as ``error: <message>`` and exit with status 1, without a traceback.
@@ -56,9 +101,27 @@ def refuse(mistake: str) -> None:
     raise MetashotError(mistake)
 
 
-class Preempted(BaseException):
+class Preempted(OneLine):
     """Stopped from outside, to be run again. The message is one line.
 
     Stages print it as ``preempted: <message>`` and exit with status 75. Like KeyboardInterrupt it is no
     Exception, so that no library's ``except Exception`` takes it for an error of its own and goes on.
     """
+
+
+def _acts(char: str) -> bool:
+    """Whether a terminal may do something else with a character than to show it."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
+
+
+def _plain(address: re.Match[str]) -> str:
+    """An address without what may be secret in it."""
+    scheme, rest = address["scheme"], address["rest"]
+    closing = _CLOSING.search(rest)[0]  # type: ignore[index]  # it matches the empty string
+    rest = rest.removesuffix(closing)
+    if rest.startswith("/"):  # a file's, which has neither user nor host
+        return f"{scheme}{rest.partition('?')[0]}{closing}"
+    before, mark, after = rest.rpartition("@")
+    if mark and _AUTHORITY.fullmatch(re.split(r"[/?#;]", before)[0]) and re.search(r"[?#;]", before):
+        return f"{scheme}{HIDDEN}{closing}"  # a password with ? or # in it, or a query with @
+    return f"{scheme}{re.split(r'[?#;]', after)[0]}{closing}"

@@ -10,7 +10,15 @@ from typing import Any
 
 from metashot.errors import MetashotError
 
-CODE = "metashot", "stages", "flows"  # folders whose new files belong to a tree as much as changed ones
+CODE = (  # what can change a result, as git names paths; nothing else is recorded, for it may be secret
+    *(f":(glob){folder}/**/[!.]*.py" for folder in ("metashot", "stages", "flows")),
+    *(f":(glob){name}" for name in ("params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock")),
+)
+PLAIN = (  # a patch, whatever the user has git show differences like
+    *("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--unified=3"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
+SEEN = "refs/metashot/remote"  # what a worker's clone has seen of its remote
 # Nothing of a repository may pass for another: its replacements and grafts count for nobody but their author.
 # In C, git's messages are those looked for here.
 SETTINGS = {"LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
@@ -117,21 +125,34 @@ def user(root: Path) -> str:
     return run(root, "config", "--default", "", "user.name") or getpass.getuser()
 
 
-def diff(root: Path) -> str:
-    """What the tree has beyond its commit, as a patch for ``git apply``: changed files, and new ones of code.
+def diff(root: Path) -> tuple[bytes, list[str]]:
+    """What a tree has beyond its commit: code and parameters by content, all else by name alone.
 
-    dvc.lock is left out, and so are new files elsewhere, which may be large.
+    Returns:
+        A patch for `apply`, of modules, new ones too, and of the files of parameters; and the names of all
+        others that are new or changed but for dvc.lock, among which may be keys and passwords.
     """
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        index, patch = {"GIT_INDEX_FILE": f"{folder}/index"}, Path(folder, "patch")
         run(root, "read-tree", "HEAD", environment=index)
-        run(root, "add", "--update", "--", ":/", environment=index)
-        code = [name for name in CODE if (root / name).exists()]
-        run(root, "add", "--all", "--", *code, environment=index)
-        patch = Path(folder, "patch")
-        options = "--cached", "--binary", f"--output={patch}", "HEAD", "--", ":/", ":(exclude,top)dvc.lock"
-        run(root, "diff", *options, environment=index)
-        return patch.read_text(encoding="utf-8", errors="surrogateescape")
+        paths = "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE
+        listed = run(root, *paths, environment=index)
+        if code := list(filter(None, listed.split("\0"))):
+            run(root, "--literal-pathspecs", "add", "--all", "--", *code, environment=index)
+        run(root, "diff", "--cached", "--binary", *PLAIN, f"--output={patch}", "HEAD", environment=index)
+        content = patch.read_bytes()
+    others = ":/", ":(exclude,top)dvc.lock", *(path.replace(":(glob)", ":(exclude,glob)") for path in CODE)
+    changed = run(root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *others)
+    return content, [line[2:].strip() for line in changed.split("\0") if line]
+
+
+def apply(root: Path, patch: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    """Put a patch of `diff` on top of a tree, byte for byte, whatever the user has git do to white space.
+
+    Raises:
+        MetashotError: It does not fit.
+    """
+    run(root, "apply", "--whitespace=nowarn", *options, str(patch.resolve()), environment=environment)
 
 
 def commit(root: Path, branch: str, paths: Sequence[str], message: str) -> str:
@@ -234,6 +255,39 @@ def changing(root: Path, commits: Sequence[str], *paths: str) -> list[str]:
     return run(root, "rev-list", "--full-history", "--date-order", *commits, "--", *paths).split()
 
 
+def published(root: Path, commit: str) -> bool:
+    """Whether a branch or tag of a clone's remote leads to a commit: as it is, or was when it last answered.
+
+    The remote is ``origin``, or the only one. The clone's own branches and tags count for nothing.
+
+    Args:
+        root: The clone.
+        commit: In full.
+
+    Raises:
+        MetashotError: The clone has no such remote, or it does not answer and the commit is not known.
+    """
+    remotes = run(root, "remote").split()
+    remote = "origin" if "origin" in remotes or len(remotes) != 1 else remotes[0]
+    if remote not in remotes:
+        raise MetashotError(
+            f"{root} has no remote called origin: clone it again, or `git remote add origin ADDRESS`"
+        )
+    refs = (f"+refs/{kind}/*:{SEEN}/{kind}/*" for kind in ("heads", "tags"))
+    away: MetashotError | None = None
+    try:
+        run(root, "fetch", "--quiet", "--prune", "--no-tags", "--no-recurse-submodules", remote, *refs)
+    except MetashotError as error:
+        away = error
+    try:
+        known = bool(run(root, "for-each-ref", "--contains", commit, SEEN))
+    except MetashotError:  # it is not here
+        known = False
+    if away and not known:
+        raise away
+    return known
+
+
 def shallow(root: Path) -> bool:
     """Whether a clone holds only the latest commits."""
     return run(root, "rev-parse", "--is-shallow-repository") == "true"
@@ -252,7 +306,7 @@ def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": f"{folder}/index"}
             run(root, "read-tree", commit, environment=index)
-            run(root, "apply", "--cached", str(patch.resolve()), environment=index)
+            apply(root, patch, "--cached", environment=index)
             tree = run(root, "write-tree", environment=index)
     listed = run(root, "ls-tree", "-r", "-z", tree).split("\0")
     return {path: line.split()[2] for line, _, path in (item.partition("\t") for item in listed if item)}

@@ -15,7 +15,7 @@ from rich.text import Text
 from metashot import inspecting, params
 from metashot.data import Key, folders, listing
 from metashot.data.source import Item
-from metashot.errors import MetashotError, grouped
+from metashot.errors import MetashotError, grouped, printable
 from metashot.files import replacing
 from metashot.inspecting import Inspection
 
@@ -153,9 +153,9 @@ def page(proposal: Proposal) -> RenderableType:
     view.add_column(style="dim", no_wrap=True)
     view.add_column(overflow="fold")
     for key, value in shown(proposal).items():
-        view.add_row(key, Text(value))
+        view.add_row(key, value)
     title = f"{proposal.found.kind.noun} in {proposal.found.raw.path!r}"
-    return Group(Text(title, style="bold"), view)
+    return Group(Text(printable(title), style="bold"), view)
 
 
 def shown(proposal: Proposal) -> dict[str, str]:

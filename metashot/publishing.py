@@ -33,7 +33,6 @@ from metashot.tracking import (
     pages,
     publishing,
     tracking_uri,
-    without_credentials,
 )
 
 # isort: split
@@ -57,7 +56,7 @@ from mlflow.exceptions import MlflowException
 from metashot import cards, carried, compare, git, lineage, provenance
 from metashot.carried import CODE, PACKAGE, RESULT, Code
 from metashot.compare import Comparison, Marks
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, without_credentials
 from metashot.files import md5
 from metashot.history import AdoptedLock, PastLock, cells, history_and_gaps
 from metashot.lineage import Cell, Crossing, Lock, digest

@@ -20,7 +20,8 @@ from metashot import git, runtime
 from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
-PATCH = "tree.patch"  # what a dirty tree had beyond its commit, for `git apply`
+PATCH = "tree.patch"  # what code and parameters of a dirty tree had beyond its commit, for `git apply`
+NAMED = 20  # other files of a dirty tree
 
 
 def code() -> dict[str, str]:
@@ -41,8 +42,10 @@ class Record:
         self, stage: str, device: torch.device, params: Mapping[str, Any], inputs: list[Path]
     ) -> None:
         self.started = time.time()
-        tree = git.state(Path())
-        self.patch = git.diff(Path()) if tree["commit"] and tree["dirty"] else ""
+        tree, self.patch = git.state(Path()), b""
+        if tree["commit"] and tree["dirty"]:
+            self.patch, others = git.diff(Path())
+            tree["others"] = {"count": len(others), "names": others[:NAMED]}
         self.facts: dict[str, Any] = {
             "stage": stage,
             "params": params,
@@ -65,12 +68,12 @@ class Record:
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
     def save(self, directory: Path, journal: Sequence[Mapping[str, Any]] = (), **facts: Any) -> None:
-        """Write record.json, ``facts`` added; points as journal.jsonl; what a dirty tree had as a patch."""
+        """Write record.json, ``facts`` added; points as journal.jsonl; changed code as a patch."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         spent = {"seconds": time.time() - self.started, "peak_memory_mb": peak}
         (directory / "record.json").write_text(json.dumps({**self.facts, **spent, **facts}, indent=2) + "\n")
         if self.patch:
-            (directory / PATCH).write_text(self.patch, encoding="utf-8", errors="surrogateescape")
+            (directory / PATCH).write_bytes(self.patch)
         if journal:
             lines = (json.dumps(point) + "\n" for point in journal)
             (directory / "journal.jsonl").write_text("".join(lines))

@@ -18,11 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from metashot import files, git, history
 from metashot.carried import RESULT
 from metashot.data.sentences import ENCODER
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, line
 from metashot.evidence import Differs, Evidence, Unknown, same, where
 from metashot.history import PastLock
 from metashot.lineage import RECORDS, Cell, Entry, Lock, self_and_parents
@@ -194,7 +195,7 @@ class _Reproduction:
         git.run(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         self.stack.callback(git.run, root, "worktree", "remove", "--force", str(tree))
         if patch:
-            git.run(tree, "apply", str(self.evidence.path(patch)))
+            git.apply(tree, self.evidence.path(patch))
         return self.trees.setdefault(wanted, tree)
 
     def _lay(self, tree: Path, dep: Mapping[str, Any]) -> None:
@@ -246,7 +247,7 @@ def table(made: Reproduced) -> Table:
     ]
     if made.verdict != "bit-equal":
         notes.append(f"tolerance on another device or with other packages: {100 * made.tolerance:g} points")
-    view.caption = "\n".join(notes)
+    view.caption = Text("\n".join(map(line, notes)))
     return view
 
 

@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.errors import NotRenderableError
 from rich.table import Table
 from rich.text import Text
 
 from metashot import cards
 from metashot.compare import Marks, accuracy, duration
+from metashot.errors import MetashotError, line
 from metashot.publishing import flat
 from metashot.tracking import COMMIT, DECISION, PUBLISHER, Registered
+
+SHAPELESS = (  # what reading and showing come to where the lineage has not the shape it had
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotRenderableError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def trace(version: Registered) -> dict[str, Any]:
@@ -33,11 +45,27 @@ def trace(version: Registered) -> dict[str, Any]:
 
 
 def page(traced: Mapping[str, Any]) -> RenderableType:
-    """Return a trace for a terminal, the raw download first."""
+    """Return a trace for a terminal, the raw download first.
+
+    Raises:
+        MetashotError: The lineage, which comes from MLflow, has not the shape it was written in.
+    """
+    try:
+        return _page(traced)
+    except SHAPELESS as error:
+        raise MetashotError(
+            f"the lineage of {traced['version']} is not laid out as metashot writes it "
+            f"({type(error).__name__}: {error}): `metashot audit {traced['version']}` says more"
+        ) from None
+
+
+def _page(traced: Mapping[str, Any]) -> RenderableType:
     said = traced["lineage"]
     metrics, trained, origin = said["metrics"], said["training"], said["origin"]
     tree, device = trained["git"], trained["device"]
-    parts: list[RenderableType] = [Text(f"{traced['version']}  {' '.join(traced['aliases'])}", style="bold")]
+    parts: list[RenderableType] = [
+        Text(line(f"{traced['version']}  {' '.join(traced['aliases'])}"), style="bold")
+    ]
 
     def section(title: str, rows: Mapping[str, str]) -> None:
         view = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
@@ -45,7 +73,7 @@ def page(traced: Mapping[str, Any]) -> RenderableType:
         view.add_column(overflow="fold")
         for key, value in rows.items():
             if value:
-                view.add_row(key, Text(value))
+                view.add_row(key, value)
         parts.extend([Text(f"\n{title}", style="bold"), view])
 
     labels = cards.labels(said)
@@ -74,11 +102,15 @@ def page(traced: Mapping[str, Any]) -> RenderableType:
             **{f"  {name}": f"md5 {md5}" for name, md5 in origin["files"].items()},
         },
     )
-    dirty = ", tree changed: the changes are in the training's record" if tree["dirty"] else ""
+    dirty = ", tree changed: changes of code are in the training's record" if tree["dirty"] else ""
+    others = tree.get("others", {"count": 0, "names": []})
     section(
         "Training",
         {
             "commit": f"{tree['commit']}{dirty}",
+            "also changed": f"{others['count']} other files: {', '.join(others['names'])}"
+            if others["count"]
+            else "",
             "device": f"{device['name']} ({device['type']}), {device['threads']} threads",
             "packages": ", ".join(f"{name} {number}" for name, number in trained["versions"].items()),
             "steps": f"{trained['steps']:,} in {duration(trained['seconds'])}, best {trained['best_step']:,}",
@@ -93,7 +125,7 @@ def page(traced: Mapping[str, Any]) -> RenderableType:
     stages.add_column(justify="right", no_wrap=True)
     for name in _in_order(said["stages"]):
         entry = said["stages"][name]
-        stages.add_row(Text(name, style="bold"), f"key {entry['key'][:28]}", "")
+        stages.add_row(Text(line(name), style="bold"), f"key {entry['key'][:28]}", "")
         for dep in entry["deps"]:
             if dep["path"] in made:
                 stages.add_row(f" in {dep['path']}", dep["md5"], f"{dep['size']:,}")

@@ -2,8 +2,8 @@
 
 import logging
 import os
-import re
 import sqlite3
+import tempfile
 import threading
 import time
 import uuid
@@ -17,12 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from metashot import provenance, untrusted
+from metashot import network, provenance, untrusted
 from metashot.carried import CODE, RESULT, Code
 from metashot.compare import Comparison
 from metashot.errors import MetashotError
 from metashot.untrusted import Refused
 
+network.direct()
 # Set before the import, which reads some of them. A server that is down is reported in seconds, not minutes.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,7 +42,9 @@ from mlflow.artifacts import download_artifacts, list_artifacts  # noqa: E402
 from mlflow.entities import LoggedModel, Metric, Run  # noqa: E402
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+from sqlalchemy import create_engine, make_url  # noqa: E402
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError  # noqa: E402
+from sqlalchemy.pool import NullPool  # noqa: E402
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlruns/mlflow.db"
@@ -66,18 +69,21 @@ ADDRESSES = (  # the columns of MLflow's database that hold addresses of files
 LEASE = "metashot-publishing"  # the registered model that stands for the right to publish to a server
 BEAT = 5.0  # seconds between signs of life of whoever holds it
 DEAD = 60.0  # seconds without one after which it is taken away
+ANSWER = 15.0  # seconds that a database is given to answer in
+DATABASES = "postgresql", "mysql", "mssql"  # which MLflow can use without a server of its own
+DATABRICKS = "databricks", "databricks-uc", "uc"
 
 
 def tracking_uri(root: Path) -> str:
-    """Return where MLflow is: ``MLFLOW_TRACKING_URI`` or ``mlruns/mlflow.db``, relative to the repository."""
+    """Return where MLflow is: ``MLFLOW_TRACKING_URI`` or ``mlruns/mlflow.db``, relative to the repository.
+
+    Raises:
+        MetashotError: The variable holds no address that MLflow could use.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    _check(uri)
     scheme, found, path = uri.partition(SQLITE)
     return f"{SQLITE}{(root / path).resolve()}" if found and not scheme else uri
-
-
-def without_credentials(text: str) -> str:
-    """Return the text with ``user:password@`` taken out of the addresses in it."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,12 @@ def connect(root: Path, advice: str = "see that it runs, then try again") -> Ite
         MetashotError: Nothing was ever published, or MLflow is not reachable; the line ends in ``advice``.
     """
     uri = tracking_uri(root)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
-        raise MetashotError(
-            f"no {uri.removeprefix(SQLITE)}: nothing is published yet, run `metashot publish`"
-        )
     with _told(uri, advice):
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+            raise MetashotError(
+                f"no {uri.removeprefix(SQLITE)}: nothing is published yet, run `metashot publish`"
+            )
+        _try(uri)
         yield MlflowClient(uri, uri)
 
 
@@ -248,12 +255,14 @@ def publishing(root: Path) -> Iterator[MlflowClient]:
     uri = tracking_uri(root)
     with _told(uri, "run `metashot publish` when it is well"):
         if not uri.startswith(SQLITE):
+            _try(uri)
             client = MlflowClient(uri, uri)
             with _lease(client):
                 yield client
             return
         database = Path(uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
+        _try(uri, write=True)  # before the lock, which is waited for where it cannot be made
         with FileLock(database.with_name(".publish.lock")):
             follow_move(database)
             yield MlflowClient(uri, uri)  # makes the database where there is none
@@ -342,8 +351,9 @@ def versions(root: Path, comparison: Comparison) -> dict[str, int]:
         MetashotError: MLflow is not reachable.
     """
     uri = tracking_uri(root)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
-        return {}
+    with _told(uri, "see that it can be read"):
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+            return {}
     code = Code.present(comparison.kind).digest
     with connect(root) as client:
         pages_ = pages(
@@ -373,9 +383,90 @@ def _told(uri: str, advice: str) -> Iterator[None]:
         yield
     # the database or its folder cannot be used, or its driver is not installed
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        # not `from error`: whoever logs this one would log the address with its password
+        raise MetashotError(f"MLflow at {uri} failed; {advice}: {_line(error)}") from None
+
+
+def _check(uri: str) -> None:
+    """Raise a MetashotError for what is no address, before anything puts parts of it into an error."""
+    scheme = _scheme(uri)
+    if scheme in ("http", "https"):
+        network.check_address("MLFLOW_TRACKING_URI", uri)
+    elif scheme in DATABASES:
+        try:
+            url = make_url(uri)
+            well_formed = "@" not in f"{url.host}{url.database}"  # the rest of a password
+        except (ArgumentError, ValueError):
+            well_formed = False
+        if not well_formed:
+            raise MetashotError(
+                "MLFLOW_TRACKING_URI is not an address such as postgresql://host:port/database; in a user "
+                "name or password write characters other than letters and digits as %XX"
+            )
+    elif not uri.startswith(SQLITE) and scheme not in DATABRICKS:
         raise MetashotError(
-            without_credentials(f"MLflow at {uri} failed; {advice}: {_line(error)}")
-        ) from error
+            "MLFLOW_TRACKING_URI is no address of MLflow: unset it, or name a server (https://host), a file "
+            "(sqlite:///mlflow.db) or a database (postgresql://host/database)"
+        )
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition(":")[0].partition("+")[0].lower()
+
+
+def _try(uri: str, write: bool = False) -> None:
+    """Try a database once, before MLflow does so for minutes; a server it asks once, for ten seconds.
+
+    Raises:
+        MetashotError: It is no file, or cannot be written to.
+        OSError, sqlite3.Error: What the database says, or its driver lacks.
+    """
+    if uri.startswith(SQLITE):
+        _try_file(Path(uri.removeprefix(SQLITE)), write)
+    elif _scheme(uri) in DATABASES:
+        _try_database(uri)
+
+
+def _try_file(database: Path, write: bool) -> None:
+    """Read from an SQLite database; see that it can be written to, or made, without doing so."""
+    if write:
+        try:
+            with tempfile.TemporaryFile(dir=database.parent) as file:
+                file.write(bytes(1 << 16))
+        except OSError as error:
+            raise MetashotError(
+                f"{database.parent} cannot be written to ({error.strerror}): free space or take rights, or "
+                "name another file as MLflow's database"
+            ) from None
+    if not database.exists():
+        return
+    if not database.is_file():
+        raise MetashotError(f"{database} is not a file: name a file as MLflow's database")
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        if write:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE metashot (written)")  # begins a journal
+            connection.rollback()
+
+
+def _try_database(uri: str) -> None:
+    """Connect to a database; a driver may wait for ever by itself."""
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            create_engine(uri, poolclass=NullPool).connect().close()
+        except Exception as error:  # each driver has its own
+            failed.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(ANSWER)
+    if failed:
+        raise ConnectionError(str(failed[0]))
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {ANSWER:.0f} seconds")
 
 
 @contextmanager

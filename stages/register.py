@@ -4,6 +4,7 @@ from pathlib import Path
 
 from metashot.cards import write_report
 from metashot.compare import compare
+from metashot.errors import line
 from metashot.lineage import Lock
 from stages import read_params, run
 
@@ -17,7 +18,7 @@ def main(dataset: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(root, [(dataset, setting)], methods):
-        print(published)  # noqa: T201
+        print(line(published))  # noqa: T201
 
 
 if __name__ == "__main__":

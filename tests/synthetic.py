@@ -230,7 +230,7 @@ def cell(
             "setting": {"n_way": 5, "k_shot": 1},
         },
         "inputs": _inputs(root, [data, *manifests]),
-        "versions": {"python": "3.11.9"},
+        "versions": {"python": "3.11.9", "torch": "2.0"},
         "device": {"type": "cpu", "name": "a processor", "threads": 2},
         "git": {"commit": "c" * 40, "dirty": False},
         "started": started,

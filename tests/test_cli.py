@@ -11,11 +11,13 @@ import pytest
 import synthetic
 import yaml
 from ruamel.yaml import YAML
+from shown import client_of
 from typer.testing import CliRunner
 
 from flows import cli
 from flows.pipeline import made
-from metashot import compare, lineage, plots, published
+from metashot import compare, lineage, plots, published, publishing, tracking
+from metashot.errors import printable
 
 LISTS = f"""datasets: [glyphs] # what to make
 settings:
@@ -203,8 +205,10 @@ def test_run_adds_what_it_makes_to_the_lists_and_takes_it_back_when_it_fails(rep
     assert not (repository / "omniglot-5w1s").exists()  # no more than was asked for
 
 
-def test_run_ends_with_the_table_and_fills_mlflow_again(repository):
+def test_run_ends_with_the_table_and_fills_mlflow_again(repository, monkeypatch):
     register(repository, "true")
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):  # nothing of it leaves this machine
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     done = invoke("run")
     assert (done.exit_code, "warning:" in done.stderr) == (0, False)
     assert next(line for line in done.stdout.splitlines() if "★" in line).split()[-1] == "v2"
@@ -214,6 +218,23 @@ def test_run_ends_with_the_table_and_fills_mlflow_again(repository):
     assert sqlite3.connect(database).execute("select name, version from model_versions").fetchall() == [
         ("glyphs-5w1s", 1), ("glyphs-5w1s", 2), ("glyphs-5w1s", 3),
     ]  # fmt: skip
+
+
+def test_foreign_text_in_mlflow_does_nothing_to_a_terminal(repository):
+    publishing.publish_all(repository)
+    client, evil = client_of(repository), "[/b]\x1b[2J\x9b\u202e\r\nerror: forged\x07"
+    shown = r"[/b]\x1b[2J\x9b\u202e\r\nerror: forged\x07"
+    for tag in (tracking.PUBLISHER, tracking.DECISION, tracking.RESULT):
+        client.set_model_version_tag("glyphs-5w1s", "1", tag, evil)
+    client.set_registered_model_tag("glyphs-5w1s", tracking.DECISION, evil)
+    for command in ("trace glyphs-5w1s/1", "trace glyphs-5w1s/1 --json", "audit --all", "audit --all --json"):
+        done = invoke(*command.split())
+        assert done.exit_code in ([0] if "trace" in command else [1, 3])
+        assert all(char == "\n" or printable(char) == char for char in done.output), command
+        assert "\nerror:" not in done.output
+    text = "".join(word.strip() for word in invoke("trace", "glyphs-5w1s/1").output.splitlines())
+    assert shown in text
+    assert json.loads(invoke("trace", "glyphs-5w1s/1", "--json").output)["publisher"] == evil
 
 
 def test_run_shows_what_is_made_though_register_fails_without_mlflow(repository, monkeypatch):

@@ -1,5 +1,6 @@
-"""Git as a process: commits to a branch that is not checked out, and repositories it cannot work in."""
+"""Git as a process: commits to a branch that is not checked out, changed trees, what it cannot read."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -284,3 +285,74 @@ def test_replaced_objects_and_grafts_count_for_nothing(root: Path) -> None:
     (root / ".git/info").mkdir(exist_ok=True)
     (root / ".git/info/grafts").write_text(f"{base} {evil}\n")
     assert evil not in git.reachable(root)
+
+
+# --- what a changed tree has beyond its commit ---
+
+SECRET = "Zq7Yw2"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """A repository with changed code, parameters and secrets, and odd settings of git."""
+    root = tmp_path / "changed"
+    root.mkdir()
+    git.run(root, "init", "--quiet")
+    for name in ("metashot/a.py", "metashot/gone.py", "params.yaml", ".dvc/config", "flows/x.json", "notes"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"first\r\nline \n")
+    (root / ".gitignore").write_text("ignored*\n")
+    owner_commits(root)
+    (root / "metashot/a.py").write_bytes(b"first\r\nother \r\n\xff\n")
+    (root / "metashot/gone.py").unlink()
+    (root / "metashot/data").mkdir()
+    (root / "metashot/data/new[1].py").write_bytes(b"new  \n")
+    (root / "params.yaml").write_bytes(b"second\n")
+    (root / "dvc.lock").write_text("lock")
+    secrets = (
+        ".dvc/config",
+        ".dvc/config.local",
+        "flows/.env",
+        "flows/.env.py",
+        "flows/x.json",
+        "stages/key.pem",
+    )
+    for name in (*secrets, ".env", "notes", "credentials.json", "metashot/ignored.py"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(SECRET)
+    for setting in ("diff.noprefix=true", "diff.context=0", "color.ui=always", "apply.whitespace=fix"):
+        git.run(root, "config", *setting.split("="))
+    return root
+
+
+def test_a_patch_restores_code_and_parameters_and_holds_no_secret(changed: Path, tmp_path: Path) -> None:
+    content, others = git.diff(changed)
+    assert SECRET.encode() not in content
+    assert set(others) == {
+        *(".dvc/config", ".dvc/config.local", ".env", "credentials.json", "flows/.env", "flows/.env.py"),
+        *("flows/x.json", "notes", "stages/key.pem"),
+    }
+    (tmp_path / "patch").write_bytes(content)
+    git.run(changed, "worktree", "add", "--quiet", "--detach", str(tmp_path / "again"), "HEAD")
+    git.apply(tmp_path / "again", tmp_path / "patch")
+    restored = {path for path in (tmp_path / "again").rglob("*") if path.is_file() and path.name != ".git"}
+    for path in ("metashot/a.py", "metashot/data/new[1].py", "params.yaml"):
+        assert (tmp_path / "again" / path).read_bytes() == (changed / path).read_bytes()
+    assert len(restored) == 7  # no more than that, and what was committed
+    assert "metashot/gone.py" not in git.files(changed, "HEAD", tmp_path / "patch")
+
+
+def test_a_record_names_the_other_files_of_a_changed_tree(
+    changed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(changed)
+    (tmp_path / "record").mkdir()
+    Record("train", torch.device("cpu"), {}, []).save(tmp_path / "record")
+    tree = json.loads((tmp_path / "record/record.json").read_text())["git"]
+    assert (tree["dirty"], tree["others"]["count"], ".dvc/config" in tree["others"]["names"]) == (
+        True,
+        9,
+        True,
+    )
+    assert (tmp_path / "record/tree.patch").read_bytes() == git.diff(changed)[0]
+    assert all(SECRET.encode() not in file.read_bytes() for file in (tmp_path / "record").iterdir())

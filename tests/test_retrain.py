@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +111,22 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(project: Project) -> 
         (project.root / "params.yaml").write_text(good)
     assert state.is_failed()
     assert "sead: unknown key" in state.message
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"branch": branch} for branch in ("--force", "a:b", "+a", "a..b", "a b", "a\n", "", 3)),
+        *({"notify": block} for block in ("../x", "a", "a/b/c")),
+        *({"jobs": jobs} for jobs in (0, "2", True, 10**6)),
+        *({flag: value} for flag in ("tag", "push") for value in ("false", 1, None)),
+    ],
+)
+def test_a_retraining_refuses_parameters_of_another_type(
+    asked: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = retrain.fn(**asked)
+    assert state.is_failed()
+    assert state.message.startswith(f"parameter {next(iter(asked))} is refused (")
+    assert "\n" not in state.message

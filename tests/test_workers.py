@@ -332,6 +332,70 @@ def test_a_worker_refuses_a_dirty_clone_and_an_unknown_commit(tree: Path, tmp_pa
         worker.checkout(clone, head)
 
 
+def test_a_worker_checks_out_nothing_but_what_its_remote_has(tree: Path, tmp_path: Path) -> None:
+    def git(where: Path, *arguments: str) -> str:
+        return subprocess.check_output(["git", *IDENTITY, *arguments], cwd=where, text=True).strip()
+
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--branch", "main", tmp_path / "origin.git", clone], check=True)
+    start = git(clone, "rev-parse", "HEAD")
+    commit(clone)
+    own = git(clone, "rev-parse", "HEAD")
+    git(clone, "tag", "own")
+    git(clone, "update-ref", "refs/remotes/evil/x", own)
+    for unknown in (own, git(clone, "rev-parse", "HEAD^{tree}"), "0" * 40):
+        with pytest.raises(MetashotError, match=r"^no branch or tag of the remote that .* leads to commit"):
+            worker.checkout(clone, unknown)
+    commit(tree)
+    tagged = git(tree, "rev-parse", "HEAD")
+    git(tree, "tag", "release")
+    git(tree, "push", "-q", "origin", "release")
+    worker.checkout(clone, tagged)
+    assert git(clone, "rev-parse", "HEAD") == tagged
+    git(tree, "push", "-q", "--delete", "origin", "release")
+    with pytest.raises(MetashotError, match="no branch or tag of"):
+        worker.checkout(clone, tagged)
+    worker.checkout(clone, start)
+    (tmp_path / "origin.git").rename(tmp_path / "away.git")
+    worker.checkout(clone, start)
+    with pytest.raises(MetashotError, match=r"^git fetch in "):
+        worker.checkout(clone, own)
+
+
+@pytest.mark.parametrize(
+    ("target", "commit"),
+    [
+        *(
+            (target, "0" * 40)
+            for target in ("--force", "../../x", "train@../x", "a b", "check\n", "dvc.yaml", 7)
+        ),
+        *(
+            ("check", commit)
+            for commit in ("HEAD", "main", "--help", "0" * 39, "0" * 41, "0" * 40 + "\n", None)
+        ),
+    ],
+)
+def test_a_worker_refuses_what_is_no_stage_or_commit(
+    target: str, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing could be checked out or made
+    state = worker.make_remotely.fn(target, commit)
+    assert state.is_failed()
+    assert re.match(r"parameter (target|commit) is refused \(.*\): ", state.message)
+    assert "\n" not in state.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_makes_stages_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    state = worker.make_remotely.fn("train@glyphs-5w1s-maml", head)
+    assert (state.is_failed(), state.message.partition(":")[0]) == (
+        True,
+        "dvc.yaml has no stage train@glyphs-5w1s-maml",
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["folder"], indirect=True)
 def test_a_stage_of_a_lost_worker_is_made_by_the_other(site: Site, server: dict[str, str]) -> None:

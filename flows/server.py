@@ -1,0 +1,178 @@
+"""The Prefect server that keeps the record of a run: the one that is named, or one of its own for as long."""
+
+import atexit
+import contextlib
+import functools
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from metashot import network, scratch
+from metashot.errors import MetashotError
+
+ANSWER = 10.0  # seconds that a server is given to answer
+START = 120.0  # seconds that a temporary one is given to start: a busy machine takes one
+WITHOUT = "`dvc repro` needs no server"
+
+
+def named() -> str | None:
+    """Return the address of the server that Prefect's settings name, once it answers; None if they name none.
+
+    Raises:
+        MetashotError: The settings cannot be read, or the server does not answer.
+    """
+    url: str | None = _settings().api.url
+    if not url:
+        return None
+    network.check_address("PREFECT_API_URL", url)
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/health", timeout=ANSWER)
+        answer.raise_for_status()
+        well = answer.json() is True
+    except requests.JSONDecodeError:
+        well = False
+    except requests.RequestException as error:
+        variable = "PREFECT_API_URL" in os.environ  # or else a profile
+        way = "unset PREFECT_API_URL" if variable else "`prefect config unset PREFECT_API_URL`"
+        raise MetashotError(
+            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or {way}; {WITHOUT}"
+        ) from None
+    if not well:
+        raise MetashotError(
+            f"{url} is not the API of a Prefect server, whose address ends in /api; {WITHOUT}"
+        )
+    return url
+
+
+@functools.cache
+def temporary(root: Path) -> str:
+    """Start a server that ends with this process; return its address, once it answers.
+
+    Prefect would start one by itself, but would not notice if that ended: it waits for minutes, or for ever.
+
+    Raises:
+        MetashotError: It cannot start; what it says is in a log.
+    """
+    home: Path = _settings().home
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise MetashotError(
+            f"Prefect cannot write to {home} ({error.strerror}): name another folder in PREFECT_HOME; "
+            f"{WITHOUT}"
+        ) from None
+    log = root / scratch.FOLDER / "logs/prefect.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(_command(address), env=_environment(), stdout=output, stderr=output)
+    atexit.register(_stop, process)
+    deadline = time.monotonic() + START
+    while not _answers(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            reason = _reason(process, log)
+            _stop(process)
+            raise MetashotError(f"Prefect's temporary server did not start ({reason}; log: {log}); {WITHOUT}")
+        time.sleep(0.1)
+    return f"{address}/api"
+
+
+def use(address: str) -> None:
+    """Have Prefect use a server from now on, in every thread of this process."""
+    from prefect.context import refresh_global_settings_context
+
+    os.environ["PREFECT_API_URL"] = address
+    refresh_global_settings_context()
+
+
+def _settings() -> Any:
+    """Prefect's settings.
+
+    Raises:
+        MetashotError: They cannot be read, or Prefect cannot use the proxy that the environment names.
+    """
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise MetashotError(
+            f"Prefect cannot use the proxy of the environment ({error}): unset ALL_PROXY and the like "
+            f"for this command; {WITHOUT}"
+        ) from None
+    try:
+        # It warns of what then fails
+        with contextlib.redirect_stderr(io.StringIO()):
+            import prefect.context
+        return prefect.context.get_settings_context().settings
+    except Exception as error:  # whatever Prefect stumbles over in a file or variable
+        home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+        profiles = os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"
+        raise MetashotError(
+            f"Prefect cannot read its settings ({_cause(error)}): mend {profiles} or the variable "
+            f"PREFECT_... that it names; {WITHOUT}"
+        ) from None
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong, in one line; of a setting no more than its name and what it should be."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        wrong = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _command(address: str) -> list[str]:
+    port = address.rpartition(":")[2]
+    options = ["--host", "127.0.0.1", "--port", port, "--log-level", "error"]
+    return [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *options]
+
+
+def _environment() -> dict[str, str]:
+    """As Prefect starts its own: without the UI, and for one process."""
+    return {
+        **os.environ,
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # to its log
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/api/health", timeout=ANSWER).ok
+    except requests.RequestException:
+        return False
+
+
+def _reason(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The last error that the log of a server names, or else how it ended."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if errors := [line.strip() for line in lines if "Error: " in line]:
+        return errors[-1]
+    status = process.poll()
+    return f"no answer within {START:.0f} seconds" if status is None else f"it ended with status {status}"
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
