@@ -26,7 +26,7 @@ help: ## list the commands
 	@touch $@
 
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
-	@dvc --wait-for-lock repro; status=$$?; metashot compare && exit $$status
+	@python -m metashot.dvc repro; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot

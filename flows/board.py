@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metashot import scratch
+from metashot import scratch, terminal
 from metashot.compare import duration
 
 REFRESH = 0.5  # seconds
@@ -50,7 +50,10 @@ class Board:
             (self._started if state == "running" else self._ended)[stage] = time.monotonic()
         if not self.console.is_terminal and state != "waiting":
             took = "" if state == "running" else f" ({self._took(stage)})"
-            self.console.print(f"{stage}: {state}{took}", highlight=False, markup=False)
+            try:
+                self.console.print(f"{stage}: {state}{took}", highlight=False, markup=False)
+            except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
+                terminal.silence()
 
     def _took(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])

@@ -16,12 +16,12 @@ from ruamel.yaml import YAML
 
 from metashot import cards, files, params, publishing, signing, tracking
 from metashot.data import store
+from metashot.declared import below
 from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
 from metashot.evidence import PATCH, Differs, Evidence, Unknown, where
 from metashot.lineage import Cell, Entry, Lock, digest
 from metashot.objects import FOLDER, Missing
-from metashot.plan import below
 from metashot.tracking import Registered
 
 FLAVOR = {  # of a registered model, as MLflow lays down what to load and how

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metashot import terminal
 from metashot.errors import MetashotError
 
 if TYPE_CHECKING:
@@ -22,7 +23,17 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """The commands; what they print gets out in any encoding."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the command that the arguments name."""
+        with terminal.guarded():
+            return super().__call__(*args, **options)
+
+
+app = App(
     help="Few-shot models: trained, compared and registered. DVC decides what to make, MLflow shows it.",
     no_args_is_help=True,
     add_completion=False,
@@ -179,7 +190,7 @@ def predict(
             shown = [(Path(answer.sample), answer.label, answer.probability) for answer in answers]
             _write(picture, plots.answers_plot(predicting.labelled(support, kind), shown))
         if as_json:
-            typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
+            typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2))
         else:
             Console().print(predicting.table(answers))
 

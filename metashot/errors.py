@@ -19,3 +19,7 @@ class Preempted(BaseException):
     Stages print it as ``preempted: <message>`` and exit with status 75. Like KeyboardInterrupt it is no
     Exception, so that no library's ``except Exception`` takes it for an error of its own and goes on.
     """
+
+
+class Outdated(Preempted):
+    """What a stage goes by is no longer what it has read: it has to be made again, from what is so now."""

@@ -38,11 +38,8 @@ def digest(value: object) -> str:
 
 
 def md5(path: Path) -> str:
-    """Return DVC's digest of a file, or of a directory (``<md5 of its sorted listing>.dir``)."""
-    if not path.is_dir():
-        return files.md5(path)
-    inside = (file for file in path.rglob("*") if file.is_file())
-    return files.folder_md5({file.relative_to(path).as_posix(): files.md5(file) for file in inside})
+    """Return DVC's digest of a file, or of a directory."""
+    return files.md5(path)
 
 
 @dataclass(frozen=True)

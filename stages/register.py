@@ -5,6 +5,7 @@ from pathlib import Path
 from metashot.cards import write_report
 from metashot.compare import compare
 from metashot.lineage import Lock
+from metashot.terminal import say
 from stages import read_params, run
 
 
@@ -17,7 +18,7 @@ def main(dataset: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(root, [(dataset, setting)], methods):
-        print(published)  # noqa: T201
+        say(str(published))
 
 
 if __name__ == "__main__":

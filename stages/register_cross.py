@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from metashot.terminal import say
 from stages import read_params, run
 
 
@@ -10,7 +11,7 @@ def main(dataset: str, other: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
-        print(published)  # noqa: T201
+        say(str(published))
 
 
 if __name__ == "__main__":

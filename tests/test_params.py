@@ -80,7 +80,7 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
         (lambda p: p["data"]["glyphs"]["budget"].update(maml=0), "params.yaml: data.glyphs.budget.maml: "),
         (
             lambda p: p["data"]["glyphs"]["budget"].update(maml={"inner_lr": 0.1}),
-            "params.yaml: data.glyphs.budget.maml: needs outer steps, a whole number above 0 (it is None)",
+            "params.yaml: data.glyphs.budget.maml: needs outer steps, a whole number above 0 and at most",
         ),
         (
             lambda p: p["data"]["glyphs"]["budget"].update(maml={"steps": 5, "inner_rate": 0.1}),
