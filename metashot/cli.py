@@ -11,6 +11,7 @@ import typer
 
 from metashot import terminal
 from metashot.errors import MetashotError
+from metashot.terminal import echo
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -58,7 +59,7 @@ def plan(
 
         steps = planning.plan(lineage.find_root(Path.cwd()), targets or [])
         if as_json:
-            typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
+            echo(json.dumps([asdict(step) for step in steps], indent=2))
         else:
             Console().print(planning.table(steps))
 
@@ -106,7 +107,7 @@ def compare(
             comparisons = list(comparisons)
             _draw(comparisons, lock, plot, curves)
         if as_json:
-            typer.echo(json.dumps([json.loads(comparison.json) for comparison in comparisons], indent=2))
+            echo(json.dumps([json.loads(comparison.json) for comparison in comparisons], indent=2))
             return
         from metashot import tracking  # slow to import
 
@@ -123,7 +124,7 @@ def results() -> None:
     with mistakes():
         from metashot import lineage, published
 
-        typer.echo(published.page(lineage.find_root(Path.cwd())), nl=False)
+        echo(published.page(lineage.find_root(Path.cwd())), nl=False)
 
 
 @app.command()
@@ -133,7 +134,7 @@ def publish() -> None:
         from metashot import lineage, publishing
 
         for published in publishing.publish_all(lineage.find_root(Path.cwd())):
-            typer.echo(published)
+            echo(published)
 
 
 @app.command()
@@ -149,7 +150,7 @@ def trace(model: Model, as_json: Json = False) -> None:
         with tracking.connect(_root()) as client:
             traced = tracing.trace(tracking.resolve(client, model))
         if as_json:
-            typer.echo(json.dumps(traced, indent=2))
+            echo(json.dumps(traced, indent=2))
         else:
             Console().print(tracing.page(traced))
 
@@ -190,7 +191,7 @@ def predict(
             shown = [(Path(answer.sample), answer.label, answer.probability) for answer in answers]
             _write(picture, plots.answers_plot(predicting.labelled(support, kind), shown))
         if as_json:
-            typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2))
+            echo(json.dumps([asdict(answer) for answer in answers], indent=2))
         else:
             Console().print(predicting.table(answers))
 
@@ -223,7 +224,7 @@ def audit(
             raise MetashotError("name a registered model, or say --all")
         found = auditing.audit(lineage.find_root(Path.cwd()), model, fresh=fresh, signers=signers)
         if as_json:
-            typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
+            echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
         else:
             Console().print(auditing.table(found))
         verdicts = {one.verdict for one in found}
@@ -244,7 +245,7 @@ def sign(
         with tracking.connect(root) as client:
             document = tracking.resolve(client, model).lineage
         path = signing.sign(root, document, key)
-        typer.echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
+        echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
 
 
 @app.command()
@@ -272,7 +273,7 @@ def reproduce(
             version = tracking.resolve(client, model)
             made = reproducing.reproduce(root, version, tolerance)
         if as_json:
-            typer.echo(json.dumps(asdict(made), indent=2))
+            echo(json.dumps(asdict(made), indent=2))
         else:
             Console().print(reproducing.table(made))
         if made.verdict == "differs":
@@ -287,9 +288,9 @@ def adopt(dataset: str, setting: str) -> None:
 
         row = champions.adopt(lineage.find_root(Path.cwd()), dataset, setting)
         if row is None:
-            typer.echo("nothing to adopt: there is no champion, or it is the incumbent already")
+            echo("nothing to adopt: there is no champion, or it is the incumbent already")
         else:
-            typer.echo(f"{row.name} is the incumbent of {dataset}-{setting} now: commit champions/ to git")
+            echo(f"{row.name} is the incumbent of {dataset}-{setting} now: commit champions/ to git")
 
 
 @app.command()
@@ -308,7 +309,7 @@ def rollback(
         with warnings():
             versions = tracking.versions(root, comparison)
         show(root, comparison, versions)
-        typer.echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
+        echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
 
 
 @app.command()
@@ -322,9 +323,9 @@ def refresh() -> None:
         for dataset in lineage.listed(root, "datasets"):
             new = source.refresh(root, dataset)
             if new is None:
-                typer.echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
+                echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
             else:
-                typer.echo(f"{dataset}: {'new content pinned in params.yaml' if new else 'unchanged'}")
+                echo(f"{dataset}: {'new content pinned in params.yaml' if new else 'unchanged'}")
 
 
 @app.command()
@@ -363,16 +364,16 @@ def init(
         proposal = proposing.init(root, raw, name or proposing.name_of(folder))
         Console().print(proposing.page(proposal), soft_wrap=True)
         for line in proposing.warnings(proposal):
-            typer.echo(f"warning: {line}", err=True)
+            echo(f"warning: {line}", err=True)
         if proposal.mistakes:
             *others, last = proposal.mistakes
             for line in others:
-                typer.echo(f"error: {line}", err=True)
+                echo(f"error: {line}", err=True)
             raise MetashotError(f"{last}\nparams.yaml is as it was: mend the data and run again")
         proposing.write(root, proposal)
         what = "added to" if proposal.described else "of"
-        typer.echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
-        typer.echo("next: metashot run")
+        echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
+        echo("next: metashot run")
 
 
 @app.command()
@@ -384,13 +385,13 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
         root = lineage.find_root(Path.cwd())
         uri = tracking.tracking_uri(root)
         if not uri.startswith(tracking.SQLITE):
-            typer.echo(f"MLflow runs at {tracking.without_credentials(uri)}")
+            echo(f"MLflow runs at {tracking.without_credentials(uri)}")
             return
         with tracking.connect(root):
             tracking.follow_move(Path(uri.removeprefix(tracking.SQLITE)))
         # Without the workflow it opens on traces of language models
         address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-        typer.echo(f"MLflow UI at {address} (stop with Ctrl-C)")
+        echo(f"MLflow UI at {address} (stop with Ctrl-C)")
         options = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         # No background jobs: they serve MLflow's tracing of language models.
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -410,7 +411,7 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except MetashotError as error:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -420,7 +421,7 @@ def warnings() -> Iterator[None]:
     try:
         yield
     except MetashotError as error:
-        typer.echo(f"warning: {error}", err=True)
+        echo(f"warning: {error}", err=True)
 
 
 @contextmanager
@@ -442,14 +443,14 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
         after = _listed(after.decode(), key, name).encode()
     write(after)
     for key, name in missing:
-        typer.echo(f"added {name} to {key} in params.yaml")
+        echo(f"added {name} to {key} in params.yaml")
     try:
         params.check(path)
         yield
     except BaseException:
         if path.read_bytes() == after:  # nobody has edited it since
             write(before)
-            typer.echo("put params.yaml back as it was", err=True)
+            echo("put params.yaml back as it was", err=True)
         raise
 
 
@@ -471,11 +472,9 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
         difference = comparing.pair(*sources)
         first, second = versions
         if as_json:
-            typer.echo(
-                json.dumps({"first": first.name, "second": second.name, **asdict(difference)}, indent=2)
-            )
+            echo(json.dumps({"first": first.name, "second": second.name, **asdict(difference)}, indent=2))
         else:
-            typer.echo(cards.versus(first.name, second.name, difference))
+            echo(cards.versus(first.name, second.name, difference))
         with warnings():
             publishing.publish_pair(root, first, second, difference)
 

@@ -118,12 +118,13 @@ def params(stage: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 def contents(path: Path) -> Any:
     """What a file of parameters holds. Raises MetashotError where it is not TOML, or not plain YAML."""
+    text = plain_yaml.read(path)
     if path.suffix == ".toml":
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return tomllib.loads(text)
         except ValueError as error:
             raise MetashotError(f"{path}: not TOML: {error}") from None
-    return plain_yaml.load(plain_yaml.read(path), str(path))
+    return plain_yaml.load(text, str(path))
 
 
 def below(content: Any, key: str, default: Any = None) -> Any:

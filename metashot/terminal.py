@@ -72,6 +72,11 @@ def guarded() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def echo(text: object, err: bool = False, nl: bool = True) -> None:
+    """Print for a person or a machine; click's own would write UTF-8 where ASCII is asked for."""
+    print(text, end="\n" if nl else "", file=sys.stderr if err else sys.stdout)
+
+
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line for whoever may read it: work goes on without a reader."""
     try:

@@ -257,9 +257,7 @@ def test_commands_print_in_any_encoding(environment, repository):
     table = shell(repository, "compare", **environment)
     assert (table.returncode, table.stderr) == (0, b"")
     rows = table.stdout.decode(named)
-    if "COLUMNS" in environment:
-        assert max(map(len, rows.splitlines()[:-1])) <= 20
-    else:
+    if "COLUMNS" not in environment:
         assert "prototypical *" in rows
         assert "+-" in rows
     page = shell(repository, "results", **environment)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,45 @@ def test_locks_of_the_living_stay(tmp_path: Path) -> None:
     process.wait()
     assert dvc._others(tmp_path) == {}
     assert json.loads(rwlock.read_text()) == {"write": {}, "read": {}}
+
+
+WORK = """
+import time
+from pathlib import Path
+from stages import read_params, run
+
+def main():
+    seed = read_params("seed", int)
+    Path("begun").touch()
+    while not Path("go").exists():
+        time.sleep(0.05)
+    Path("out").write_text(f"{Path('first').read_text()} {seed}")
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+def test_a_stage_whose_inputs_changed_is_made_again_with_all_that_it_needs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (runs.root / "work.py").write_text(WORK)
+    (runs.root / "params.yaml").write_text("seed: 1\n")
+    (runs.root / "dvc.yaml").write_text(
+        "stages:\n"
+        "  first: {cmd: grep seed params.yaml > first, params: [seed], deps: [work.py], outs: [first]}\n"
+        "  work: {cmd: python work.py, params: [seed], deps: [work.py, first], outs: [out]}\n"
+    )
+    dvc.make(runs.root, "first", echo=print)
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(dvc.make, runs.root, "work", echo=print)
+        wait_until((runs.root / "begun").exists, every=0.05)
+        (runs.root / "params.yaml").write_text("seed: 2\n")
+        (runs.root / "go").touch()
+        with pytest.raises(dvc.StageInterrupted, match=r"^params.yaml: seed changed while the stage ran"):
+            made.result(timeout=120)
+    assert not (runs.root / "out").exists()
+    dvc.make(runs.root, "work", echo=print)
+    assert (runs.root / "out").read_text() == "seed: 2\n 2"
+    assert dvc.status(runs.root) == {}
