@@ -511,6 +511,8 @@ def _listed(text: str, key: str, name: str) -> str:
     """The text of params.yaml with a name added to a list, every other character as it was."""
     from ruamel.yaml import YAML
 
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    text = text.removeprefix(mark)
     section = DESCRIBED[key]
     nodes = {node.value: value for node, value in YAML().compose(text).value}
     described = [node.value for node, _ in nodes[section].value]
@@ -520,9 +522,9 @@ def _listed(text: str, key: str, name: str) -> str:
     names = nodes[key]
     end = names.value[-1].end_mark.index
     if names.flow_style:
-        return f"{text[:end]}, {name}{text[end:]}"
+        return f"{mark}{text[:end]}, {name}{text[end:]}"
     end += len(text[end:].partition("\n")[0])  # behind the last item's comment
-    return f"{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
+    return f"{mark}{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
 
 
 def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> None:

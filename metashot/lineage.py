@@ -256,7 +256,7 @@ class Lock:
 
 def listed(root: Path, key: Literal["datasets", "settings", "methods"]) -> list[str]:
     """Return the data sets, settings or methods that params.yaml asks for."""
-    names: list[str] = params.read(root / "params.yaml", key, list[str])
+    names: list[str] = params.read(root / "params.yaml", key, list[params.Name])
     return names
 
 

@@ -6,6 +6,7 @@ They are run at the top of the repository as ``python -m stages.<stage> <argumen
 import csv
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from metashot.scratch import Attempt
 from metashot.terminal import prepare, say
 
 PARAMS = Path("params.yaml")
+_MEMORY = re.compile("out of memory|allocate memory")  # torch's words
 
 
 def read_params(key: str, type_: Any) -> Any:
@@ -33,8 +35,9 @@ def read_params(key: str, type_: Any) -> Any:
 def run(main: Callable[..., None]) -> None:
     """Call ``main`` with the command line's arguments, and with this ``attempt`` if it asks for it.
 
-    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake ends as one line and
-    status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and status 75 (EX_TEMPFAIL).
+    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake, or a lack of memory,
+    ends as one line and status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and status 75
+    (EX_TEMPFAIL).
     """
     prepare()
     parameters = dict(inspect.signature(main).parameters)
@@ -50,6 +53,12 @@ def run(main: Callable[..., None]) -> None:
             main(*arguments, **({"attempt": attempt} if asks else {}))
     except MetashotError as error:
         say(f"error: {error}", sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
+            raise
+        reason = " ".join(str(error).split()) or "no more is there"
+        say(f"error: out of memory: make network, samples or episodes smaller ({reason[:200]})", sys.stderr)
         sys.exit(1)
     except Preempted as stopped:
         say(f"preempted: {stopped}", sys.stderr)
