@@ -21,10 +21,10 @@ AT_START = {
 
 
 def loaded() -> dict[str, str]:
-    """The md5 of every module of ours that this process has loaded, by its path in the repository."""
+    """The md5 of every module of ours that this process has loaded, by its path; empty for a new file."""
     named = (*PACKAGES, "__main__")
     ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in named]
     specs = [spec for module in ours if (spec := module.__spec__) and spec.origin]
     paths = [Path(spec.origin or "") for spec in specs if spec.name.partition(".")[0] in PACKAGES]
     names = sorted(path.relative_to(TOP).as_posix() for path in paths)
-    return {name: AT_START[name] for name in names}
+    return {name: AT_START.get(name, "") for name in names}
