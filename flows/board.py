@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metashot import scratch, terminal
+from metashot import output, scratch
 from metashot.compare import duration
 
 REFRESH = 0.5  # seconds
@@ -53,7 +53,7 @@ class Board:
             try:
                 self.console.print(f"{stage}: {state}{took}", highlight=False, markup=False)
             except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
-                terminal.silence()
+                output.silence()
 
     def _took(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])

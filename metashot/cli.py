@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metashot import terminal
+from metashot import output
 from metashot.errors import MetashotError
-from metashot.terminal import echo
+from metashot.output import echo
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -30,7 +30,7 @@ class App(typer.Typer):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the command that the arguments name."""
-        with terminal.guarded():
+        with output.guarded():
             return super().__call__(*args, **options)
 
 

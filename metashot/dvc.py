@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from metashot import scratch, terminal
+from metashot import output, scratch
 from metashot.declared import PARAMS, contents
 from metashot.errors import MetashotError
 
@@ -357,7 +357,7 @@ def _is_dvc(info: Mapping[str, Any]) -> bool:
 
 
 def _say(line: str) -> None:
-    terminal.say(line, sys.stderr)
+    output.say(line, sys.stderr)
 
 
 def _waiting(others: Mapping[int, str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from metashot import terminal
+from metashot import output
 from metashot.errors import MetashotError, Outdated, Preempted
 from metashot.files import replacing
 
@@ -75,7 +75,7 @@ class Attempt:
         except BlockingIOError:
             other = _read(self.root, self.address)
             who = f"process {other.pid}" if other else "another process"
-            terminal.say(f"{self.address}: waits for {who}, which is still at it", sys.stderr)
+            output.say(f"{self.address}: waits for {who}, which is still at it", sys.stderr)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._status = Status("running")
         self._write(self._status)

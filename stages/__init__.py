@@ -21,7 +21,7 @@ from metashot.declared import unchanged
 from metashot.errors import MetashotError, Preempted
 from metashot.files import replacing
 from metashot.scratch import Attempt
-from metashot.terminal import prepare, say
+from metashot.output import prepare, say
 
 PARAMS = Path("params.yaml")
 _MEMORY = re.compile("out of memory|allocate memory")  # torch's words

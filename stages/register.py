@@ -5,7 +5,7 @@ from pathlib import Path
 from metashot.cards import write_report
 from metashot.compare import compare
 from metashot.lineage import Lock
-from metashot.terminal import say
+from metashot.output import say
 from stages import read_params, run
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metashot.terminal import say
+from metashot.output import say
 from stages import read_params, run
 
 
