@@ -27,7 +27,7 @@ help: ## list the commands
 
 # What DVC takes from its cache or remote registers nothing in MLflow; `publish` does, and adds nothing twice
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
-	@dvc --wait-for-lock repro && metashot publish; status=$$?; metashot compare && exit $$status
+	@python -m metashot.dvc repro && metashot publish; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot

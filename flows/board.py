@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.live import Live
 from rich.table import Table
 
-from metashot import scratch
+from metashot import output, scratch
 from metashot.compare import duration
 from metashot.errors import line
 from metashot.terminal import Terminal
@@ -52,7 +52,10 @@ class Board:
             (self._started if state == "running" else self._ended)[stage] = time.monotonic()
         if not self.console.is_terminal and state != "waiting":
             took = "" if state == "running" else f" ({self._took(stage)})"
-            self.console.print(f"{stage}: {state}{took}", highlight=False)
+            try:
+                self.console.print(f"{stage}: {state}{took}", highlight=False)
+            except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
+                output.silence()
 
     def _took(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])

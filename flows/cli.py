@@ -33,10 +33,11 @@ def run(
     fails, the list is put back as it was.
     """
     with mistakes():
-        from metashot import lineage, params
+        from metashot import dvc, lineage, params
 
         root = lineage.find_root(Path.cwd())
         params.check(root / "params.yaml")
+        dvc.wait_for_run(root)
         wanted = [("datasets", name) for name in data or []] + ([("settings", setting)] if setting else [])
         with listing(root / "params.yaml", wanted):
             datasets = list(dict.fromkeys(data or lineage.listed(root, "datasets")))

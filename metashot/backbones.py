@@ -6,7 +6,7 @@ Each is a dataclass of its parameters, a section ``data.<dataset>.backbone`` of 
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, get_args
 
 import torch
@@ -19,6 +19,7 @@ Downsample = Literal["pool", "stride"]
 Precision = Literal["float32", "bfloat16"]
 SPREAD = 0.02  # of embeddings in the beginning: small, so that steps of training soon count
 LENGTH = 4.0  # of the features of a text in the beginning
+WIDEST = 16_384  # filters or features
 PART = 20  # images that go through a folded block together
 
 
@@ -40,7 +41,7 @@ class Conv4Params:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, f"width: {self.width} is less than 1")
+        _require_between(self, "width", 1, WIDEST)
         _require(
             self.downsample in ("pool", "stride"), f"downsample: {self.downsample!r} is no `pool` or `stride`"
         )
@@ -67,9 +68,10 @@ class Resnet12Params:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        _require(self.width >= 2 and self.width % 2 == 0, f"width: {self.width} is no even number above 0")
+        _require_between(self, "width", 2, WIDEST)
+        _require(self.width % 2 == 0, f"width: {self.width} is not even")
         _require(0 <= self.drop_rate < 1, f"drop_rate: {self.drop_rate} is not between 0 and 1")
-        _require(self.drop_size >= 1, f"drop_size: {self.drop_size} is less than 1")
+        _require_between(self, "drop_size", 1, 1024)
         _require_precision(self.precision)
 
 
@@ -89,8 +91,9 @@ class Conv1dParams:
     kernel: int
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, f"width: {self.width} is less than 1")
-        _require(self.kernel >= 1 and self.kernel % 2 == 1, f"kernel: {self.kernel} is no odd number above 0")
+        _require_between(self, "width", 1, WIDEST)
+        _require_between(self, "kernel", 1, 1025)
+        _require(self.kernel % 2 == 1, f"kernel: {self.kernel} is not odd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,8 @@ class NgramsParams:
     drop_rate: float
 
     def __post_init__(self) -> None:
-        _require(self.buckets >= 2, f"buckets: {self.buckets} is less than 2")
-        _require(self.width >= 2, f"width: {self.width} is less than 2")
+        _require_between(self, "buckets", 2, 2**24)
+        _require_between(self, "width", 2, WIDEST)
         _require(0 <= self.drop_rate < 1, f"drop_rate: {self.drop_rate} is not between 0 and 1")
 
 
@@ -130,7 +133,7 @@ class DenseParams:
     width: int
 
     def __post_init__(self) -> None:
-        _require(self.width >= 2, f"width: {self.width} is less than 2")
+        _require_between(self, "width", 2, WIDEST)
 
 
 Params = Conv4Params | Resnet12Params | Conv1dParams | NgramsParams | DenseParams
@@ -139,6 +142,11 @@ Params = Conv4Params | Resnet12Params | Conv1dParams | NgramsParams | DenseParam
 def _require(condition: bool, otherwise: str) -> None:
     if not condition:
         raise ValueError(otherwise)
+
+
+def _require_between(params: object, key: str, least: int, most: int) -> None:
+    value = getattr(params, key)
+    _require(least <= value <= most, f"{key}: {value} is not between {least} and {most:,}")
 
 
 def _require_precision(precision: str) -> None:
@@ -159,6 +167,20 @@ def build(params: Params, shape: tuple[int, ...]) -> "Backbone":
     if isinstance(params, DenseParams):
         return Dense(shape, params.width)
     return ResNet12(shape, params.width, params.drop_rate, params.drop_size, params.precision)
+
+
+def _weights(network: nn.Module) -> int:
+    """The weights of a network."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def count(params: Params, shape: tuple[int, ...]) -> int:
+    """The weights of the network that `build` makes, without making them. Raises as it does."""
+    if isinstance(params, NgramsParams):  # whose table torch takes seconds not to make
+        small = _weights(build(replace(params, buckets=2), shape))
+        return small + (params.buckets - 2) * params.width
+    with torch.device("meta"):
+        return _weights(build(params, shape))
 
 
 def params_of(said: dict[str, object]) -> Params:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metashot import output
 from metashot.errors import MetashotError, line
+from metashot.output import echo
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -29,7 +31,17 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """The commands; what they print gets out in any encoding."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the command that the arguments name."""
+        with output.guarded():
+            return super().__call__(*args, **options)
+
+
+app = App(
     help="Few-shot models: trained, compared and registered. DVC decides what to make, MLflow shows it.",
     no_args_is_help=True,
     add_completion=False,
@@ -111,7 +123,7 @@ def results() -> None:
     with mistakes():
         from metashot import lineage, published
 
-        typer.echo(published.page(lineage.find_root(Path.cwd())), nl=False)
+        echo(published.page(lineage.find_root(Path.cwd())), nl=False)
 
 
 @app.command()
@@ -223,7 +235,7 @@ def sign(
 
         root = lineage.find_root(Path.cwd())
         path = signing.sign(root, *auditing.signable(root, model), key)
-        typer.echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
+        echo(f"signed in {path.relative_to(root)}: commit it, and your public key as signers/NAME.pem")
 
 
 @app.command()
@@ -264,9 +276,9 @@ def adopt(dataset: str, setting: str) -> None:
 
         row = champions.adopt(lineage.find_root(Path.cwd()), dataset, setting)
         if row is None:
-            typer.echo("nothing to adopt: there is no champion, or it is the incumbent already")
+            echo("nothing to adopt: there is no champion, or it is the incumbent already")
         else:
-            typer.echo(f"{row.name} is the incumbent of {dataset}-{setting} now: commit champions/ to git")
+            echo(f"{row.name} is the incumbent of {dataset}-{setting} now: commit champions/ to git")
 
 
 @app.command()
@@ -282,7 +294,7 @@ def rollback(
         root = lineage.find_root(Path.cwd())
         comparison = champions.rollback(root, dataset, setting, reason)
         show_all(root, [comparison])
-        typer.echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
+        echo(f"recorded in champions/{comparison.group}.json: commit it with dvc.lock to git")
 
 
 @app.command()
@@ -296,9 +308,9 @@ def refresh() -> None:
         for dataset in lineage.listed(root, "datasets"):
             new = source.refresh(root, dataset)
             if new is None:
-                typer.echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
+                echo(f"{dataset}: pinned by code and parameters, nothing to refresh")
             else:
-                typer.echo(f"{dataset}: {'new content pinned in params.yaml' if new else 'unchanged'}")
+                echo(f"{dataset}: {'new content pinned in params.yaml' if new else 'unchanged'}")
 
 
 @app.command()
@@ -348,8 +360,8 @@ def init(
             raise typer.Exit(1)
         proposing.write(root, proposal)
         what = "added to" if proposal.described else "of"
-        typer.echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
-        typer.echo("next: metashot run")
+        echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
+        echo("next: metashot run")
 
 
 @app.command()
@@ -367,7 +379,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
             tracking.follow_move(Path(uri.removeprefix(tracking.SQLITE)))
         # Without the workflow it opens on traces of language models
         address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-        typer.echo(f"MLflow UI at {address} (stop with Ctrl-C)")
+        echo(f"MLflow UI at {address} (stop with Ctrl-C)")
         options = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         # No background jobs: they serve MLflow's tracing of language models.
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -383,14 +395,14 @@ def _root() -> Path:
 
 def say(text: object, err: bool = False) -> None:
     """Print one line of text of any origin."""
-    typer.echo(line(text), err=err)
+    echo(line(text), err=err)
 
 
 def say_json(value: Any) -> None:
     """Print a value for machines."""
     from metashot.terminal import as_json
 
-    typer.echo(as_json(value))
+    echo(as_json(value))
 
 
 @contextmanager
@@ -431,14 +443,14 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
         after = _listed(after.decode(), key, name).encode()
     write(after)
     for key, name in missing:
-        typer.echo(f"added {name} to {key} in params.yaml")
+        echo(f"added {name} to {key} in params.yaml")
     try:
         params.check(path)
         yield
     except BaseException:
         if path.read_bytes() == after:  # nobody has edited it since
             write(before)
-            typer.echo("put params.yaml back as it was", err=True)
+            echo("put params.yaml back as it was", err=True)
         raise
 
 
@@ -459,7 +471,7 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
         if as_json:
             say_json({"first": first.name, "second": second.name, **asdict(difference)})
         else:
-            typer.echo(cards.versus(line(first.name), line(second.name), difference))
+            echo(cards.versus(line(first.name), line(second.name), difference))
         with warnings():
             publishing.publish_pair(root, first, second, difference)
 
@@ -496,6 +508,8 @@ def _listed(text: str, key: str, name: str) -> str:
     """The text of params.yaml with a name added to a list, every other character as it was."""
     from ruamel.yaml import YAML
 
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    text = text.removeprefix(mark)
     section = DESCRIBED[key]
     nodes = {node.value: value for node, value in YAML().compose(text).value}
     described = [node.value for node, _ in nodes[section].value]
@@ -505,9 +519,9 @@ def _listed(text: str, key: str, name: str) -> str:
     names = nodes[key]
     end = names.value[-1].end_mark.index
     if names.flow_style:
-        return f"{text[:end]}, {name}{text[end:]}"
+        return f"{mark}{text[:end]}, {name}{text[end:]}"
     end += len(text[end:].partition("\n")[0])  # behind the last item's comment
-    return f"{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
+    return f"{mark}{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"
 
 
 def show_all(root: Path, comparisons: Iterable["Comparison"]) -> None:

@@ -1,7 +1,10 @@
-"""DVC as a process: the only module that starts it.
+"""DVC as a process: the only module that starts it. ``python -m metashot.dvc repro`` is DVC that waits.
 
 Every start waits for DVC's lock, so that a finished stage is never thrown away because somebody looked at the
-repository meanwhile. What a stage says goes to a file: a process that reads along may die, and DVC goes on.
+repository meanwhile. DVC does not wait for the paths of a stage that another DVC runs, and gives up ("is
+busy"): so whole runs (`run`, `replace`) go one at a time, single stages (`make`) only while there is none of
+these, and what finds a path busy all the same is started again. What a stage says goes to a file: a process
+that reads along may die, and DVC goes on.
 """
 
 import contextlib
@@ -16,13 +19,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from metashot import lineage, scratch, yamlfile
+from metashot import lineage, plain_yaml, scratch
+from metashot.declared import PARAMS, contents
 from metashot.errors import MetashotError, OneLine, printable, without_credentials
+from metashot.output import say
 
 Graph = dict[str, set[str]]
 
+_BUSY = "is busy, it is being blocked by"  # DVC's words
 GRACE = 20.0  # seconds from SIGTERM to SIGKILL; Prefect itself gives a cancelled flow 30
 POLL = 0.2  # seconds between looks at a stage's log
 _NODE = re.compile(r'^"(?P<node>[^"]+)";$')
@@ -41,8 +47,29 @@ class StageInterrupted(OneLine, Exception):
 
 
 def run(root: Path, *arguments: str) -> int:
-    """Run DVC in the terminal it is called from; return its exit status."""
-    return subprocess.run(_command(arguments), cwd=root, env=_environment(), check=False).returncode
+    """Run DVC in the terminal it is called from, once no other run is under way; return its exit status."""
+    with _alone(root) as lock:
+        return subprocess.run(
+            _command(arguments), cwd=root, env=_environment(), pass_fds=[lock], check=False
+        ).returncode
+
+
+def replace(root: Path, *arguments: str) -> NoReturn:
+    """Become DVC, once no other run is under way.
+
+    Raises:
+        MetashotError: params.yaml is not one that may be given to DVC.
+    """
+    with _alone(root) as lock:
+        os.set_inheritable(lock, True)  # DVC holds it until it ends
+        os.chdir(root)
+        os.execve(sys.executable, _command(arguments), _environment())
+
+
+def wait_for_run(root: Path) -> None:
+    """Wait until no whole run of a repository is under way."""
+    with _lock(root, fcntl.LOCK_SH):
+        pass
 
 
 def output(root: Path, *arguments: str) -> str:
@@ -51,9 +78,19 @@ def output(root: Path, *arguments: str) -> str:
     Raises:
         MetashotError: It failed.
     """
+    _check_params(root)
     done = subprocess.run(
-        _command(arguments), cwd=root, env=_environment(), capture_output=True, text=True, check=False
+        _command(arguments),
+        cwd=root,
+        env=_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
     )
+    if done.returncode and _BUSY in done.stderr:
+        _wait_for_others(root, _say)
+        return output(root, *arguments)
     if done.returncode:
         _check_files(root)
         raise MetashotError(f"dvc {' '.join(arguments)}: {_mistake(done.stderr.splitlines())}")
@@ -106,7 +143,7 @@ def pools(root: Path) -> dict[str, str]:
         MetashotError: DVC cannot read the pipeline.
     """
     stages = graph(root)
-    written = yamlfile.read(root / "dvc.yaml")["stages"]
+    written = contents(root / "dvc.yaml")["stages"]
     asked = {name: (stage.get("meta") or {}).get("pool") for name, stage in written.items()}
     return {name: pool for name in stages if (pool := asked[name.partition("@")[0]])}
 
@@ -149,11 +186,14 @@ def make(
         raise StageInterrupted("stopped before it was started")
     logs = root / scratch.FOLDER / "logs" / target
     logs.mkdir(parents=True, exist_ok=True)
-    with (logs / ".lock").open("w") as lock:
-        _take_turn(lock.fileno())
+    before = scratch.read_status(root, target)
+    options = ["--pull"] if pull else ["--single-item"]
+    if before and before.state == "outdated" and not pull:
+        options = []  # what it needs may have changed as well
+    with _lock(root, fcntl.LOCK_SH) as shared, (logs / ".lock").open("w") as lock:
+        _take(lock.fileno(), fcntl.LOCK_EX)
         log = logs / f"{1 + len(list(logs.glob('*.log'))):03d}.log"
         started = time.time()
-        options = ["--pull"] if pull else ["--single-item"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 _command(["repro", *options, target]),
@@ -163,7 +203,7 @@ def make(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
-                pass_fds=[lock.fileno()],  # DVC holds the turn, however its parent ends
+                pass_fds=[lock.fileno(), shared],  # DVC holds the turn, however its parent ends
             )
     _running.add(process.pid)
     try:
@@ -172,6 +212,10 @@ def make(
         if not _alive(process.pid):  # a stage may outlive DVC
             _running.discard(process.pid)
     if process.returncode == 0:
+        return
+    if _BUSY in said:
+        _wait_for_others(root, echo)
+        make(root, target, pull=pull, echo=echo, environment=environment)
         return
     stages = ancestry(graph(root), [target]) if pull else [target]
     statuses = [s for name in stages if (s := scratch.read_status(root, name)) and s.started >= started]
@@ -189,7 +233,7 @@ def wait_for_stages(root: Path) -> None:
     """Wait until nothing runs any more that `make` started in a repository, in this process or a dead one."""
     for turn in (root / scratch.FOLDER / "logs").glob("*/.lock"):
         with turn.open("w") as lock:
-            _take_turn(lock.fileno())
+            _take(lock.fileno(), fcntl.LOCK_EX)
 
 
 def push(root: Path, *targets: str) -> None:
@@ -236,17 +280,92 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
-def _take_turn(lock: int) -> None:
-    """Wait for an exclusive lock, open to signals and to `stopped` meanwhile."""
+def _check_params(root: Path) -> None:
+    """Raise a MetashotError for a params.yaml that DVC itself would not survive."""
+    if (root / PARAMS).exists():
+        contents(root / PARAMS)
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[int]:
+    """A lock that nothing of ours runs stages beside, and no DVC that somebody has started before."""
+    _check_params(root)
+    with _lock(root, fcntl.LOCK_EX) as lock:
+        _wait_for_others(root, _say)
+        yield lock
+
+
+@contextlib.contextmanager
+def _lock(root: Path, kind: int) -> Iterator[int]:
+    """The lock of runs: exclusive for a whole one, shared for a stage. It ends with the process."""
+    path = root / scratch.FOLDER / "runs.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(_waiting(_others(root)))
+            _take(file.fileno(), kind)
+        yield file.fileno()
+
+
+def _take(lock: int, kind: int) -> None:
+    """Wait for a lock, open to signals and to `stopped` meanwhile."""
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if _stopping.is_set():
                 raise StageInterrupted("stopped while another process made the same") from None
             time.sleep(POLL)
         else:
             return
+
+
+def _wait_for_others(root: Path, echo: Callable[[str], None]) -> None:
+    """Wait until no DVC holds the paths of a stage that it runs."""
+    if others := _others(root):
+        echo(_waiting(others))
+    while _others(root):
+        if _stopping.is_set():
+            raise StageInterrupted("stopped while it waited for another process")
+        time.sleep(POLL)
+
+
+def _others(root: Path) -> dict[int, str]:
+    """The DVC processes that hold paths of a stage, and their commands; what the dead hold is given up."""
+    path = root / ".dvc/tmp/rwlock"
+    with contextlib.suppress(FileNotFoundError), path.with_name("rwlock.lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)  # as DVC does whenever it reads or writes the file
+        held = json.loads(path.read_text() or "{}")
+        readers = {
+            at: [info for info in infos if _is_dvc(info)] for at, infos in held.get("read", {}).items()
+        }
+        writers = {at: info for at, info in held.get("write", {}).items() if _is_dvc(info)}
+        alive = {"write": writers, "read": {at: infos for at, infos in readers.items() if infos}}
+        if alive != held:
+            path.write_text(json.dumps(alive))
+        infos = [*alive["write"].values(), *(info for infos in alive["read"].values() for info in infos)]
+        return {info["pid"]: info["cmd"] for info in infos}
+    return {}
+
+
+def _is_dvc(info: Mapping[str, Any]) -> bool:
+    """Whether the process that DVC noted down is alive, and its number not another's by now."""
+    try:
+        words = Path(f"/proc/{info['pid']}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"dvc" in map(os.path.basename, words)
+
+
+def _say(line: str) -> None:
+    say(line, sys.stderr)
+
+
+def _waiting(others: Mapping[int, str]) -> str:
+    whom = " and ".join(f"process {pid} ({' '.join(command.split()[1:])})" for pid, command in others.items())
+    return f"waits for {whom or 'another run'}, which makes stages of this repository"
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, echo: Callable[[str], None]) -> str:
@@ -269,9 +388,9 @@ def _check_files(root: Path) -> None:
     """Raise a MetashotError where one of the files that people edit or merge cannot be read."""
     for name in ("dvc.yaml", "params.yaml"):
         if (root / name).exists():
-            yamlfile.read(root / name)
+            contents(root / name)
     for path in root.glob("pyproject.toml"):
-        yamlfile.check_merged(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        plain_yaml.check_merged(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if (root / "dvc.lock").exists():
         lineage.Lock(root)
 
@@ -294,3 +413,10 @@ def _signal(number: signal.Signals) -> None:
     for group in list(_running):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
+
+
+if __name__ == "__main__":
+    try:
+        replace(Path(), *sys.argv[1:])
+    except MetashotError as error:
+        sys.exit(f"error: {error}")

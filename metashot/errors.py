@@ -109,6 +109,10 @@ class Preempted(OneLine):
     """
 
 
+class Outdated(Preempted):
+    """What a stage goes by is no longer what it has read: it has to be made again, from what is so now."""
+
+
 def _acts(char: str) -> bool:
     """Whether a terminal may do something else with a character than to show it."""
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS

@@ -21,16 +21,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from metashot import files, gate, git, untrusted, yamlfile
+from metashot import files, gate, git, plain_yaml, untrusted
 from metashot.carried import PACKAGE, PROJECT, Code, identity
 from metashot.compare import Decision, counted
+from metashot.declared import below
 from metashot.errors import MetashotError
 from metashot.gate import Candidate
 from metashot.history import KeptLock, PastLock, history, holding
 from metashot.lineage import CHAMPIONS, RECORDS, Cell, Entry, Lock, pointed
 from metashot.objects import FOLDER, Objects
 from metashot.params import Gate
-from metashot.plan import below
 from metashot.statistics import mean_and_interval
 
 Memory = dict[str, Any]
@@ -231,7 +231,7 @@ class Evidence:
         pointer = self._file(commit, path)
         if pointer is None:
             return []
-        held = self.listing(pointed(yamlfile.load(pointer.decode(), path), path))
+        held = self.listing(pointed(plain_yaml.load(pointer.decode(), path), path))
         numbers = {name.partition("/")[0] for name in held}
         found: list[tuple[Lock, Cell]] = []
         for number in sorted(numbers, key=lambda number: (len(number), number)):
@@ -431,7 +431,7 @@ def _parameters(path: str, content: bytes) -> Any:
     """The values of a file of parameters, as JSON has them; None where it cannot be read."""
     try:
         text = content.decode()
-        return tomllib.loads(text) if path.endswith(".toml") else yamlfile.load(text, path)
+        return tomllib.loads(text) if path.endswith(".toml") else plain_yaml.load(text, path)
     except (ValueError, RecursionError, MetashotError):  # as with the marks of a merge in it
         return None
 

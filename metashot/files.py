@@ -30,15 +30,15 @@ def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
     """
     partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
     if not resume:
-        _remove(partial)
+        remove(partial)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _remove(old)
+        remove(old)
         if path.is_dir():  # a folder cannot be renamed over another
             path.rename(old)
         partial.replace(path)
-        _remove(old)
+        remove(old)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -47,11 +47,14 @@ def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
         ) from None
     finally:
         if not resume:
-            _remove(partial)
+            remove(partial)
 
 
 def md5(path: Path) -> str:
-    """The md5 of a file, which is also how DVC names it."""
+    """DVC's digest of a file, its md5, or of a folder (``<md5 of its sorted listing>.dir``)."""
+    if path.is_dir():
+        inside = (file for file in path.rglob("*") if file.is_file())
+        return folder_md5({file.relative_to(path).as_posix(): md5(file) for file in inside})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
@@ -62,8 +65,9 @@ def folder_md5(md5s: Mapping[str, str]) -> str:
     return hashlib.md5(listing.encode()).hexdigest() + ".dir"
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Take away a file, or a folder with all that is in it; nothing where there is neither."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

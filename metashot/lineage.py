@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from metashot import files, params, yamlfile
+from metashot import files, params, plain_yaml
 from metashot.errors import MetashotError
 
 CHAMPIONS = "champions"  # the folder of the champions that were adopted
@@ -95,11 +95,8 @@ def digest(value: object) -> str:
 
 
 def md5(path: Path) -> str:
-    """Return DVC's digest of a file, or of a directory (``<md5 of its sorted listing>.dir``)."""
-    if not path.is_dir():
-        return files.md5(path)
-    inside = (file for file in path.rglob("*") if file.is_file())
-    return files.folder_md5({file.relative_to(path).as_posix(): files.md5(file) for file in inside})
+    """Return DVC's digest of a file, or of a directory."""
+    return files.md5(path)
 
 
 @dataclass(frozen=True)
@@ -328,7 +325,7 @@ class Lock:
 
 def listed(root: Path, key: Literal["datasets", "settings", "methods"]) -> list[str]:
     """Return the data sets, settings or methods that params.yaml asks for."""
-    names: list[str] = params.read(root / "params.yaml", key, list[str])
+    names: list[str] = params.read(root / "params.yaml", key, list[params.Name])
     return names
 
 
@@ -364,7 +361,7 @@ def adopted(root: Path, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
     pointer = folder.with_name(f"{group}.dvc")
     if not pointer.exists():
         return []
-    named = pointed(yamlfile.read(pointer), str(pointer))
+    named = pointed(plain_yaml.load(plain_yaml.read(pointer), str(pointer)), str(pointer))
     if not folder.is_dir() or md5(folder) != named:
         path = pointer.relative_to(root)
         raise MetashotError(f"{CHAMPIONS}/{group} is not what {path} names: run `dvc pull {path}`")
@@ -430,7 +427,7 @@ def entries(text: str, where: str, mend: str = MEND) -> dict[str, Entry]:
     Raises:
         MetashotError: It has the marks of a merge conflict, is not YAML, or not what DVC writes.
     """
-    data = yamlfile.load(text, where, mend)
+    data = plain_yaml.load(text, where, mend, plain_yaml.MADE)
     if not isinstance(data, dict) or data.get("schema") != "2.0":
         raise MetashotError(f"{where}: not a dvc.lock of schema 2.0: {mend}")
     return stages(data.get("stages") or {}, where, mend)

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from metashot import dvc, files, yamlfile
+from metashot import dvc, files, plain_yaml
 from metashot.errors import MetashotError
 from metashot.lineage import Digest, Entry, Inside, stages
 
@@ -81,7 +81,7 @@ class Store:
             text = self.fs.cat_file(path)
             if text.startswith(f"cmd: {cmd}\n".encode() if cmd else b"cmd: "):
                 with suppress(MetashotError, UnicodeDecodeError):
-                    found = stages({"": yamlfile.load(text.decode(), path)}, path)
+                    found = stages({"": plain_yaml.load(text.decode(), path)}, path)
                     yield found[""]
 
 

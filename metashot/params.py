@@ -2,27 +2,36 @@
 
 import importlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode
 
-from metashot import yamlfile
+from metashot import plain_yaml
 from metashot.errors import MetashotError
 
 Hyper = TypeVar("Hyper")
 
-# Names become folders, MLflow names and words of a command line.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
+# Names become folders, MLflow names and words of a command line. A letter, so that none reads as a number.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]*[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Way = Annotated[int, Field(ge=2)]
+Way = Annotated[int, Field(ge=2, le=10_000)]
+Few = Annotated[int, Field(ge=1, le=10_000)]  # samples of a class
+Episodes = Annotated[int, Field(ge=1, le=1_000_000)]
+Tested = Annotated[int, Field(ge=2, le=1_000_000)]  # episodes: an interval needs two
 Threads = Annotated[int, Field(ge=1, le=1024)]
+STEPS = 10_000_000  # of a training, at most
+DRAWN = 500_000_000  # samples in all episodes of a manifest
+SAMPLE = 10_000_000  # numbers in a sample
+WEIGHTS = 1_000_000_000  # of a backbone
+NAMED = 3  # mistakes in one message
 LINE = 110  # characters of a line that is written
 WORD = re.compile(r"\w+")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,8 +50,8 @@ class ExtraSetting:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     n_way: Way
-    k_shot: PositiveInt
-    episodes: Annotated[int, Field(ge=2)]  # an interval needs two
+    k_shot: Few
+    episodes: Tested
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,29 @@ class Setting:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     n_way: Way
-    k_shot: PositiveInt
-    n_query: PositiveInt
-    val_episodes: PositiveInt
-    test_episodes: Annotated[int, Field(ge=2)]  # an interval needs two
+    k_shot: Few
+    n_query: Few
+    val_episodes: Episodes
+    test_episodes: Tested
     train_way: Way
-    train_query: PositiveInt
-    train_episodes: PositiveInt
+    train_query: Few
+    train_episodes: Episodes
     extra: dict[Name, ExtraSetting]
 
     def __post_init__(self) -> None:
         if self.train_way < self.n_way:
             raise ValueError(f"train_way: must be at least n_way, {self.n_way}")
+        manifests = {
+            "train_episodes": self.train_episodes * self.train_way * (self.k_shot + self.train_query),
+            "val_episodes": self.val_episodes * self.n_way * (self.k_shot + self.n_query),
+            "test_episodes": self.test_episodes * self.n_way * (self.k_shot + self.n_query),
+        } | {
+            f"extra.{name}.episodes": extra.episodes * extra.n_way * (extra.k_shot + self.n_query)
+            for name, extra in self.extra.items()
+        }
+        for key, samples in manifests.items():
+            if samples > DRAWN:
+                raise ValueError(f"{key}: {samples:,} samples in all are more than {DRAWN:,}: lower it")
 
 
 @dataclass(frozen=True)
@@ -158,12 +178,7 @@ def read(path: Path, key: str, type_: Any) -> Any:
     Raises:
         MetashotError: No such file, no such key, or a value that ``type_`` refuses; the line names the key.
     """
-    try:
-        value = yamlfile.load(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise MetashotError(f"{path}: no such file: run in the project's top folder") from None
-    except UnicodeDecodeError as error:
-        raise MetashotError(f"{path}: not UTF-8 (byte {error.start}): {yamlfile.MEND}") from None
+    value = plain_yaml.load(plain_yaml.read(path), str(path))
     if not isinstance(value, Mapping):
         raise MetashotError(f"{path}: not a mapping of sections such as seed, datasets and method")
     for depth, part in enumerate(parts := key.split(".") if key else []):
@@ -186,8 +201,11 @@ def training(path: Path, key: str, hyper: Hyper, said: Any) -> tuple[int, Hyper]
         MetashotError: The steps are no number above 0, or the method refuses a hyper-parameter.
     """
     steps, own = budgeted(said)
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise MetashotError(f"{path}: {key}: needs outer steps, a whole number above 0 (it is {steps!r})")
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= STEPS:
+        raise MetashotError(
+            f"{path}: {key}: needs outer steps, a whole number above 0 and at most {STEPS:,} "
+            f"(it is {plain_yaml.short(steps)})"
+        )
     return steps, _valid(path, key, type(hyper), {**asdict(hyper), **own})  # type: ignore[call-overload]
 
 
@@ -198,11 +216,13 @@ def budgeted(said: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _valid(path: Path, key: str, type_: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(type_).validate_python(value)
+    try:  # as JSON, where strict takes a mapping for a dataclass, and a whole number for a float
+        return TypeAdapter(type_).validate_json(json.dumps(value), strict=True)
     except ValidationError as invalid:
-        mistakes = (_describe(key, error, type_, value) for error in invalid.errors())
-        raise MetashotError(f"{path}: {'; '.join(mistakes)}") from None
+        mistakes = [_describe(key, error, type_, value) for error in invalid.errors()[:NAMED]]
+        more = invalid.error_count() - len(mistakes)
+        others = [f"{more} more"] if more else []
+        raise MetashotError(f"{path}: {'; '.join(mistakes + others)}") from None
 
 
 def edited(text: str, key: str, value: Any) -> str:
@@ -211,8 +231,11 @@ def edited(text: str, key: str, value: Any) -> str:
     Raises:
         MetashotError: It is written in a way that this cannot be done in.
     """
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    text = text.removeprefix(mark)
     *above, last = key.split(".")
     try:
+        before = plain_yaml.load(text, "params.yaml")
         node = YAML().compose(text)
         for part in above:
             node = next(child for name, child in node.value if name.value == part)
@@ -226,9 +249,9 @@ def edited(text: str, key: str, value: Any) -> str:
         else:
             child = there[0][1]
             new = text[: child.start_mark.index] + _flow(value) + text[child.end_mark.index :]
-        if YAML(typ="safe").load(new) == _set(YAML(typ="safe").load(text), (*above, last), value):
-            return new
-    except (YAMLError, StopIteration, TypeError, IndexError):  # an alias, or no mapping
+        if plain_yaml.load(new, "params.yaml") == _set(before, (*above, last), value):
+            return mark + new
+    except (YAMLError, MetashotError, StopIteration, TypeError, IndexError):  # an alias, or no mapping
         pass
     raise MetashotError(
         f"params.yaml: {key} cannot be set in the way it is written: set it to {_flow(value)}"
@@ -290,7 +313,9 @@ def _describe(key: str, error: Any, type_: Any, value: Any) -> str:
     loc = error["loc"]
     if loc and isinstance(value, Mapping) and loc[0] not in value and loc[0] == value.get("name"):
         loc = loc[1:]  # which of several types it is, as `named` decides
-    where = ".".join(part for part in (key, *map(str, loc)) if part)
+    where = ".".join(part for part in (key, *map(str, loc)) if part and part != "[key]")
+    if error["type"] == "string_pattern_mismatch":
+        return f"{where}: a name needs a letter, and letters, digits and _ only (it is {error['input']!r})"
     if error["type"] == "unexpected_keyword_argument":
         hint = ""
         if is_dataclass(type_) and len(error["loc"]) == 1:
@@ -300,7 +325,7 @@ def _describe(key: str, error: Any, type_: Any, value: Any) -> str:
         return f"{where}: missing"
     if error["type"] == "value_error":  # raised by a dataclass about one of its keys, which it names
         return f"{where}.{error['ctx']['error']}"
-    return f"{where}: {error['msg']} (it is {error['input']!r})"
+    return f"{where}: {error['msg']} (it is {plain_yaml.short(error['input'])})"
 
 
 def named(types: Any) -> Any:
@@ -328,6 +353,10 @@ def check(path: Path) -> None:
         ("setting", file.settings, file.setting),
         ("method", file.methods, file.method),
     ):
+        spellings: dict[str, str] = {}
+        for name in described:
+            if (other := spellings.setdefault(name.lower(), name)) != name:
+                raise MetashotError(f"{path}: {kind}.{name}: differs from {other} by case only: rename one")
         for name in listed:
             if name not in described:
                 raise MetashotError(f"{path}: {kind}.{name}: missing")
@@ -344,10 +373,19 @@ def check(path: Path) -> None:
         prepare = read(path, f"data.{name}.prepare", module.Prepare)
         backbone = read(path, f"data.{name}.backbone", named(backbones.Params))
         augment = read(path, f"data.{name}.augment", augmentation.Augment)
+        if (numbers := math.prod(prepare.form.shape)) > SAMPLE:
+            raise MetashotError(
+                f"{path}: data.{name}.prepare: a sample has {numbers:,} numbers, more than {SAMPLE:,}: "
+                "shrink it"
+            )
         try:
-            backbones.build(backbone, prepare.form.shape)
+            weights = backbones.count(backbone, prepare.form.shape)
         except MetashotError as error:
             raise MetashotError(f"{path}: data.{name}.backbone: {error}") from None
+        if weights > WEIGHTS:
+            raise MetashotError(
+                f"{path}: data.{name}.backbone: has {weights:,} weights, more than {WEIGHTS:,}: shrink it"
+            )
         if augment.varies and prepare.form.kind != "images":
             raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
     hypers = {}

@@ -6,7 +6,6 @@ before, here or elsewhere, from the very inputs they have now: its run cache kno
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,8 +14,9 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table
 
-from metashot import dvc, scratch, yamlfile
+from metashot import declared, dvc, scratch
 from metashot.compare import duration
+from metashot.declared import below, contents, filled
 from metashot.lineage import Entry, Lock, md5
 from metashot.objects import Store
 from metashot.params import budgeted
@@ -128,27 +128,15 @@ def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
 
 def _stages(root: Path) -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml by address, every cell of a matrix by itself."""
-    params, written = yamlfile.read(root / "params.yaml"), yamlfile.read(root / "dvc.yaml")
+    params = contents(root / "params.yaml")
     found = {}
-    for name, stage in written["stages"].items():
-        matrix = stage.pop("matrix", {})
+    for name, stage in contents(root / "dvc.yaml")["stages"].items():
+        matrix = stage.get("matrix", {})
         lists = [below(params, v.strip("${}"), []) if isinstance(v, str) else v for v in matrix.values()]
         for values in itertools.product(*lists):
             address = "@".join([name, "-".join(map(str, values))]) if matrix else name
-            found[address] = _filled(stage, dict(zip(matrix, values, strict=True)))
+            found[address] = filled(stage, dict(zip(matrix, values, strict=True)))
     return found
-
-
-def _filled(value: Any, cell: Mapping[str, object]) -> Any:
-    """A part of dvc.yaml with ``${item.<dimension>}`` replaced."""
-    if isinstance(value, Mapping):
-        return {_filled(key, cell): _filled(inner, cell) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, cell) for inner in value]
-    if isinstance(value, str):
-        for dimension, chosen in cell.items():
-            value = value.replace(f"${{item.{dimension}}}", str(chosen))
-    return value
 
 
 def _inputs(
@@ -163,16 +151,14 @@ def _inputs(
             return None
         deps[path] = digest
     params: dict[str, dict[str, Any]] = {}
-    for item in stage.get("params", []):
-        for file, keys in {"params.yaml": [item]}.items() if isinstance(item, str) else item.items():
-            for key in keys or _read(root / file):
-                value = below(_read(root / file), key, _MISSING)
-                if value is _MISSING:
-                    return None
-                params.setdefault(file, {})[key] = value
-    outs = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, []))
-    named = frozenset(out if isinstance(out, str) else next(iter(out)) for out in outs)
-    return _Inputs(stage["cmd"], deps, params, named)
+    for file, keys in declared.params(stage):
+        content = contents(root / file)
+        for key in keys or content:
+            value = below(content, key, _MISSING)
+            if value is _MISSING:
+                return None
+            params.setdefault(file, {})[key] = value
+    return _Inputs(stage["cmd"], deps, params, frozenset(declared.outputs(stage)))
 
 
 def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, Store]]) -> str | None:
@@ -190,23 +176,6 @@ def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, Store]]) -
 _MISSING = object()
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """A file of parameters."""
-    if path.suffix == ".toml":
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    content: Mapping[str, Any] = yamlfile.read(path)
-    return content
-
-
-def below(content: Any, key: str, default: Any = None) -> Any:
-    """Return the value below a dotted key, or the default where there is none."""
-    for part in key.split("."):
-        if not isinstance(content, Mapping) or part not in content:
-            return default
-        content = content[part]
-    return content
-
-
 def _reason(root: Path, changes: Sequence[Any], entry: Entry | None, waits: Sequence[str]) -> str:
     """What DVC's status of a stage says, in words."""
     if entry is None:
@@ -218,7 +187,7 @@ def _reason(root: Path, changes: Sequence[Any], entry: Entry | None, waits: Sequ
             continue
         for path, what in change.get("changed deps", {}).items():
             if path in entry.params:
-                said += _parameters(entry.params[path], _read(root / path), what)
+                said += _parameters(entry.params[path], contents(root / path), what)
             else:
                 said.append(f"{path} {'changed' if what == 'modified' else what}")
         said += [f"{path} is {what}" for path, what in change.get("changed outs", {}).items()]
@@ -263,7 +232,7 @@ def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
     if seconds is None or entry is None:
         return seconds
     for key, budget in entry.params.get("params.yaml", {}).items():
-        now = below(_read(root / "params.yaml"), key, _MISSING)
+        now = below(contents(root / "params.yaml"), key, _MISSING)
         if ".budget." in key and now is not _MISSING:
             seconds *= budgeted(now)[0] / budgeted(budget)[0]
     return seconds

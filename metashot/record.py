@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,23 +15,12 @@ from typing import Any
 
 import torch
 
-from metashot import git, runtime
+from metashot import code, git, runtime
 from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
 PATCH = "tree.patch"  # what code and parameters of a dirty tree had beyond its commit, for `git apply`
 NAMED = 20  # other files of a dirty tree
-
-
-def code() -> dict[str, str]:
-    """The md5 of every file of metashot and stages that this process has loaded."""
-    loaded = [name for name in sys.modules if name.partition(".")[0] in ("metashot", "stages", "__main__")]
-    specs = [spec for name in loaded if (spec := sys.modules[name].__spec__)]
-    ours = {
-        spec.origin for spec in specs if spec.origin and spec.name.partition(".")[0] in ("metashot", "stages")
-    }
-    top = Path(__file__).parents[1]
-    return {str(Path(path).relative_to(top)): md5(Path(path)) for path in sorted(ours)}
 
 
 class Record:
@@ -56,7 +44,7 @@ class Record:
                 "name": runtime.device_name(device),
                 "threads": torch.get_num_threads(),
             },
-            "code": code(),
+            "code": code.loaded(),
             "git": tree,
             "started": self.started,
         }

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from metashot.errors import MetashotError, Preempted
+from metashot import output
+from metashot.errors import MetashotError, Outdated, Preempted
 from metashot.files import replacing
 
 FOLDER = Path(".metashot")
@@ -27,7 +28,8 @@ class Status:
     """How the latest attempt of a stage stands.
 
     Attributes:
-        state: ``crashed`` is read only: it says running, but its process is gone.
+        state: ``outdated``: its inputs changed while it ran. ``crashed`` is read only: it says running, but
+            its process is gone.
         reason: One line, empty for running and ok.
         pid: Its process.
         started: Unix time.
@@ -35,7 +37,7 @@ class Status:
         progress: How far it is, such as step, steps and train_loss; empty for stages without.
     """
 
-    state: Literal["running", "ok", "failed", "preempted", "crashed"]
+    state: Literal["running", "ok", "failed", "preempted", "outdated", "crashed"]
     reason: str = ""
     pid: int = field(default_factory=os.getpid)
     started: float = field(default_factory=time.time)
@@ -73,7 +75,7 @@ class Attempt:
         except BlockingIOError:
             other = _read(self.root, self.address)
             who = f"process {other.pid}" if other else "another process"
-            print(f"{self.address}: waits for {who}, which is still at it", file=sys.stderr)  # noqa: T201
+            output.say(f"{self.address}: waits for {who}, which is still at it", sys.stderr)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._status = Status("running")
         self._write(self._status)
@@ -86,9 +88,9 @@ class Attempt:
             self._write(self._status, state="ok")
         else:
             reason = str(error) if isinstance(error, MetashotError | Preempted) else _line(error)
-            self._write(
-                self._status, state="preempted" if isinstance(error, Preempted) else "failed", reason=reason
-            )
+            stopped = "outdated" if isinstance(error, Outdated) else "preempted"
+            state = stopped if isinstance(error, Preempted) else "failed"
+            self._write(self._status, state=state, reason=reason)
         self._lock.close()
 
     def tell(self, progress: Mapping[str, float]) -> None:

@@ -6,18 +6,25 @@ They are run at the top of the repository as ``python -m stages.<stage> <argumen
 import csv
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from metashot import code  # noqa: F401 - before all others, whose digests it takes
+
+# isort: split
 from metashot import params
+from metashot.declared import unchanged
 from metashot.errors import MetashotError, Preempted
 from metashot.files import replacing
+from metashot.output import prepare, say
 from metashot.scratch import Attempt
 
 PARAMS = Path("params.yaml")
+_MEMORY = re.compile("out of memory|allocate memory")  # torch's words
 
 
 def read_params(key: str, type_: Any) -> Any:
@@ -28,9 +35,11 @@ def read_params(key: str, type_: Any) -> Any:
 def run(main: Callable[..., None]) -> None:
     """Call ``main`` with the command line's arguments, and with this ``attempt`` if it asks for it.
 
-    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake ends as one line and
-    status 1, SIGTERM or SIGINT as one line and status 75 (EX_TEMPFAIL).
+    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake, or a lack of memory,
+    ends as one line and status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and status 75
+    (EX_TEMPFAIL).
     """
+    prepare()
     parameters = dict(inspect.signature(main).parameters)
     asks = parameters.pop("attempt", None)
     stage, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
@@ -39,12 +48,20 @@ def run(main: Callable[..., None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        with Attempt(Path(), "@".join(filter(None, [stage, "-".join(arguments)]))) as attempt:
+        address = "@".join(filter(None, [stage, "-".join(arguments)]))
+        with Attempt(Path(), address) as attempt, unchanged(stage, arguments):
             main(*arguments, **({"attempt": attempt} if asks else {}))
     except MetashotError as error:
-        sys.exit(f"error: {error}")
+        say(f"error: {error}", sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
+            raise
+        reason = " ".join(str(error).split()) or "no more is there"
+        say(f"error: out of memory: make network, samples or episodes smaller ({reason[:200]})", sys.stderr)
+        sys.exit(1)
     except Preempted as stopped:
-        print(f"preempted: {stopped}", file=sys.stderr)  # noqa: T201
+        say(f"preempted: {stopped}", sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
 
 

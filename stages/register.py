@@ -6,6 +6,7 @@ from metashot.cards import write_report
 from metashot.compare import compare
 from metashot.errors import line
 from metashot.lineage import Lock
+from metashot.output import say
 from stages import read_params, run
 
 
@@ -18,7 +19,7 @@ def main(dataset: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(root, [(dataset, setting)], methods):
-        print(line(published))  # noqa: T201
+        say(line(published))
 
 
 if __name__ == "__main__":

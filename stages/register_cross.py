@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metashot.errors import line
+from metashot.output import say
 from stages import read_params, run
 
 
@@ -11,7 +12,7 @@ def main(dataset: str, other: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
-        print(line(published))  # noqa: T201
+        say(line(published))
 
 
 if __name__ == "__main__":

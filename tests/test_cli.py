@@ -1,6 +1,8 @@
 """The commands as a person meets them, on real DVC and MLflow; the trainings never ran."""
 
 import json
+import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -250,6 +252,60 @@ def test_run_shows_what_is_made_though_register_fails_without_mlflow(repository,
     params = repository / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 7", 1))
     assert made(repository, ["register@glyphs-5w1s"]) == []
+
+
+COMMAND = "import sys; from flows.cli import app; sys.argv[0] = 'metashot'; app()"
+
+
+def shell(repository, *arguments: str, redirect: str = "", **environment: str):
+    """A command in a shell, as a person calls it, under an environment."""
+    words = shlex.join([sys.executable, "-c", COMMAND, *arguments])
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{words} {redirect}"],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(synthetic.ROOT), **environment},
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1", "COLUMNS": "20"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_commands_print_in_any_encoding(environment, repository):
+    named = environment.get("PYTHONIOENCODING", "ascii")
+    table = shell(repository, "compare", **environment)
+    assert (table.returncode, table.stderr) == (0, b"")
+    rows = table.stdout.decode(named)
+    if "COLUMNS" not in environment:
+        assert "prototypical *" in rows
+        assert "+-" in rows
+    page = shell(repository, "results", **environment)
+    assert (page.returncode, page.stderr) == (0, b"")
+    assert page.stdout.decode(named)
+    machines = shell(repository, "compare", "--json", **environment)
+    assert json.loads(machines.stdout) == json.loads(invoke("compare", "--json").stdout)
+    assert shell(repository, "--help", **environment).returncode == 0
+
+
+def test_output_that_nobody_takes_is_no_traceback(repository):
+    done = shell(repository, "results", redirect="| true")
+    assert (done.returncode, done.stderr) == (1, b"")
+    done = shell(repository, "results", redirect="| head -1")
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
+    done = shell(repository, "results", redirect="> /dev/full")
+    line = b"error: standard output: cannot be written (No space left on device): free space\n"
+    assert (done.returncode, done.stderr) == (1, line)
+    done = shell(repository, "compare", redirect="> /dev/full")
+    assert (done.returncode, done.stderr) == (1, line)
+    done = shell(repository, "compare", redirect="2>/dev/null >&- <&-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shell(repository, "plan", "nothing", redirect="2>&-").returncode == 1
 
 
 def test_help_imports_nothing_slow():

@@ -25,6 +25,12 @@ def main(what, *, attempt):
     Path("begun-" + what).touch()
     if what == "mistake":
         raise MetashotError("width: too wide: lower it")
+    if what == "memory":
+        import numpy
+        numpy.zeros(2**60, numpy.uint8)
+    if what == "network":
+        import torch
+        torch.empty(2**60, dtype=torch.uint8)
     if what == "bug":
         raise ValueError("in two\\nlines")
     while what == "wait" and not Path("go").exists():
@@ -100,6 +106,14 @@ def test_the_status_tells_how_a_stage_ended(
     assert status.progress == {"step": 1, "steps": 3}
     assert ("Traceback" in said) == (what == "bug")
     assert (said == f"error: {reason}\n") == (what == "mistake")
+
+
+@pytest.mark.parametrize("what", ["memory", "network"])
+def test_a_lack_of_memory_is_one_line(what: str, stage: Stage) -> None:
+    process = stage.start(what)
+    _, line = process.communicate()
+    assert (process.returncode, line.count("\n"), stage.status(what).state) == (1, 1, "failed")
+    assert line.startswith("error: out of memory: make network, samples or episodes smaller (")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

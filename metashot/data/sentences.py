@@ -43,8 +43,8 @@ class Prepare:
     width: int
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width: {self.width} is less than 1")
+        if not 1 <= self.width <= 65_536:
+            raise ValueError(f"width: {self.width} is not between 1 and 65,536")
 
     @property
     def form(self) -> Form:

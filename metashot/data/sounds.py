@@ -52,7 +52,7 @@ class Prepare:
     def __post_init__(self) -> None:
         if self.sample_rate not in RATES:
             raise ValueError(f"sample_rate: {self.sample_rate} is not between {RATES[0]} and {RATES[-1]}")
-        for key, most in (("seconds", 60), ("mels", 512), ("range_db", 200)):
+        for key, most in (("seconds", 60), ("mels", 512), ("window_ms", 1000), ("range_db", 200)):
             if not 0 < (value := getattr(self, key)) <= most:
                 raise ValueError(f"{key}: {value} is not above 0 and at most {most}")
         if not 0 < self.hop_ms <= self.window_ms <= 1000 * self.seconds:

@@ -1,6 +1,5 @@
 """What every few-shot method is to the training loop and the evaluation."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,16 @@ from metashot import backbones
 from metashot.data import Form
 from metashot.episodes import Episodes
 
+MOST = 10_000  # steps, episodes, classes or samples of a class
+
 
 def require_positive(params: "Params", *keys: str) -> None:
-    """Raise a ValueError naming the first of ``keys`` whose value is not a finite number above 0."""
+    """Raise a ValueError naming the first of ``keys`` whose value is not above 0, or is too large."""
     for key in keys:
         value = getattr(params, key)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{key}: must be positive and finite, not {value}")
+        most = MOST if isinstance(value, int) else torch.finfo(torch.float32).max
+        if not 0 < value <= most:
+            raise ValueError(f"{key}: must be positive and at most {most:,.6g}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Params:
 
     def __post_init__(self) -> None:
         require_positive(self, "lr", "meta_batch")
-        if self.train_way < 2:
-            raise ValueError(f"train_way: must be at least 2, not {self.train_way}")
+        if not 2 <= self.train_way <= MOST:
+            raise ValueError(f"train_way: must be between 2 and {MOST:,}, not {self.train_way}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""Output that gets out in any encoding, and ends quietly where nobody takes it."""
+
+import codecs
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from metashot.files import FULL
+
+# How to write what an encoding lacks; anything else becomes its number, such as \u0394
+PLAIN = {
+    "★": "*",
+    "†": "+",
+    "±": "+-",
+    "→": "->",
+    "×": "x",  # noqa: RUF001
+    "−": "-",  # noqa: RUF001
+    "–": "-",  # noqa: RUF001
+    "—": "-",
+    "…": "...",
+    "·": "-",
+    "•": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "“": '"',
+    "”": '"',
+    "’": "'",  # noqa: RUF001
+}
+STANDARD = (0, 1, 2)  # input, output, errors
+
+
+def prepare() -> None:
+    """Make standard output and errors write something for every character, and keep their numbers taken.
+
+    A file that was opened under the number of a closed output would get what is printed.
+    """
+    for number in STANDARD:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    codecs.register_error("metashot", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="metashot")
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Prepare for the block's output; end it where the reader has gone (status 1) or the disk is full.
+
+    Raises:
+        SystemExit: Output could not be written.
+    """
+    prepare()
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where an error can be told; Python flushes at its end
+    except OSError as error:
+        if error.filename is not None or error.errno not in {*FULL, errno.EPIPE, errno.EIO}:
+            raise
+        silence()
+        if error.errno != errno.EPIPE:
+            say(f"error: standard output: cannot be written ({error.strerror}): free space", sys.stderr)
+        raise SystemExit(1) from None
+
+
+def echo(text: object, err: bool = False, nl: bool = True) -> None:
+    """Print for a person or a machine; click's own would write UTF-8 where ASCII is asked for."""
+    print(text, end="\n" if nl else "", file=sys.stderr if err else sys.stdout)
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line for whoever may read it: work goes on without a reader."""
+    try:
+        print(line, file=stream or sys.stdout, flush=True)
+    except OSError:
+        silence()
+
+
+def silence() -> None:
+    """Let standard output, and errors where nobody takes them, end in nothing from here on."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(nothing, 2)
+    os.close(nothing)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Stand-ins for what cannot be encoded: see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    written = (PLAIN.get(mark) or mark.encode("ascii", "backslashreplace").decode() for mark in text)
+    return "".join(written), error.end

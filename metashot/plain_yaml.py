@@ -1,0 +1,231 @@
+"""YAML as params.yaml and dvc.lock have it: mappings, lists, texts, numbers, checked before they are built.
+
+A few bytes of YAML can stand for billions of values (aliases of aliases), end the interpreter (brackets in
+brackets, in libyaml's composer) or keep it busy for minutes (a number of a million digits). So the file is
+gone through event by event first, which takes time and memory in proportion to its size alone.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+)
+
+from metashot.errors import MetashotError
+
+SIZE = 1_000_000  # bytes of a file that a person writes
+VALUES = 50_000  # in it, each alias counted for all that it stands for
+MADE = 64  # times as much may be in a file that DVC writes
+DEPTH = 30  # of mappings and lists in each other
+KEY = 200  # characters of a key
+DIGITS = 100  # of a number
+INTEGER = 2**63  # numbers lie between plus and minus this
+
+_NUMBER = re.compile(r"[-+]?(0[xob])?[0-9a-fA-F_.:]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONFLICT = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?=\s|$)", re.MULTILINE)  # marks that git leaves
+
+
+def read(path: Path, times: int = 1) -> str:
+    """The text of a file, a byte order mark included.
+
+    Args:
+        path: The file.
+        times: How often `SIZE` bytes it may have.
+
+    Raises:
+        MetashotError: There is none, or it is not text in UTF-8 of so many bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(times * SIZE + 1)
+    except FileNotFoundError:
+        raise MetashotError(f"{path}: no such file: run in the project's top folder") from None
+    except OSError as error:
+        raise MetashotError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > times * SIZE:
+        raise MetashotError(f"{path}: larger than {times * SIZE:,} bytes: shorten it")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise MetashotError(
+            f"{path}: not YAML: byte {error.start + 1} is not UTF-8: save it as UTF-8"
+        ) from None
+
+
+def load(text: str, where: str, mend: str = "", times: int = 1) -> Any:
+    """The value of a YAML text, with DVC's reading of it; a caller must not change it.
+
+    Args:
+        text: The file.
+        where: Its name, for messages.
+        mend: How to mend it, where the mistake does not say so by itself.
+        times: How often `VALUES` values it may have.
+
+    Raises:
+        MetashotError: It holds the marks of a merge conflict, is not YAML, too large or too deep, or holds
+            something else than mappings with texts as keys, lists, texts, numbers, booleans and null; the
+            line names the key.
+    """
+    check_merged(text, where, mend)
+    try:
+        return _load(text.removeprefix("\ufeff"), times * VALUES)
+    except MetashotError as error:
+        raise MetashotError(f"{where}: {error}{f': {mend}' if mend else ''}") from None
+
+
+def check_merged(text: str, where: str, mend: str = "") -> None:
+    """Raise a MetashotError for a text in which git has left a merge to a person."""
+    if mark := _CONFLICT.search(text):
+        line = 1 + text.count("\n", 0, mark.start())
+        advice = mend or "keep what is right, and delete the marks of git"
+        raise MetashotError(f"{where}: merge conflict (line {line} has git's mark {mark[0]}): {advice}")
+
+
+@lru_cache(maxsize=8)  # a file is read again for each of its sections
+def _load(text: str, most: int) -> Any:
+    try:
+        _check_events(text, most)
+    except YAMLError as error:
+        raise MetashotError(f"not YAML: {_problem(error)}") from None
+    try:
+        value = YAML(typ="safe").load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: the 13th month
+        raise MetashotError(f"not YAML: {_problem(error)}") from None
+    for key, part in _values("", value):
+        if isinstance(part, float) and not math.isfinite(part):
+            raise MetashotError(f"{key}: must be a finite number (it is {part})")
+        if isinstance(part, int) and abs(part) >= INTEGER:
+            raise MetashotError(f"{key}: must be between -2**63 and 2**63 (it is {short(part)})")
+        if isinstance(part, str) and (mark := _CONTROL.search(part)):
+            raise MetashotError(f"{key}: holds the control character {mark[0]!a}: delete it")
+        if not isinstance(part, str | int | float | None):
+            raise MetashotError(f"{key}: a {type(part).__name__} is not taken: put it in quotes")
+    return value
+
+
+@dataclass
+class _Frame:
+    """A mapping or list that is being read.
+
+    Attributes:
+        path: Where it is.
+        anchor: What aliases name it by.
+        keys: The line of each key of a mapping; None for a list.
+        key: Of the value that comes next; None before a key.
+        values: So far, in it.
+    """
+
+    path: str
+    anchor: str | None = None
+    keys: dict[str, int] | None = None
+    key: str | None = None
+    values: int = 1
+    items: int = field(default=0)
+
+    @property
+    def next(self) -> str:
+        """Where the value that comes next is."""
+        name = str(self.items) if self.keys is None else self.key or ""
+        return f"{self.path}.{name}" if self.path else name
+
+
+def _check_events(text: str, most: int) -> None:
+    """Raise a MetashotError, or YAML's own error, for what must not be built."""
+    frames = [_Frame("", keys={}, key="")]  # around the document
+    sizes: dict[str, int] = {}  # of what an anchor names
+    for event in YAML(typ="safe").parse(text):
+        top = frames[-1]
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        where = f"{top.next or 'the file'} (line {line})"
+        values = 0
+        if isinstance(event, NodeEvent) and top.keys is not None and top.key is None:
+            if not isinstance(event, ScalarEvent):
+                raise MetashotError(f"{top.path or 'the file'} (line {line}): a key must be a text")
+            if len(event.value) > KEY or not event.value.isprintable():
+                raise MetashotError(
+                    f"{top.path or 'the file'} (line {line}): the key {short(event.value)} is longer than "
+                    f"{KEY} characters, or has some that cannot be printed: rename it"
+                )
+            if before := top.keys.get(event.value):
+                top.key = event.value
+                raise MetashotError(f"{top.next}: written twice (lines {before} and {line}): delete one")
+            top.keys[event.value], top.key = line, event.value
+            top.values += 1
+            continue
+        if isinstance(event, AliasEvent):
+            if event.anchor not in sizes:
+                raise MetashotError(f"{where}: nothing before the alias *{event.anchor} has that name")
+            values = sizes[event.anchor]
+        elif isinstance(event, ScalarEvent | CollectionStartEvent):
+            if event.tag is not None:
+                raise MetashotError(f"{where}: tags such as {short(event.tag)} are not taken: delete it")
+            if isinstance(event, ScalarEvent):
+                values = 1
+                if event.implicit[0] and len(event.value) > DIGITS and _NUMBER.fullmatch(event.value):
+                    raise MetashotError(f"{where}: a number of {len(event.value):,} digits is too long")
+                if event.anchor:
+                    sizes[event.anchor] = 1
+            else:
+                keys: dict[str, int] | None = {} if isinstance(event, MappingStartEvent) else None
+                frames.append(_Frame(top.next, event.anchor, keys))
+                if len(frames) > DEPTH:
+                    raise MetashotError(f"line {line}: more than {DEPTH} mappings and lists in each other")
+                continue
+        elif isinstance(event, CollectionEndEvent):
+            done = frames.pop()
+            top, values = frames[-1], done.values
+            if done.anchor:
+                sizes[done.anchor] = values
+        else:  # of the document
+            continue
+        top.values += values
+        top.items += 1
+        top.key = None if len(frames) > 1 else ""
+        if sum(frame.values for frame in frames) > most:
+            raise MetashotError(f"line {line}: stands for more than {most:,} values: shorten it")
+
+
+def _values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that is no mapping or list, and where it is."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise MetashotError(
+                    f"{path or 'the file'}: the key {short(key)} is not text: put it in quotes"
+                )
+            yield from _values(f"{path}.{key}" if path else key, inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _values(f"{path}.{number}" if path else str(number), inner)
+    else:
+        yield path, value
+
+
+def _problem(error: Exception) -> str:
+    """What YAML's own error says, in one line."""
+    if isinstance(error, MarkedYAMLError) and error.problem:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        problem = line + " ".join(str(error.problem).split())
+        hint = ": indent with spaces, and put texts with marks in quotes"
+        return problem + hint if "cannot start any token" in problem else problem
+    return " ".join(str(error).split())
+
+
+def short(value: object) -> str:
+    """A value in a message."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < INTEGER else f"about {float(value):.0e}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
