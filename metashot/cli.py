@@ -325,7 +325,7 @@ def init(
     ] = None,
     label: Label = "",
 ) -> None:
-    """Look at data of your own, and describe them in params.yaml: the next run trains on them.
+    """Look at data of your own, and describe them in params.yaml; the last line says how to train on them.
 
     Exits with 1, and writes nothing, where something in them would stop the run.
     """
@@ -361,7 +361,7 @@ def init(
         proposing.write(root, proposal)
         what = "added to" if proposal.described else "of"
         echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
-        echo("next: metashot run")
+        echo(f"next: metashot run --data {proposal.name} --setting {proposal.setting}")
 
 
 @app.command()

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metashot import nearness
-from metashot.data import folders, images, listing, series, series_table, sounds, text_table, texts
+from metashot import channels, nearness
+from metashot.data import folders, images, listing, series, series_table, sounds, tables, text_table, texts
+from metashot.data.source import Item
+from metashot.data.tables import Mistakes
 from metashot.errors import MetashotError
 
 COLOURED = 16  # levels of 255 between the channels of a pixel that has a colour; JPEG makes a few of grey
@@ -268,7 +270,7 @@ class Sounds:
 
 
 class Texts:
-    """Tables of labelled texts: CSV, JSON and JSON Lines files."""
+    """Tables of labelled texts; see `text_table`."""
 
     source: ClassVar = "text_table"
     noun: ClassVar = "texts"
@@ -280,27 +282,31 @@ class Texts:
         said |= {key: known[key] for key in said if key in known}
         said["splits"] = raw.splits
         parts = Counter[str]()
-        mistakes: list[str] = []
+        mistakes, labels = Mistakes(), tables.Labels()
         try:
             entries = []
-            for where, entry in text_table.entries(raw, root, said["parts"], mistakes.append):
+            for where, entry in text_table.entries(raw, root, said["parts"], mistakes):
                 entries.append(entry)
                 parts[where.rpartition(": ")[0]] += 1
+            if not entries:
+                mistakes.refuse()
             if not said["text"]:
                 said["text"], said["label"] = _columns(raw.path, entries)
-            contents = text_table.contents(text_table.Raw(**said, md5=""), root)
+            contents = text_table.contents(text_table.Raw(**said, md5=""), root, labels)
         except MetashotError as error:
-            mistakes = mistakes or [str(error)]
-            return Gathered(folders.Contents({}, Counter(), 0, mistakes), said, bool(raw.splits), self.look)
-        samples, mistakes = contents.samples, [*contents.mistakes, *_few_classes(raw.path, contents.samples)]
+            lines = mistakes.lines or [str(error)]
+            return Gathered(folders.Contents({}, Counter(), 0, lines), said, bool(raw.splits), self.look)
+        samples, lines = contents.samples, [*contents.mistakes] or _few_classes(raw.path, contents.samples)
         shown = {
             "columns": f"{said['text']} and {said['label']}",
             "rows": ", ".join(f"{number:,} in {part}" for part, number in parts.items()),
         }
+        if labels.merged:
+            shown["merged"] = labels.merged
         if not contents.mistakes:
             shown["repeated"] = f"{parts.total() - len(samples):,} rows are in their class already"
         return Gathered(
-            folders.Contents(samples, Counter(), 0, mistakes), said, bool(raw.splits), self.look, shown
+            folders.Contents(samples, Counter(), 0, lines), said, bool(raw.splits), self.look, shown
         )
 
     def look(self, content: bytes) -> Look:
@@ -333,7 +339,7 @@ class Texts:
 
 
 class Series:
-    """Tables of series: CSV and Parquet files with the columns id and label, and others of numbers."""
+    """Tables of series: files with the columns id and label, and others of numbers; see `series_table`."""
 
     source: ClassVar = "series_table"
     noun: ClassVar = "series"
@@ -341,18 +347,15 @@ class Series:
 
     def gather(self, raw: folders.Raw, root: Path, known: Mapping[str, Any]) -> Gathered:
         """See `Kind.gather`; channels are all columns of numbers that have no other meaning."""
-        tables = folders.local(raw, root, self.suffixes)
         if raw.splits:
             raise MetashotError("--splits: series say their split in a column `split`")
-        first = next(iter(tables))
-        channels, listed = series_table.channels_of(
-            tables[first](), f"{raw.path}: {first!r}", first.lower().endswith(".parquet")
-        )
+        found = series_table.local(raw, root)
+        columns = channels.columns_of(found, raw.path)
         division: folders.Division = (
-            "listed" if listed else folders.Shares(of="classes", seed=0, val=0.1, test=0.1)
+            "listed" if columns.listed else folders.Shares(of="classes", seed=0, val=0.1, test=0.1)
         )
         prepare = series_table.Prepare(
-            channels=channels,
+            channels=columns.channels,
             length=LENGTHS[0],
             fit="crop",
             standardise="none",
@@ -360,27 +363,33 @@ class Series:
             split=division,
         )
         samples: listing.Found = {}
-        mistakes: list[str] = []
-        origins: dict[str, str] = {}
-        for name, read in tables.items():
-            origin, parquet = f"{raw.path}: {name!r}", name.lower().endswith(".parquet")
+        mistakes, labels = Mistakes("series"), tables.Labels()
+        items: dict[str, Item] = {}
+        for name, read in found.items():
+            origin, suffix = series_table.origin_of(raw.path, name), series_table.kind_of(name)
             try:
-                for item in series_table.of_table(read(), origin, parquet, prepare, mistakes.append):
+                for item in series_table.of_table(read(), origin, suffix, prepare, labels, mistakes):
                     split, superclass, class_, id_ = item.key
-                    if (before := origins.setdefault(id_, item.origin)) != item.origin:
-                        mistakes.append(f"{item.origin} is also in {before}: an id stands for one series")
-                    place = (split, superclass, class_, id_) if listed else (class_, id_)
+                    series_table.again(items.setdefault(id_, item), item, mistakes)
+                    place = (split, superclass, class_, id_) if columns.listed else (class_, id_)
                     samples["/".join(part.replace("/", "|") for part in place)] = item.read
             except MetashotError as error:
-                mistakes.append(str(error))
-        mistakes += folders.indistinct(raw.path, {name.split("/")[-2] for name in samples})
-        mistakes += _few_classes(raw.path, samples)
+                mistakes.add_line(error)
+        classes = {name.split("/")[-2] for name in samples}
+        lines = [*mistakes.lines, *folders.indistinct(raw.path, classes)] or _few_classes(raw.path, samples)
+        shown = {"channels": ", ".join(columns.channels)}
+        if columns.left_out:
+            shown["left out"] = "; ".join(
+                f"{name or 'a column without a name'} ({why})" for name, why in columns.left_out.items()
+            )
+        if labels.merged:
+            shown["merged"] = labels.merged
         return Gathered(
-            folders.Contents(dict(sorted(samples.items())), Counter(), 0, mistakes),
+            folders.Contents(dict(sorted(samples.items())), Counter(), 0, lines),
             {"path": raw.path},
-            listed,
+            columns.listed,
             partial(self.look, prepare),
-            {"channels": ", ".join(channels)},
+            shown,
         )
 
     def look(self, prepare: series_table.Prepare, content: bytes) -> Look:
@@ -421,9 +430,10 @@ OF_SOURCE: Mapping[str, Kind] = {kind.source: kind for kind in (PICTURES, SOUNDS
 def kind_of(raw: folders.Raw, root: Path) -> Kind:
     """The kind that most files in a folder or zip are of, or the kind of a table. Raises as `Kind.gather`."""
     path = root / raw.path
-    tables = TEXTS.suffixes | SERIES.suffixes
+    of_tables = {*TEXTS.suffixes, *SERIES.suffixes}
+    tables.refuse_other(path, raw.path, {*of_tables, *PICTURES.suffixes, *SOUNDS.suffixes})
     counts: Counter[str] = Counter()
-    if path.is_file() and path.suffix.lower() in tables:
+    if path.is_file() and path.suffix.lower() in of_tables:
         counts[path.suffix.lower()] = 1
     else:
         counts.update(folders.by_suffix(raw, root))
@@ -433,16 +443,21 @@ def kind_of(raw: folders.Raw, root: Path) -> Kind:
 
     if files(PICTURES.suffixes) or files(SOUNDS.suffixes):
         return PICTURES if files(PICTURES.suffixes) >= files(SOUNDS.suffixes) else SOUNDS
-    if not files(tables):
+    if not files(of_tables):
         return PICTURES
-    if files((".json", ".jsonl")):
+    if files(tables.JSON):
         return TEXTS
+    series_like = False
     for name, read in folders.local(raw, root, SERIES.suffixes).items():
         try:
-            series_table.channels_of(read(), name, name.lower().endswith(".parquet"))
+            schema = series_table.schema(read(), name, series_table.kind_of(name))
         except MetashotError:
-            return SERIES if name.lower().endswith(".parquet") else TEXTS
-    return SERIES
+            continue
+        texts_ = [field.name for field in schema if series_table.is_text(field.type)]
+        if (columns := _named(schema.names)) and columns[0] in texts_:
+            return TEXTS
+        series_like |= channels.is_series(schema)
+    return SERIES if series_like else TEXTS
 
 
 def count(names: Sequence[str], noun: str) -> str:
@@ -475,19 +490,25 @@ def _columns(path: str, entries: Sequence[Any]) -> tuple[str, str]:
     if all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
         return "text", "label"
     columns = sorted({key for entry in entries if isinstance(entry, Mapping) for key in entry if key})
-    found = []
-    for names in (TEXT, LABEL):
-        named = [column for name in names for column in columns if column.lower() == name]
-        found.append(named[0] if named else "")
-    if len(columns) == 2 and sum(map(bool, found)) == 1:
-        (other,) = {*columns} - {*found}
-        found = [name or other for name in found]
-    if not all(found):
-        raise MetashotError(
-            f"{path}: which columns are texts and labels? (there are {', '.join(columns) or 'none'}): name "
-            f"them {TEXT[0]} and {LABEL[0]}"
-        )
-    return found[0], found[1]
+    if found := _named(columns):
+        return found
+    raise MetashotError(
+        f"{path}: which columns are texts and labels? (there are {tables.some(columns) or 'none'}): name "
+        f"them {TEXT[0]} and {LABEL[0]}; a table of series has id, label and columns of numbers"
+    )
+
+
+def _named(columns: Sequence[str]) -> tuple[str, str] | None:
+    """Which columns are texts and labels by their names: both, or one of the two that there are."""
+    columns = [column for column in dict.fromkeys(columns) if not tables.INDEX.fullmatch(column)]
+    text, label = (
+        next((column for name in names for column in columns if column.lower() == name), None)
+        for names in (TEXT, LABEL)
+    )
+    if len(columns) == 2 and bool(text) != bool(label):
+        (other,) = {*columns} - {text, label}
+        return text or other, label or other
+    return (text, label) if text and label else None
 
 
 def _range(values: Sequence[float], form: str) -> str:

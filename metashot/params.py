@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -364,6 +365,7 @@ def check(path: Path) -> None:
         raise MetashotError(f"{path}: cross: {name} is not in datasets")
     if both := {*file.cross.trained_on} & {*file.cross.tested_on}:
         raise MetashotError(f"{path}: cross: {min(both)} is in trained_on and in tested_on")
+    forms = {}
     for name, data in file.data.items():
         try:
             module = source.source(data.source)
@@ -371,6 +373,7 @@ def check(path: Path) -> None:
             raise MetashotError(f"{path}: data.{name}.source: {error}") from None
         read(path, f"data.{name}.raw", module.Raw)
         prepare = read(path, f"data.{name}.prepare", module.Prepare)
+        forms[name] = prepare.form
         backbone = read(path, f"data.{name}.backbone", named(backbones.Params))
         augment = read(path, f"data.{name}.augment", augmentation.Augment)
         if (numbers := math.prod(prepare.form.shape)) > SAMPLE:
@@ -388,6 +391,12 @@ def check(path: Path) -> None:
             )
         if augment.varies and prepare.form.kind != "images":
             raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
+    for trained, tested in product(file.cross.trained_on, file.cross.tested_on):
+        if unlike := _unlike(forms[trained], forms[tested]):
+            raise MetashotError(
+                f"{path}: cross: {trained} and {tested} do not have samples of one form ({unlike}): prepare "
+                "them alike"
+            )
     hypers = {}
     for name in file.method:
         try:
@@ -407,3 +416,12 @@ def check(path: Path) -> None:
         for method in file.methods if name in file.datasets else ():
             if method not in data.budget:
                 raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")
+
+
+def _unlike(one: Any, other: Any) -> str:
+    """How two forms of samples differ, in words; empty where they do not."""
+    ways = (asdict(form) for form in (one, other))
+    one, other = ({**form.pop("decoding"), **form} for form in ways)
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    kinds = ["kind"] if "kind" in keys else keys  # of another kind everything is different
+    return ", ".join(f"{key}: {one.get(key)} and {other.get(key)}" for key in kinds)

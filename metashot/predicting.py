@@ -66,7 +66,9 @@ class Files(NamedTuple):
 FILES = {  # by kind of samples
     "images": Files("picture", "image", images.SUFFIXES, "png, jpeg, bmp, webp"),
     "sounds": Files("sound", "sound", sounds.SUFFIXES, "wav, flac"),
-    "texts": Files("text", "text", text_table.SUFFIXES | {".txt"}, "txt, csv, json, jsonl"),
+    "texts": Files(
+        "text", "text", text_table.SUFFIXES | {".txt"}, "txt, csv, tsv, json, jsonl, ndjson, parquet"
+    ),
 }
 FILES["sentences"] = FILES["texts"]
 
@@ -271,7 +273,7 @@ def labelled_texts(file: Path) -> list[tuple[Sample, str]]:
     """
     if file.suffix.lower() not in text_table.SUFFIXES:
         raise MetashotError(
-            f"{file} is no table of texts: give the support set as CSV, JSON or JSON Lines with the columns "
+            f"{file} is no table of texts: give the support set as {text_table.FORMATS} with the columns "
             "text and label"
         )
     rows = text_table.read(walking.reader(file)(), str(file), ("text", "label"))

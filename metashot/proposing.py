@@ -14,8 +14,9 @@ from rich.text import Text
 
 from metashot import inspecting, params
 from metashot.data import Key, folders, listing
+from metashot.data.preprocess import unfit
 from metashot.data.source import Item
-from metashot.errors import MetashotError, grouped, printable
+from metashot.errors import MetashotError, printable
 from metashot.files import replacing
 from metashot.inspecting import Inspection
 
@@ -78,7 +79,7 @@ class Proposal:
 
 def name_of(folder: Path) -> str:
     """A name for the data set of a folder, zip file or table."""
-    name = re.sub(r"\.(zip|csv|jsonl?|parquet)$", "", folder.absolute().name)
+    name = re.sub(r"\.(zip|csv|tsv|jsonl?|ndjson|parquet)$", "", folder.absolute().name, flags=re.IGNORECASE)
     words = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     return words if words[:1].isalpha() else f"data_{words}".rstrip("_")
 
@@ -116,10 +117,10 @@ def init(root: Path, raw: folders.Raw, name: str) -> Proposal:
 
 
 def write(root: Path, proposal: Proposal) -> None:
-    """Describe the data set in params.yaml, and list it and its setting alone.
+    """Describe the data set, and its setting, in params.yaml.
 
     Of a description that is there already only what was found out is brought up to date: network, variation
-    and budgets stay as they are.
+    and budgets stay as they are. So do the lists of what a run makes.
 
     Raises:
         MetashotError: The text of params.yaml is not one that this can be written into.
@@ -140,11 +141,12 @@ def write(root: Path, proposal: Proposal) -> None:
         text = params.edited(text, f"data.{name}", block)
     if proposal.described:
         text = params.edited(text, f"setting.{proposal.setting}", asdict(proposal.described))
-    text = params.edited(text, "datasets", [name])
-    text = params.edited(text, "settings", [proposal.setting])
     with replacing(path) as partial:
         partial.write_bytes(text.encode())
-        params.check(partial)
+        try:
+            params.check(partial)
+        except MetashotError as error:
+            raise MetashotError(str(error).replace(str(partial), str(path))) from None
 
 
 def page(proposal: Proposal) -> RenderableType:
@@ -211,22 +213,18 @@ def _propose(file: params.File, found: Inspection, name: str, known: params.Data
     sizes: dict[str, Counter[str]] = {split: Counter() for split in listing.SPLITS}
     for item in items:
         sizes[item.key.split][item.key.path] += item.origin not in removed
-    gone = " once those that are in two splits are removed" if removed else ""
-    mistakes += grouped(
-        [
-            (f"{found.raw.path}: class {class_}", f"has {size} samples in {split}{gone}; episodes need two")
-            for split, counts in sizes.items()
-            for class_, size in sorted(counts.items())
-            if size < 2
-        ],
-        "classes",
-    )
+    if items:
+        disjoint = division == "listed" or division.of == "classes"
+        counts = {(split, class_): n for split, classes in sizes.items() for class_, n in classes.items()}
+        mend = ": mend what lists the splits, or leave it out" if division == "listed" else ""
+        lines = unfit(counts, disjoint, removed=bool(removed))
+        mistakes += [f"{found.raw.path}: {line}{mend}" for line in lines]
     setting, described = "", None
     if items and not mistakes:
         if _ways(sizes) < 2:
             mistakes.append(f"{found.raw.path}: a split has fewer than 2 classes: add some")
         else:
-            setting, described = _setting(file, name, sizes)
+            setting, described = _setting(file, name, sizes, known is not None)
     return Proposal(found, name, division, splits, repeated, sizes, setting, described, mistakes)
 
 
@@ -281,12 +279,35 @@ def _enough(shares: folders.Shares, classes: set[str]) -> bool:
 
 
 def _setting(
-    file: params.File, name: str, sizes: Mapping[str, Counter[str]]
+    file: params.File, name: str, sizes: Mapping[str, Counter[str]], known: bool
 ) -> tuple[str, params.Setting | None]:
-    """A setting that the splits can be tested under: one of params.yaml, those listed first, or a new one."""
+    """The best setting that the splits can be tested under: one of params.yaml that is as good, or a new one.
+
+    None that is described already is changed: other data sets may be tested under it. Data that are known
+    stay under the setting that is named after them for as long as they are tested as well by it.
+    """
+    best = _best(sizes)
+    short = f"{best.n_way}w1s"
     for candidate in dict.fromkeys([*file.settings, *file.setting]):
-        if _fits(TypeAdapter(params.Setting).validate_python(file.setting[candidate]), sizes):
-            return candidate, None
+        setting: params.Setting = TypeAdapter(params.Setting).validate_python(file.setting[candidate])
+        own = known and re.fullmatch(rf"{short}_{name}(_[0-9]+)?", candidate)
+        if _fits(setting, sizes) and _asked(setting) == _asked(best):
+            if own and 2 * setting.train_way >= best.train_way:
+                return candidate, None
+            if (setting.train_way, setting.train_query) == (best.train_way, best.train_query):
+                return candidate, None
+    names = [short, f"{short}_{name}", *(f"{short}_{name}_{n}" for n in range(2, len(file.setting) + 3))]
+    return next(new for new in names if new not in file.setting), best
+
+
+def _asked(setting: params.Setting) -> tuple[object, ...]:
+    """What models are tested by, but for the number of episodes."""
+    extra = {(extra.n_way, extra.k_shot) for extra in setting.extra.values()}
+    return setting.n_way, setting.k_shot, setting.n_query, frozenset(extra)
+
+
+def _best(sizes: Mapping[str, Counter[str]]) -> params.Setting:
+    """The setting that asks the most of the data, up to what is usual."""
     most = _least(sizes)
     n_way = min(WAY, _ways(sizes))
     n_query = min(QUERIES, most - SHOTS) if most >= 2 * SHOTS else min(QUERIES, most - 1)
@@ -295,7 +316,7 @@ def _setting(
         extra[f"{n_way}w{SHOTS}s"] = params.ExtraSetting(n_way, SHOTS, 1000)
     if len(sizes["test"]) >= 20:
         extra["20w1s"] = params.ExtraSetting(20, 1, 1000)
-    setting = params.Setting(
+    return params.Setting(
         n_way=n_way,
         k_shot=1,
         n_query=n_query,
@@ -306,8 +327,6 @@ def _setting(
         train_episodes=2000,
         extra=extra,
     )
-    short = f"{n_way}w1s"
-    return (short if short not in file.setting else f"{short}_{name}"), setting
 
 
 def _fits(setting: params.Setting, sizes: Mapping[str, Counter[str]]) -> bool:

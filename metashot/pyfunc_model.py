@@ -152,10 +152,10 @@ class FewShotModel:
         divide it is left to the caller.
 
         Args:
-            model_input: ``label`` (class name, or null) and the samples: ``image`` (bytes of a PNG, JPEG, BMP
-                or WebP file, or the same in base64, as JSON and CSV carry it), ``sound`` (of a WAV or FLAC
-                file, likewise), ``series`` (lists ``[channels][time]`` of numbers) or ``text``, by what the
-                model was trained on. A table, or what pandas makes one of.
+            model_input: ``label`` (class name, as text or a number, or null) and the samples: ``image``
+                (bytes of a PNG, JPEG, BMP or WebP file, or the same in base64, as JSON and CSV carry it),
+                ``sound`` (of a WAV or FLAC file, likewise), ``series`` (lists ``[channels][time]`` of
+                numbers) or ``text``, by what the model was trained on. A table, or what pandas makes one of.
 
         Returns:
             A row for each unlabelled row, in order: ``label``, ``probability``, ``probabilities`` (by class).
@@ -246,14 +246,27 @@ def _rows(table: Any, samples: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise TableError("no support set: no row has a label")
     if not unlabelled.any():
         raise TableError("nothing to classify: every row has a label; leave it null where you want an answer")
-    for number, label in table["label"][~unlabelled].items():
-        if not isinstance(label, str):
-            raise TableError(f"row {number}: label must be the name of a class, text, not {_kind(label)}")
-        if not label.strip():
-            raise TableError(
-                f"row {number}: label is empty; name the class, or leave it null where you want an answer"
-            )
+    table["label"] = [_label(number, label) for number, label in table["label"].items()]
     return table[~unlabelled], table[unlabelled]
+
+
+def _label(number: Any, value: Any) -> str:
+    """The class that a row of the table names; empty where it names none."""
+    from metashot.data import label_of
+
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    try:
+        name = label_of(value)
+    except ValueError as error:
+        raise TableError(
+            f"row {number}: label must be the name of a class, not {_kind(value)}: {error}"
+        ) from None
+    if not name:
+        raise TableError(
+            f"row {number}: label is empty; name the class, or leave it null where you want an answer"
+        )
+    return name
 
 
 def _scalar(value: Any) -> Any:

@@ -16,12 +16,14 @@ from metashot import methods
 from metashot.backbones import Conv4Params
 from metashot.data import Form, Key, images, store
 from metashot.episodes import load_manifest, sample
+from metashot.errors import MetashotError
 from metashot.files import md5
 from metashot.lineage import Lock
 from metashot.methods.base import Problem
 from metashot.methods.prototypical import Params, Prototypical
+from metashot.params import check
 from metashot.tracking import KIND, LINEAGE_FILE, connect
-from tests.project import Project
+from tests.project import ROOT, Edit, Project
 
 FORM = images.form(16, 1)
 
@@ -107,6 +109,34 @@ def test_samples_of_another_form_are_refused(project: Path) -> None:
     done = run(project)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: a and b do not have samples of one form")
+
+
+@pytest.mark.parametrize(
+    ("data", "unlike"),
+    [
+        ({"prepare": {"image_size": 32, "rotations": False}}, "shape: (1, 28, 28) and (1, 32, 32)"),
+        (None, "kind: images and texts"),
+    ],
+)
+def test_unlike_forms_are_refused_before_anything_runs(
+    tmp_path: Path, data: dict | None, unlike: str
+) -> None:
+    params_file = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", params_file)
+    with Edit(params_file) as params:
+        glyphs = params["data"]["glyphs"]
+        params["data"]["other"] = glyphs | data if data else params["data"]["clinc150"]
+        params["datasets"] = ["glyphs", "other"]
+        params["cross"] = {"trained_on": ["glyphs"], "tested_on": ["other"]}
+    with pytest.raises(MetashotError) as refusal:
+        check(params_file)
+    assert str(refusal.value) == (
+        f"{params_file}: cross: glyphs and other do not have samples of one form ({unlike}): "
+        "prepare them alike"
+    )
+    with Edit(params_file) as params:
+        params["data"]["other"] = params["data"]["glyphs"]
+    check(params_file)
 
 
 def crossings(root: Path) -> list[dict]:

@@ -72,11 +72,12 @@ def described(name: str = "pictures") -> dict:
 def test_every_manifest_of_what_is_proposed_can_be_drawn(classes: int, each: int, of: str) -> None:
     fill(classes, each)
     lines = init("pictures")
-    assert lines[-1] == "next: metashot run"
+    setting = lines[-1].rpartition(" ")[2]
+    assert lines[-1] == f"next: metashot run --data pictures --setting {setting}"
     path = Path("params.yaml")
     params.check(path)
     file: params.File = params.read(path, "", params.File)
-    assert file.datasets == ["pictures"]
+    assert (file.datasets, file.settings) == (["glyphs"], ["5w1s"])  # what is described already stays listed
     raw = params.read(path, "data.pictures.raw", image_folder.Raw)
     prepare = params.read(path, "data.pictures.prepare", image_folder.Prepare)
     assert prepare.split.of == of
@@ -84,7 +85,6 @@ def test_every_manifest_of_what_is_proposed_can_be_drawn(classes: int, each: int
     Path("raw").mkdir()
     image_folder.download(raw, Path("raw"))  # refuses another digest than that of the files
     preprocess(image_folder, prepare, Path("raw"), Path("out.parquet"))
-    (setting,) = file.settings
     s: params.Setting = params.read(path, f"setting.{setting}", params.Setting)
     train, val, test = (store.load(Path("out.parquet"), split) for split in ("train", "val", "test"))
     for samples, n_way, k_shot, n_query in (
@@ -104,11 +104,65 @@ def test_no_other_character_of_params_is_changed() -> None:
     old, new = SHIPPED.splitlines(), Path("params.yaml").read_text().splitlines()
     steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     changed = [(old[a:b], new[c:d]) for kind, a, b, c, d in steps if kind != "equal"]
-    assert changed[0] == (
-        ["datasets: [glyphs]", "settings: [5w1s]"],
-        ["datasets: [mine]", "settings: [5w1s_mine]"],
+    assert [(before, after[0]) for before, after in changed] == [([], "  mine:"), ([], "  5w1s_mine:")]
+
+
+def settings() -> dict:
+    section: dict = YAML(typ="safe").load(Path("params.yaml").read_text())["setting"]
+    return section
+
+
+def chosen(lines: list[str]) -> dict:
+    """The setting that is proposed."""
+    return settings()[lines[-1].rpartition(" ")[2]]
+
+
+def test_a_setting_is_the_best_for_the_data_whatever_was_described_before() -> None:
+    fill(64, 8)
+    Path("pictures").rename("many")
+    fill(3, 6)
+    alone = chosen(init("many"))
+    Path("params.yaml").write_text(SHIPPED)
+    few = chosen(init("pictures"))
+    before = settings()
+    after = chosen(init("many"))
+    assert after == alone
+    assert (few["n_way"], after["n_way"], after["n_query"]) == (3, 5, 7)
+    assert after["train_way"] == len(proposing.init(Path(), replace(RAW, path="many"), "x").sizes["train"])
+    assert {name: settings()[name] for name in before} == before  # none is changed
+    assert chosen(init("pictures", "--name", "again")) == few
+
+
+def test_a_setting_of_the_same_name_is_left_to_others() -> None:
+    fill(20, 4)
+    taken = {"5w1s_mine": settings()["5w1s"] | {"k_shot": 3, "extra": {}}}
+    Path("params.yaml").write_text(params.edited(SHIPPED, "setting.5w1s_mine", taken["5w1s_mine"]))
+    lines = init("pictures", "--name", "mine")
+    assert lines[-1] == "next: metashot run --data mine --setting 5w1s_mine_2"
+    assert settings()["5w1s_mine"] == taken["5w1s_mine"]
+    text = Path("params.yaml").read_text()
+    assert init("pictures", "--name", "mine")[-1] == lines[-1]
+    assert Path("params.yaml").read_text() == text
+
+
+def test_data_are_described_while_others_are_crossed() -> None:
+    fill(15, 4)
+    crossed = SHIPPED.replace("datasets: [glyphs]", "datasets: [glyphs, omniglot]").replace(
+        "cross: {trained_on: [], tested_on: []}", "cross: {trained_on: [glyphs], tested_on: [omniglot]}"
     )
-    assert [(before, after[0]) for before, after in changed[1:]] == [([], "  mine:"), ([], "  5w1s_mine:")]
+    Path("params.yaml").write_text(crossed)
+    params.check(Path("params.yaml"))
+    init("pictures")
+    params.check(Path("params.yaml"))
+
+
+def test_a_line_about_params_never_names_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(15, 4)
+    monkeypatch.setattr(proposing, "BUDGET", {"maml": 0})
+    (line,) = [line for line in init("pictures", code=1) if line.startswith("error: ")]
+    assert "/params.yaml: data.pictures.budget.maml: needs outer steps" in line
+    assert Path("params.yaml").read_text() == SHIPPED
+    assert not list(Path().glob(".params*"))
 
 
 def test_a_second_run_pins_new_content_and_leaves_what_a_person_changed() -> None:
@@ -359,7 +413,7 @@ def test_from_a_folder_to_a_prediction_in_three_commands(tmp_path: Path) -> None
         data, setting = written["data"]["pictures"], written["setting"]["5w1s_pictures"]
         data["budget"] |= {"prototypical": 5, "maml": 3}  # nothing to learn in noise
         setting |= {"test_episodes": 20, "val_episodes": 5, "train_episodes": 20, "extra": {}}
-    project.run("metashot", "run")
+    project.run("metashot", "run", "--data", "pictures", "--setting", "5w1s_pictures")
     shown = tmp_path / "shown"
     for class_ in ("class03", "class08"):
         (shown / class_).mkdir(parents=True)

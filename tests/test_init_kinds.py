@@ -4,9 +4,12 @@ import csv
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,9 +18,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from benchmarks import toys
-from metashot import cli, params
-from metashot.data import audio_folder, series_table, source, store, text_table
+from metashot import cli, inspecting, kinds, params
+from metashot.data import audio_folder, folders, series_table, source, store, text_table
 from metashot.data.preprocess import preprocess
+from metashot.errors import MetashotError
 from tests import synthetic
 
 SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
@@ -259,12 +263,287 @@ def test_every_mistake_in_tables_of_series_is_named() -> None:
     Path("many/c.csv").write_text("id,label,time,w\nx,y,1,2\n")
     said = init("many", code=1)
     for line in (
-        "series '0-0' has more than one label: 'class0' and 'other'",
+        "series '0-0' ('class0' and 'other') has more than one label",
         "series '0-1' has two rows at one time",
-        "'b.parquet': series '3-7' is also in many: 'a.parquet'",
+        "'b.parquet': series '3-7' is also in many: 'a.parquet': series '3-7': an id stands for one series",
         "'c.csv': no column 'v'",
     ):
         assert said.count(line) == 1, line
+
+
+def measured(classes: int = 4, each: int = 6, steps: int = 12) -> pd.DataFrame:
+    """A table of series."""
+    draw = np.random.default_rng(0)
+    rows = [(f"{c}-{i}", f"k{c}") for c in range(classes) for i in range(each) for _ in range(steps)]
+    frame = pd.DataFrame(rows, columns=["id", "label"])
+    return frame.assign(x=draw.normal(size=len(rows)), y=draw.normal(size=len(rows)))
+
+
+def telling_more(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with columns of numbers that nobody measured."""
+    step = frame.groupby("id").cumcount()
+    jitter = np.random.default_rng(1).integers(0, 2, len(frame))
+    return frame.assign(
+        step=step,
+        seconds=step * 0.02,
+        Timestamp=1_700_000_000 + 3 * step + jitter,
+        taken=pd.Timestamp(2026, 3, 1) + pd.to_timedelta(step, "s"),
+        series_number=frame.groupby("id").ngroup(),
+        label_code=frame["label"].str[1:].astype(float),
+        running=range(7, 7 + len(frame)),
+        note="of no account",
+    )
+
+
+SERIES: dict[str, tuple[str, Callable[[pd.DataFrame, Path], object]]] = {
+    "CSV with the index": ("a.csv", lambda frame, path: frame.to_csv(path)),
+    "CSV with the index of a CSV with the index": (
+        "a.csv",
+        lambda frame, path: frame.assign(**{"Unnamed: 0": range(len(frame))}).to_csv(path),
+    ),
+    "CSV with the index as a column": (
+        "a.csv",
+        lambda frame, path: frame.reset_index().to_csv(path, index=False),
+    ),
+    "CSV of R": (
+        "a.csv",
+        lambda frame, path: frame.set_axis(frame.index + 1).to_csv(path, quoting=csv.QUOTE_NONNUMERIC),
+    ),
+    "CSV of Excel": (
+        "a.CSV",
+        lambda frame, path: frame.to_csv(path, sep=";", encoding="utf-16", lineterminator="\r\n"),
+    ),
+    "CSV with a separator and an empty row at the end": (
+        "a.csv",
+        lambda frame, path: path.write_text(frame.to_csv(index=False, lineterminator=",\n") + ",,,,\n"),
+    ),
+    "TSV": ("a.tsv", lambda frame, path: frame.to_csv(path, sep="\t", index=False, encoding="utf-8-sig")),
+    "Parquet with an index": (
+        "a.parquet",
+        lambda frame, path: frame.set_axis(frame.index + 5).to_parquet(path),
+    ),
+    "Parquet with a named index": (
+        "a.parquet",
+        lambda frame, path: frame.assign(speed=frame["x"]).set_index("speed").to_parquet(path),
+    ),
+    "Parquet of categories": (
+        "a.parquet",
+        lambda frame, path: frame.astype({"label": "category"}).to_parquet(path),
+    ),
+    "columns that nobody measured": (
+        "a.csv",
+        lambda frame, path: telling_more(frame).to_csv(path, index=False),
+    ),
+    "the same in Parquet": ("a.parquet", lambda frame, path: telling_more(frame).to_parquet(path)),
+}
+
+
+def gathered(name: str) -> kinds.Gathered:
+    """What `metashot init` finds of a table of series."""
+    raw = folders.Raw(path=name, splits="", md5="")
+    kind = kinds.kind_of(raw, Path())
+    assert kind is kinds.SERIES
+    return kind.gather(raw, Path(), {})
+
+
+def taken(name: str) -> dict[tuple[str, str], np.ndarray]:
+    """Every series of a table by its label and id, as the stages make it."""
+    raw = series_table.Raw(path=name, md5="")
+    Path("raw").mkdir()
+    series_table.download(replace(raw, md5=series_table.digest(raw, Path())), Path("raw"))
+    prepare = series_table.Prepare(
+        channels=("x", "y"), length=16, fit="crop", standardise="none", repeated="refuse", split=SHARES
+    )
+    items = series_table.items(prepare, Path("raw"))
+    return {(i.key.class_, i.key.name): np.frombuffer(i.read()).reshape(2, -1) for i in items}
+
+
+SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+
+
+@pytest.mark.parametrize("way", SERIES)
+def test_channels_are_what_was_measured_however_a_table_was_written(way: str) -> None:
+    name, write = SERIES[way]
+    frame = measured()
+    write(frame, Path(name))
+    found = gathered(name)
+    assert not found.contents.mistakes
+    assert found.rows["channels"] == "x, y"
+    assert len(found.contents.samples) == 24
+    wanted = {key: rows[["x", "y"]].to_numpy().T for key, rows in frame.groupby(["label", "id"])}
+    got = taken(name)
+    assert got.keys() == wanted.keys()
+    for key, values in got.items():
+        np.testing.assert_allclose(values, wanted[key], rtol=1e-12)
+
+
+def test_what_is_left_out_is_told() -> None:
+    telling_more(measured()).to_csv("a.csv")
+    assert gathered("a.csv").rows["left out"] == (
+        "a column without a name (the table's index); taken (times); note (text); step (a clock); seconds (a "
+        "clock); Timestamp (a clock); series_number (the same throughout each series); label_code (the same "
+        "throughout each series); running (a number for each row)"
+    )
+
+
+def test_a_column_that_only_rises_is_a_channel_where_there_is_no_other() -> None:
+    frame = measured()
+    frame.assign(x=frame.groupby("id").cumcount().astype(float)).drop(columns="y").to_csv("a.csv")
+    assert gathered("a.csv").rows["channels"] == "x"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (lambda frame: frame["label"] + frame["id"].str[-1].map({"1": " ", "2": "\u00a0"}).fillna(""), None),
+        (lambda frame: frame["label"].str[1:].astype(int), {"0", "1", "2", "3"}),
+        (lambda frame: frame["label"].str[1:].astype(float), {"0", "1", "2", "3"}),
+        (lambda frame: frame["label"] > "k1", {"False", "True"}),
+        (
+            lambda frame: frame["label"].map({"k0": "caf\u00e9", "k1": "cafe\u0301"}).fillna("b"),
+            {"caf\u00e9", "b"},
+        ),
+    ],
+)
+def test_labels_of_series_have_one_name(
+    name: str, labels: Callable, names: set[str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = measured()
+    frame["label"] = labels(frame)
+    write = frame.to_csv if name == "a.csv" else frame.to_parquet
+    write(name)
+    merged = names is None or "b" in names
+    assert ("merged" in gathered(name).rows) == merged
+    assert {label for label, _ in taken(name)} == (names or {"k0", "k1", "k2", "k3"})
+    assert capsys.readouterr().err.count("labels that read alike are one class") == merged
+
+
+def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda frame: frame.assign(**{name: change(frame) for name, change in columns.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "line"),
+    [
+        (
+            lambda frame: frame,
+            {"sep": ";", "decimal": ","},
+            "a.csv: column 'x': 288 values are no numbers ('0,12",
+        ),
+        (
+            lambda frame: frame.round(0).astype({"x": int}),
+            {"sep": ";", "decimal": ","},
+            "write decimals with a point",
+        ),
+        (
+            changed(x=lambda frame: frame["x"].round(3).astype(str).where(frame.index % 100 > 0, "?")),
+            {},
+            "column 'x': 3 values are no numbers ('?' in row 0, '?' in row 100, '?' in row 200): write",
+        ),
+        (
+            lambda frame: telling_more(frame).sample(frac=1, random_state=0),
+            {},
+            " columns (a.csv: column 'step' is a clock, a.csv: column 'seconds' is a clock, a.csv: column ",
+        ),
+        (
+            changed(x=lambda frame: frame["x"].where(frame.index > 0)),
+            {"na_rep": "NA"},
+            "a.csv: 'k0/0-0' is without a finite number in channel 'x' at step 0",
+        ),
+        (
+            changed(label=lambda frame: frame["label"].where(frame.index > 9, " ")),
+            {},
+            "a.csv: column 'label' is empty in rows 0, 1, 2, … (10)",
+        ),
+        (
+            changed(id=lambda frame: frame["id"].where(frame.index > 5, "0-0 ")),
+            {},
+            "a.csv: ids that read alike: '0-0",
+        ),
+        (
+            changed(label=lambda frame: frame["label"].where(frame.index % 12 > 0, "other")),
+            {},
+            "24 series (a.csv: series '0-0' ('k0' and 'other'), a.csv: series '0-1' ('k0' and 'other'), ",
+        ),
+    ],
+)
+def test_a_mistake_in_a_table_of_series_is_told_once(change: Callable, options: dict, line: str) -> None:
+    change(measured()).to_csv("a.csv", index=False, **options)
+    try:
+        found = inspecting.inspect(folders.Raw(path="a.csv", splits="", md5=""), Path())
+        lines = [*found.contents.mistakes, *found.unreadable]
+    except MetashotError as error:
+        lines = [str(error)]
+    assert len([told for told in lines if line in told]) == 1
+    assert len(lines) <= 2  # no classes are left of some
+
+
+def test_rows_with_names_that_no_column_has_are_told() -> None:
+    rows = measured().to_csv().replace(",id", "id", 1)  # as R's write.table has it
+    Path("a.csv").write_text(rows)
+    raw = folders.Raw(path="a.csv", splits="", md5="")
+    (line,) = kinds.kind_of(raw, Path()).gather(raw, Path(), {}).contents.mistakes
+    assert line.startswith(
+        "288 rows (a.csv: line 2, a.csv: line 3, a.csv: line 4, …): more values than columns"
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "line"),
+    [
+        (
+            lambda frame: frame["id"].str[-1].map({"0": "test", "1": "val"}).fillna("train"),
+            "a.csv: 4 classes (class all/k0 is in test and train and val, class all/k1 is in test and train ",
+        ),
+        (
+            lambda frame: frame["label"].map({"k0": "train", "k1": "train"}).fillna("test"),
+            "a.csv: no samples for split val; it needs more classes",
+        ),
+    ],
+)
+def test_init_refuses_a_column_split_as_preprocess_does(split: Callable, line: str) -> None:
+    frame = measured()
+    frame.assign(split=split(frame)).to_csv("a.csv")
+    said = init("a.csv", code=1)
+    assert line in said
+    assert Path("params.yaml").read_text() == SHIPPED
+    raw = series_table.Raw(path="a.csv", md5="")
+    Path("raw").mkdir()
+    series_table.download(replace(raw, md5=series_table.digest(raw, Path())), Path("raw"))
+    prepare = series_table.Prepare(
+        channels=("x",), length=16, fit="crop", standardise="none", repeated="refuse", split="listed"
+    )
+    with pytest.raises(MetashotError) as refusal:
+        preprocess(series_table, prepare, Path("raw"), Path("out.parquet"))
+    told = str(refusal.value).removeprefix("raw: ")
+    assert f"error: a.csv: {told}" in said
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_table_is_of_texts_where_its_columns_say_so(name: str) -> None:
+    frame = pd.DataFrame(requests(), columns=["text", "label"])
+    frame = frame.assign(id=range(len(frame)), length=frame["text"].str.len())
+    write = frame.to_csv if name == "a.csv" else frame.to_parquet
+    write(name)
+    init(name, "--name", "mine")
+    assert described("mine")["source"] == "text_table"
+    assert sum(len(split.labels) for split in prepared("mine")) == 240
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.xlsx", "a.xlsx: a spreadsheet, which is not read: save it as CSV in UTF-8"),
+        ("a.csv.gz", "a.csv.gz: compressed, and not as zip: unpack it, or pack it as zip"),
+        ("a.txt", "a.txt: neither a zip file nor named like one that is read ("),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_line_with_the_mend(name: str, line: str) -> None:
+    Path(name).write_text("text\tlabel\na\tb\n")
+    with pytest.raises(MetashotError) as refusal:
+        kinds.kind_of(folders.Raw(path=name, splits="", md5=""), Path())
+    assert str(refusal.value).startswith(line)
 
 
 def test_texts_in_two_splits_are_told_by_their_words() -> None:
@@ -351,6 +630,4 @@ def test_published_texts() -> None:
 
 
 def test_kinds_are_those_of_the_sources() -> None:
-    from metashot.kinds import OF_SOURCE
-
-    assert {audio_folder, series_table, text_table} <= {source.source(name) for name in OF_SOURCE}
+    assert {audio_folder, series_table, text_table} <= {source.source(name) for name in kinds.OF_SOURCE}

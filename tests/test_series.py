@@ -219,7 +219,7 @@ def without(column: str) -> Callable[[Rows], Rows]:
         (spoil(id=None), "column 'id' is empty in row 0"),
         (spoil(label=None), "column 'label' is empty in row 0"),
         (spoil(time=None), "column 'time' is empty in row 0"),
-        (spoil(label="c99"), "has more than one label: "),
+        (spoil(label="c99"), "') has more than one label"),
         (spoil(time=99.5), ""),  # is no mistake
         (lambda rows: [*rows, rows[0]], "has two rows at one time"),
         (
@@ -248,17 +248,22 @@ ROWS = as_csv(rows_of())
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.csv": b""}, "member 'a.csv': cannot be read as a table of series (Empty CSV file"),
+        ({"a.csv": b""}, "member 'a.csv': has no column names: its first line"),
         ({"a.csv": b"id,label,x,y\n"}, "member 'a.csv': a table without rows"),
-        ({"a.csv": ROWS + b"1,2\n"}, "member 'a.csv': cannot be read as a table of series (CSV parse error"),
-        ({"a.csv": ROWS.replace(b"x,y", b"x,x")}, "no column 'y'"),
-        ({"a.csv": b"id,label,x,y,x\n1,a,1,2,3\n"}, "column 'x' is there more than once"),
-        ({"a.csv": b"id,label,x,y\n1,a,1,tall\n"}, "(In CSV column #3: CSV conversion error to double"),
+        ({"a.csv": ROWS + b"1,2\n"}, "member 'a.csv': line 162: fewer values than columns"),
+        ({"a.csv": ROWS + b"1,2,3,4,5,6\n\n"}, "member 'a.csv': line 162: more values than columns"),
+        ({"a.csv": b"# made in 2026\n" + ROWS}, "member 'a.csv': begins with #: remove comments"),
+        ({"a.csv": ROWS.replace(b"x,y", b"x,x")}, "more than one column 'x' (there are"),
+        (
+            {"a.csv": b"id,label,x,y,x\n1,a,1,2,3\n"},
+            "more than one column 'x' (there are id, label, x, y, x)",
+        ),
+        ({"a.csv": b"id,label,x,y\n1,a,1,tall\n"}, "column 'y': 1 values are no numbers ('tall' in row 0)"),
         ({"a.csv": b"id,label,x,y,time\n1,a,1,2,noon\n"}, "cannot be read as a table of series ("),
-        ({"a.csv": b"id,label,x,y\n\xff\xfe,a,1,2\n"}, "cannot be read as a table of series ("),
-        ({"a.parquet": b"no table"}, "member 'a.parquet': cannot be read as a table of series (Parquet"),
-        ({"a.parquet": as_parquet(rows_of())[:-99]}, "member 'a.parquet': cannot be read as a table of"),
-        ({"a.parquet": as_parquet([{"id": [1], "label": "a", "x": 1, "y": 2}])}, "cannot be read as a table"),
+        ({"a.csv": b"id,label,x,y\n\xff\xfe,a,1,2\n"}, "member 'a.csv': byte 13 is not UTF-8: save the file"),
+        ({"a.parquet": b"no table"}, "member 'a.parquet': cannot be read (Parquet"),
+        ({"a.parquet": as_parquet(rows_of())[:-99]}, "member 'a.parquet': cannot be read ("),
+        ({"a.parquet": as_parquet([{"id": [1], "label": "a", "x": 1, "y": 2}])}, "column 'id' is list<"),
         ({"a.csv": ROWS, "b.csv": ROWS}, "an id stands for one series"),
     ],
 )
@@ -280,7 +285,7 @@ def test_splits_that_are_none_and_channels_that_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"^length: "):
         replace(PREPARE, length=1)
     Path("empty").mkdir()
-    with pytest.raises(MetashotError, match="empty: no CSV or Parquet file in it"):
+    with pytest.raises(MetashotError, match="empty: no CSV, TSV or Parquet file in it"):
         packed({}, "empty")
 
 

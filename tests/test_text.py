@@ -9,6 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -23,9 +24,10 @@ from test_serving import ask, serving
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from metashot import backbones, cards, methods, pyfunc_model, runtime
+from metashot import backbones, cards, methods, predicting, pyfunc_model, runtime
 from metashot.cli import app
 from metashot.data import folders, store, text_table, texts
+from metashot.data import tables as tables_
 from metashot.data.preprocess import preprocess
 from metashot.data.source import refresh
 from metashot.episodes import Episodes
@@ -344,6 +346,108 @@ def test_the_same_texts_are_the_same_bytes_in_every_file_format_and_order(here: 
     assert pinned(path="c.csv", text="said", label="intent").md5 != pinned().md5
 
 
+FRAME = pd.DataFrame(ROWS, columns=["text", "label"])
+NUMBERED = FRAME.assign(label=[row // 3 for row in range(36)])
+WRITTEN: dict[str, tuple[str, Callable[[pd.DataFrame, Path], object]]] = {
+    "its default JSON": ("b.json", lambda frame, path: frame.to_json(path)),
+    **{
+        f"JSON of {orient}": ("b.json", lambda frame, path, orient=orient: frame.to_json(path, orient=orient))
+        for orient in ("records", "split", "index", "table", "values")
+    },
+    "a dict of lists": ("b.json", lambda frame, path: path.write_text(json.dumps(frame.to_dict("list")))),
+    "lines": ("b.jsonl", lambda frame, path: frame.to_json(path, orient="records", lines=True)),
+    "a list called lines": ("b.jsonl", lambda frame, path: frame.to_json(path, orient="records", indent=1)),
+    "lines called JSON": ("b.json", lambda frame, path: frame.to_json(path, orient="records", lines=True)),
+    "CSV with the index": ("B.CSV", lambda frame, path: frame.to_csv(path)),
+    "CSV of Excel": ("b.csv", lambda frame, path: frame.to_csv(path, sep=";", encoding="utf-16")),
+    "CSV that names its separator": (
+        "b.csv",
+        lambda frame, path: path.write_text("sep=|\r\n" + frame.to_csv(sep="|", lineterminator="\r\n")),
+    ),
+    "CSV with a separator and an empty row at the end": (
+        "b.csv",
+        lambda frame, path: path.write_text(frame.to_csv(index=False, lineterminator=",\n") + ",,\n"),
+    ),
+    "TSV": ("b.tsv", lambda frame, path: frame.to_csv(path, sep="\t", encoding="utf-8-sig")),
+    "Parquet": ("b.parquet", lambda frame, path: frame.to_parquet(path)),
+    "Parquet of categories": (
+        "b.parquet",
+        lambda frame, path: frame.astype({"label": "category"})[::-1].to_parquet(path),
+    ),
+}
+LABELS: dict[str, Callable[[int], object]] = {
+    "whole numbers": int,
+    "floats, as pandas makes of them": float,
+    "fractions": lambda label: label / 4,
+    "booleans": lambda label: label > 5,
+}
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+@pytest.mark.parametrize("labels", ["texts", *LABELS])
+def test_what_pandas_writes_is_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
+    frame = FRAME
+    wanted = [label for _, label in ROWS]
+    if labels != "texts":
+        frame = NUMBERED.assign(label=[LABELS[labels](label) for label in NUMBERED["label"]])
+        plain = [
+            int(label) if label == int(label) and labels != "booleans" else label for label in frame["label"]
+        ]
+        wanted = list(map(str, plain))
+    Path("a.csv").write_bytes(as_csv([(text, label) for (text, _), label in zip(ROWS, wanted, strict=True)]))
+    name, write = WRITTEN[way]
+    write(frame, Path(name))
+    assert pinned(path=name).md5 == pinned().md5
+
+
+def test_a_text_may_be_a_book(here: Path) -> None:
+    Path("a.csv").write_bytes(as_csv([("word " * 100_000, "a"), ("x", "b")]))
+    sizes = [len(read()) for read in text_table.contents(RAW, Path(), tables_.Labels()).samples.values()]
+    assert sorted(sizes) == [1, 500_000]
+
+
+def test_labels_that_read_alike_are_one_class_and_that_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed(pinned())
+    assert not capsys.readouterr().err
+    digest = pinned().md5
+    rows = [(text, f" {label}\u00a0" if row % 2 else label) for row, (text, label) in enumerate(ROWS)]
+    Path("a.csv").write_bytes(as_csv(rows))
+    packed(pinned())
+    told = (
+        "a.csv: labels that read alike are one class: ' class 0\\xa0' and 'class 0' are 'class 0' (12 classes"
+    )
+    assert capsys.readouterr().err.startswith(told)
+    assert pinned().md5 == digest
+    Path("a.csv").write_bytes(as_csv([("x", "caf\u00e9"), ("y", "cafe\u0301"), ("z", "b")]))
+    assert {place.split("/")[1] for place in text_table.contents(RAW, Path(), tables_.Labels()).samples} == {
+        "caf\u00e9",
+        "b",
+    }
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.tsv", "s.jsonl", "s.parquet"])
+def test_predict_reads_labels_as_training_does(here: Path, name: str) -> None:
+    frame = pd.DataFrame({"text": ["x", "y", "z", "w"], "label": ["k1", " k1", "caf\u00e9", "cafe\u0301"]})
+    write = {"s.csv": frame.to_csv, "s.parquet": frame.to_parquet, "s.tsv": partial(frame.to_csv, sep="\t")}
+    write.get(name, partial(frame.to_json, orient="records", lines=True))(name)
+    shown = [label for _, label in predicting.labelled_texts(Path(name))]
+    assert shown == ["k1", "k1", "caf\u00e9", "caf\u00e9"]
+    assert [sample.value for sample in predicting.texts(Path(name))] == [*"xyzw"]
+
+
+def test_a_reason_is_told_once_with_its_count_and_three_cases(here: Path) -> None:
+    rows = [*(f'"a {n}","b",more' for n in range(500)), *(f"a {n}," for n in range(500)), "x,b"]
+    Path("a.csv").write_text("text,label\n" + "\n".join(rows))
+    lines = text_table.contents(RAW, Path(), tables_.Labels()).mistakes
+    assert list(lines) == [
+        "500 rows (a.csv: line 2, a.csv: line 3, a.csv: line 4, …): more values than columns: put quotes "
+        "around what has a comma, and name every column",
+        "500 rows (a.csv: line 502, a.csv: line 503, a.csv: line 504, …): label is empty",
+    ]
+
+
 def test_a_text_that_is_twice_in_a_class_counts_once(here: Path) -> None:
     first = packed(pinned())
     again = [(f" {text.upper()} ".replace(" ", "  "), label) for text, label in ROWS]
@@ -459,17 +563,26 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("a.csv", b"", "a.csv: no column 'text' (there are )"),
+        ("a.csv", b"", "a.csv: has no column names: its first line has to hold them"),
+        ("a.csv", b'"text" "label"\n"a" "b"\n', "a.csv: line 1: cannot be read ("),
+        ("a.csv", b"# of 2026\ntext,label\na,b\n", "a.csv: begins with #: remove comments"),
         ("a.csv", b"text,label\n", "a.csv: has no rows"),
         ("a.csv", b"words,label\na,b\n", "a.csv: no column 'text' (there are words, label)"),
         ("a.csv", b"text,label,label\na,b,c\n", "a.csv: more than one column 'label'"),
         ("a.csv", b"text,label\na,b\nc, d, e\n", "a.csv: line 3: more values than columns"),
         ("a.csv", b"text,label\na,b\nc\n", "a.csv: line 3: label is empty"),
         ("a.csv", b"text,label\n,b\n", "a.csv: line 2: text is empty"),
-        ("a.csv", b'text,label\n" ",b\n', "a.csv: line 2: text is ' '"),
-        ("a.csv", b'text,label\n"a,b\n', "a.csv: cannot be read (unexpected end of data)"),
+        ("a.csv", b'text,label\n" ",b\n', "a.csv: line 2: text is empty"),
+        ("a.csv", b'text,label\n"a,b\n', "a.csv: line 2: cannot be read (unexpected end of data): close"),
         ("a.csv", b"text,label\ncaf\xe9,b\n", "a.csv: byte 14 is not UTF-8"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv: byte 0 is not UTF-8"),
+        (
+            "a.csv",
+            "text,label\na,b\n".encode("utf-16-le"),
+            "a.csv: has NUL characters: save the file as UTF-8",
+        ),
+        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "a.csv: byte 30 is not UTF-16, which its first"),
+        ("a.tsv", b"text\tlabel\na\tb\tc\n", "a.tsv: line 2: more values than columns: put quotes around"),
+        ("a.parquet", b"PAR1", "a.parquet: cannot be read ("),
         ("a.csv", b"text,label\na,b/c\n", "a.csv: line 2: 'b/c' is no name of a class"),
         ("a.csv", b"text,label\na,.b\n", "a.csv: line 2: '.b' is no name of a class"),
         ("a.csv", b"text,label\na,b\x07\n", "a.csv: the class 'all/b\\x07' has unprintable characters"),
@@ -482,7 +595,9 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
         ("a.json", b'[["a"]]', "a.json: row 0: give an object with text and label"),
         ("a.json", b'["a"]', "a.json: row 0: give an object with text and label"),
         ("a.json", b'{"a": [{"text": "b"}]}', "a.json: a: row 0: label is empty"),
-        ("a.json", b'[["a", true]]', "a.json: row 0: label is True"),
+        ("a.json", b'[["a", [1]]]', "a.json: row 0: label is [1]: give a text or a number"),
+        ("a.json", b'[["a", NaN]]', "a.json: row 0: label is empty"),
+        ("a.json", b'[[1.5, "a"]]', "a.json: row 0: text is 1.5: give a text"),
         ("a.json", b'[["\\ud800", "b"]]', "a.json: row 0: text has half a character, which JSON can write"),
         ("a.jsonl", b'["a", "b"]\n{"text"\n', "a.jsonl: line 2: is not JSON ("),
     ],
@@ -499,12 +614,18 @@ def test_a_mistake_in_a_file_is_one_line(here: Path, name: str, content: bytes, 
     ("changes", "line"),
     [
         ({"path": "gone.csv"}, "raw.path: gone.csv: no such"),
-        ({"path": "empty"}, "raw.path: empty: no CSV, JSON or JSON Lines file in it"),
+        ({"path": "empty"}, "raw.path: empty: no CSV, TSV, JSON, JSON Lines or Parquet file in it"),
+        ({"path": "a.xlsx"}, "a.xlsx: a spreadsheet, which is not read: save it as CSV in UTF-8"),
+        ({"path": "a.csv.gz"}, "a.csv.gz: compressed, and not as zip: unpack it, or pack it as zip"),
+        ({"path": "a.txt"}, "a.txt: neither a zip file nor named like one that is read (.csv, .json"),
         ({"path": "tables", "parts": ["b.csv"]}, "raw.parts: no file 'b.csv' in tables (there are a.csv)"),
         ({"path": "a.json", "parts": ["test"]}, "a.json: no part 'test' (there are train)"),
         ({"groups": "gone.json"}, "gone.json: not a JSON object of superclasses and lists of their classes"),
         ({"groups": "list.json"}, "list.json: not a JSON object of superclasses and lists"),
-        ({"groups": "some.json"}, "a.csv: line 5: label 'class 1' is in no group of some.json"),
+        (
+            {"groups": "some.json"},
+            "33 rows (a.csv: line 5: label 'class 1', a.csv: line 6: label 'class 1', ",
+        ),
         ({"groups": "both.json"}, "both.json: 'class 0' is in 'a' and in 'b'"),
         ({"splits": "empty"}, "empty: no list of split train"),
     ],
@@ -514,6 +635,8 @@ def test_a_mistake_in_raw_is_one_line(here: Path, changes: dict, line: str) -> N
     Path("tables").mkdir()
     Path("tables/a.csv").write_bytes(as_csv(ROWS))
     Path("a.json").write_text(json.dumps({"train": ROWS}))
+    for name in ("a.xlsx", "a.csv.gz", "a.txt"):
+        Path(name).write_bytes(b"PK\3\4")
     Path("list.json").write_text("[3]")
     Path("some.json").write_text('{"a": ["class 0"]}')
     Path("both.json").write_text('{"a": ["class 0"], "b": ["class 0"]}')
@@ -747,7 +870,9 @@ def test_predict_wants_a_table_to_learn_texts_from(
     monkeypatch.chdir(published[0])
     done = CliRunner().invoke(app, ["predict", GROUP, str(tables), "--support", str(tables)])
     assert done.exit_code == 1
-    assert "is no table of texts: give the support set as CSV, JSON or JSON Lines" in done.stderr
+    assert (
+        "is no table of texts: give the support set as CSV, TSV, JSON, JSON Lines or Parquet" in done.stderr
+    )
 
 
 def test_the_card_of_a_version_says_how_to_give_it_texts(published: tuple, task: list) -> None:

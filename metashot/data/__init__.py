@@ -58,3 +58,22 @@ class Form:
     def nbytes(self) -> int:
         """Bytes of a sample."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def label_of(value: object) -> str:
+    """The name of a class that a value of a table is; empty for None, NaN and blank text.
+
+    Text is what `label` makes of it. Numbers and booleans are names too. A whole number is the same with and
+    without a fraction: pandas writes 3 as 3.0 where other values of its column are missing.
+
+    Raises ValueError for what is neither text nor a number.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):  # a boolean is an int
+        raise ValueError("give a text or a number")  # noqa: TRY004 - a mistake in a table
+    name = label(str(value))
+    whole, _, fraction = name.rpartition(".")
+    digits = whole.removeprefix("-")
+    return whole if digits.isascii() and digits.isdecimal() and fraction and not fraction.strip("0") else name

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -41,7 +41,8 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
     """
     items = source.items(prepare, raw)
     counts = Counter((item.key.split, item.key.path) for item in items)
-    _check_classes(raw, prepare, counts)
+    if lines := unfit(counts, prepare.disjoint):
+        raise MetashotError(f"{raw}: {lines[0]}")
     form = prepare.form
     about: dict[str, object] = {**source.ABOUT, "classes": "disjoint" if prepare.disjoint else "shared"}
     first = _First()
@@ -70,34 +71,39 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
             if keys:
                 writer.write(keys, samples[rows], [digests[row] for row in rows])
             bar.update(len(part))
-        for split, path in sorted(counts):
-            if (left := kept[split, path]) < 2:
-                raise MetashotError(
-                    f"{raw}: class {path} has {left} samples in {split} once those that are in two splits "
-                    "are removed; episodes need two"
-                )
+        if lines := unfit({place: kept[place] for place in counts}, prepare.disjoint, removed=True):
+            raise MetashotError(f"{raw}: {lines[0]}")
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
             print(f"{raw}: removed {removed:,} samples that are in two splits", file=sys.stderr)  # noqa: T201
 
 
-def _check_classes(raw: Path, prepare: Prepare, counts: Counter[tuple[str, str]]) -> None:
-    """Refuse classes and splits that no episode can be drawn from, before anything is decoded."""
+def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:
+    """What of classes and splits no episode can be drawn from, a line for each reason.
+
+    Args:
+        counts: Samples by split and class, as `Key.path` names it.
+        disjoint: Whether the splits have classes of their own.
+        removed: Whether samples that are in two splits have been left out.
+    """
     splits = defaultdict(set)
     for split, path in counts:
         splits[path].add(split)
-    for path, found in sorted(splits.items()):
-        if len(found) > 1 and prepare.disjoint:
-            raise MetashotError(
-                f"{raw}: class {path} is in {' and '.join(sorted(found))}: it has to be in one split"
-            )
-    for (_, path), samples in sorted(counts.items()):
-        if samples < 2:
-            raise MetashotError(f"{raw}: class {path} has one sample in a split; episodes need two")
+    both = [
+        (f"class {path} is in {' and '.join(sorted(found))}:", "it has to be in one split")
+        for path, found in sorted(splits.items())
+        if len(found) > 1 and disjoint
+    ]
+    gone = " once those that are in two splits are removed" if removed else ""
+    few = [
+        (f"class {path}", f"has {count} sample in a split, {split}{gone}; episodes need two")
+        for (split, path), samples in sorted(counts.items())
+        if (count := ("no", "one", "")[min(samples, 2)])
+    ]
+    lines = grouped([*both, *few], "classes")
     if missing := {"train", "val", "test"} - set().union(*splits.values()):
-        raise MetashotError(
-            f"{raw}: no samples for split {', '.join(sorted(missing))}; it needs more classes"
-        )
+        lines.append(f"no samples for split {', '.join(sorted(missing))}; it needs more classes")
+    return lines
 
 
 class _First:

@@ -1,11 +1,11 @@
-"""Series table: measurements over time of your own, as CSV or Parquet, one row for each step.
+"""Series table: measurements over time of your own, as CSV, TSV or Parquet, one row for each step.
 
 Columns: ``id`` says which series a row belongs to, ``label`` its class; one column for each channel; with
 ``time``, numbers or times, that is the order of a series' rows, otherwise the table's order; with
 ``prepare.split: listed``, ``split`` says ``train``, ``val`` or ``test``. Others do not count.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,20 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import csv
+from pyarrow import compute, csv
 
-from metashot.data import Key, archive, folders, listing, series
+from metashot.data import Key, archive, folders, listing, series, tables
 from metashot.data.source import Item, ordered
-from metashot.errors import MetashotError, refuse
+from metashot.data.tables import Mistakes
+from metashot.errors import MetashotError, some
 
-SUFFIXES = frozenset({".csv", ".parquet"})
+SUFFIXES = tables.DELIMITED | {tables.PARQUET}
+FORMATS = "CSV, TSV or Parquet"
+NAMED = ("id", "label", "split", "time")  # columns with a meaning of their own
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:[+-]?(nan|inf|infinity))"
+DECIMAL_COMMA = r"[+-]?[0-9.]*,[0-9]+([eE][+-]?[0-9]+)?"
+MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "#N/A")  # for a number, as pandas and R write it
 ABOUT: Mapping[str, object] = {
     "source": "tables of series",
     "licence": "as its owner says",
@@ -36,7 +41,8 @@ class Raw:
     """Section ``raw`` of a data set that is tables of series.
 
     Attributes:
-        path: A CSV or Parquet file, or a folder or zip file of them; relative to the repository, or absolute.
+        path: A CSV, TSV or Parquet file, or a folder or zip file of them; relative to the repository, or
+            absolute.
         md5: Digest of the files, written by `metashot refresh`; empty before the first time.
     """
 
@@ -52,18 +58,18 @@ class Prepare(series.Prepare, folders.Prepare):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if taken := {"id", "label", "split", "time"} & set(self.channels):
+        if taken := set(NAMED) & set(self.channels):
             raise ValueError(f"channels: {min(taken)!r} is a column with another meaning")
 
 
 def digest(raw: Raw, root: Path) -> str:
     """Digest of the tables as they are now."""
-    return folders.digest(_tables(raw, root).items())
+    return folders.digest(local(raw, root).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
     """Pack the tables into zips, as they are. Raises MetashotError as `folders.pack` does."""
-    folders.pack(_tables(raw, Path()).items(), raw, directory / _PACKED)
+    folders.pack(local(raw, Path()).items(), raw, directory / _PACKED)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
@@ -73,116 +79,219 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     in two tables, of two labels or with two rows at one time, and for labels that a person cannot tell apart.
     """
     found: dict[str, Item] = {}
+    mistakes, labels = Mistakes(), tables.Labels()
     for path in archive.zips(directory / _PACKED):
         for name, read in archive.members(path, SUFFIXES):
-            origin = f"{path}: member {name!r}"
-            for item in of_table(read(), origin, name.lower().endswith(".parquet"), prepare):
-                if (first := found.setdefault(item.key.name, item)) is not item:
-                    raise MetashotError(
-                        f"{item.origin} is also in {first.origin}: an id stands for one series"
-                    )
-    folders.refuse([*folders.indistinct(str(directory / _PACKED), {i.key.class_ for i in found.values()})])
+            for item in of_table(
+                read(), f"{path}: member {name!r}", kind_of(name), prepare, labels, mistakes
+            ):
+                again(found.setdefault(item.key.name, item), item, mistakes)
+    packed = str(directory / _PACKED)
+    folders.refuse([*mistakes.lines, *folders.indistinct(packed, {i.key.class_ for i in found.values()})])
+    labels.tell(packed)
     if isinstance(prepare.split, folders.Shares):
         return ordered(folders.divide(found.values(), prepare.split))
     return ordered(found.values())
 
 
-def channels_of(content: bytes, origin: str, parquet: bool) -> tuple[tuple[str, ...], bool]:
-    """The columns of numbers of a table, and whether it says which split a series is in.
-
-    Raises MetashotError when it cannot be read, or has no id, no label or no other column of numbers.
-    """
-    try:
-        source = pa.BufferReader(content)
-        schema = pq.read_schema(source) if parquet else csv.read_csv(source).schema
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
-    named = {"id", "label", "split", "time"}
-    numbers = [
-        field.name
-        for field in schema
-        if field.name not in named and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
-    ]
-    if not numbers or not {"id", "label"} <= {*schema.names}:
-        raise MetashotError(
-            f"{origin}: a table of series has the columns id and label, and others of numbers (there are "
-            f"{', '.join(schema.names)})"
-        )
-    return tuple(numbers), "split" in schema.names
+def again(first: Item, item: Item, mistakes: Mistakes) -> None:
+    """Take up a series whose id another has."""
+    if first is not item:
+        mistakes.add(f"{item.origin} is also in {first.origin}:", "an id stands for one series")
 
 
-def _tables(raw: Raw, root: Path) -> listing.Found:
-    found = folders.local(raw, root, SUFFIXES)
+def origin_of(path: str, name: str) -> str:
+    """Where a table is: the path of params.yaml, and its name in it."""
+    return path if Path(path).name == name else f"{path}: {name!r}"
+
+
+def kind_of(name: str) -> str:
+    """The suffix of a file's name."""
+    return Path(name).suffix.lower()
+
+
+def local(raw: folders.Pinned, root: Path) -> listing.Found:
+    """The tables that a path names. Raises MetashotError as `tables.local` does, and where there are none."""
+    found = tables.local(raw, root, SUFFIXES)
     if not found:
-        raise MetashotError(f"raw.path: {raw.path}: no CSV or Parquet file in it")
+        raise MetashotError(f"raw.path: {raw.path}: no {FORMATS} file in it")
     return found
 
 
-def of_table(
-    content: bytes, origin: str, parquet: bool, prepare: Prepare, tell: Callable[[str], None] = refuse
-) -> Iterator[Item]:
-    """The series of a table, in the splits that it names, but for those with mistakes, which are told.
+def schema(content: bytes, origin: str, suffix: str) -> pa.Schema:
+    """Names and types of a table's columns; see `typed`."""
+    if suffix == tables.PARQUET:
+        return tables.parquet(content, origin).schema_arrow
+    return typed(content, origin, suffix).schema
 
-    Raises MetashotError as `items` does for a table that is wrong as a whole.
+
+def typed(content: bytes, origin: str, suffix: str) -> pa.Table:
+    """A table as it is, its columns of the types that they look like.
+
+    Raises MetashotError when it cannot be read.
     """
-    table = _read(content, origin, parquet, prepare)
-    (row_ids, ids), (row_labels, labels) = _names(table, "id"), _names(table, "label")
-    row_splits, splits = _names(table, "split") if "split" in table else (0 * row_ids, [""])
-    if "split" in table and (strange := {*splits} - {*listing.SPLITS}):
-        raise MetashotError(f"{origin}: column 'split': {min(strange)!r} is not train, val or test")
+    if suffix == tables.PARQUET:
+        return tables.parquet(content, origin).read()
+    mistakes = Mistakes()
+    table = _delimited(content, origin, {}, mistakes)
+    if not len(table):
+        mistakes.refuse()
+    return table
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of a type holds numbers."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of a type holds texts."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def of_table(
+    content: bytes, origin: str, suffix: str, prepare: Prepare, labels: tables.Labels, mistakes: Mistakes
+) -> Iterator[Item]:
+    """The series of a table, in the splits that it names, but for those with mistakes.
+
+    Args:
+        content: Of the file.
+        origin: Where it is, for messages.
+        suffix: Of its name.
+        prepare: Which columns are channels.
+        labels: Notes labels that are written in more than one way.
+        mistakes: Takes up what is wrong with a row or a series.
+
+    Raises MetashotError for a table that is wrong as a whole.
+    """
+    table = _read(content, origin, suffix, prepare, mistakes)
+    ids = _Names(table["id"], "id", origin, tables.Labels())
+    if ids.labels.merged:
+        raise MetashotError(f"{origin}: ids that read alike: {ids.labels.merged.partition(': ')[2]}: rename")
+    classes = _Names(table["label"], "label", origin, labels)
+    columns = {"label": classes}
+    if "split" in table:
+        columns["split"] = splits = _Names(table["split"], "split", origin, tables.Labels())
+        if strange := {*splits.names} - {*listing.SPLITS}:
+            raise MetashotError(f"{origin}: column 'split': {min(strange)!r} is not train, val or test")
     channels = np.stack([np.from_dlpack(table[name].fill_null(np.nan)) for name in prepare.channels])
 
-    times = np.from_dlpack(table["time"]) if "time" in table else np.zeros(len(row_ids))
-    order = np.lexsort((times, row_ids))  # stable: what has no time stays in the table's order
-    channels, times = channels[:, order], times[order]
-    row_ids, row_labels, row_splits = row_ids[order], row_labels[order], row_splits[order]
-    starts = np.flatnonzero(np.diff(row_ids, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(row_ids)], strict=True):
-        of, rows = f"{origin}: series {ids[row_ids[start]]!r}", slice(start, end)
-        wrong = []
-        for column, numbers, names in (("label", row_labels, labels), ("split", row_splits, splits)):
-            if np.ptp(numbers[rows]):
-                first, last = sorted({names[number] for number in numbers[rows]})[:2]
-                wrong.append(f"{of} has more than one {column}: {first!r} and {last!r}")
+    times = np.from_dlpack(table["time"]) if "time" in table else np.zeros(len(ids.rows))
+    order = np.lexsort((times, ids.rows))  # stable: what has no time stays in the table's order
+    channels, times, id_rows = channels[:, order], times[order], ids.rows[order]
+    numbers = {column: names.rows[order] for column, names in columns.items()}
+    starts = np.flatnonzero(np.diff(id_rows, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(id_rows)], strict=True):
+        name, rows = ids.names[id_rows[start]], slice(start, end)
+        of, before = f"{origin}: series {name!r}", len(mistakes)
+        for column, names in columns.items():
+            if np.ptp(numbers[column][rows]):
+                first, last = sorted({names.names[number] for number in numbers[column][rows]})[:2]
+                mistakes.add(f"{of} ({first!r} and {last!r})", f"has more than one {column}")
         if "time" in table and not np.diff(times[rows]).all():
-            wrong.append(f"{of} has two rows at one time")
-        for mistake in wrong:
-            tell(mistake)
-        if wrong:
-            continue
-        key = Key(splits[row_splits[start]], listing.ALL, labels[row_labels[start]], ids[row_ids[start]])
-        yield Item(key, partial(series.encode, channels[:, rows]), of)
+            mistakes.add(of, "has two rows at one time")
+        if len(mistakes) == before:
+            split = splits.names[numbers["split"][start]] if "split" in table else ""
+            key = Key(split, listing.ALL, classes.names[numbers["label"][start]], name)
+            yield Item(key, partial(series.encode, channels[:, rows]), of)
 
 
-def _read(content: bytes, origin: str, parquet: bool, prepare: Prepare) -> dict[str, pa.Array]:
+def _read(
+    content: bytes, origin: str, suffix: str, prepare: Prepare, mistakes: Mistakes
+) -> dict[str, pa.Array]:
     """Columns of a table by name; ``time``, where there is one, as numbers in the same order."""
-    wanted = {"id": pa.string(), "label": pa.string()}
-    wanted |= {"split": pa.string()} if prepare.split == "listed" else {}
-    wanted |= {name: pa.float64() for name in prepare.channels}
+    names = ["id", "label", *(["split"] if prepare.split == "listed" else []), *prepare.channels]
     try:
-        if parquet:
-            table = pq.ParquetFile(pa.BufferReader(content)).read()
+        if suffix == tables.PARQUET:
+            table = tables.parquet(content, origin).read()
         else:  # a class may be called NA
-            as_said = csv.ConvertOptions(column_types=wanted, null_values=[""], strings_can_be_null=True)
-            table = csv.read_csv(pa.BufferReader(content), convert_options=as_said)
-        names = table.column_names
-        if absent := [name for name in wanted if name not in names]:
-            raise MetashotError(f"{origin}: no column {absent[0]!r} (there are {', '.join(names)})")
-        if twice := [name for name in (*wanted, "time") if names.count(name) > 1]:
-            raise MetashotError(f"{origin}: column {twice[0]!r} is there more than once")
-        if not table.num_rows:
+            table = _delimited(content, origin, dict.fromkeys(names, pa.string()), mistakes)
+        if "time" in table.column_names:
+            names.append("time")
+        tables.require(names, table.column_names, origin)
+        columns = {name: table.column(name).combine_chunks() for name in names}
+        if suffix != tables.PARQUET and len(table):
+            columns = _without_empty_rows(columns)
+        if not len(columns["id"]):
             raise MetashotError(f"{origin}: a table without rows")
-        types = {**wanted, "time": _ordered(table.column("time").type)} if "time" in names else wanted
-        columns = {name: table.column(name).cast(kind).combine_chunks() for name, kind in types.items()}
+        for name in prepare.channels:
+            columns[name] = _numbers(columns[name], f"{origin}: column {name!r}")
+        if "time" in columns:
+            columns["time"] = columns["time"].cast(_ordered(columns["time"].type))
+            _refuse_empty(
+                columns["time"].is_null(nan_is_null=True).to_numpy(zero_copy_only=False), "time", origin
+            )
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
-    for name, column in columns.items():
-        row = column.is_null(nan_is_null=True).index(True).as_py()
-        if row >= 0 and name not in prepare.channels:  # those are looked at series by series
-            raise MetashotError(f"{origin}: column {name!r} is empty in row {row}")
     return columns
+
+
+def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mistakes: Mistakes) -> pa.Table:
+    """A delimited text as a table; what is not in ``types`` gets the type that it looks like."""
+    text = tables.decoded(content, origin)
+    head = tables.header(text, origin)
+    rows = text[head.start :]
+    columns = head.columns + [""] * (tables.width(rows, head) - len(head.columns))
+    if not rows.strip():
+        return pa.table([pa.array([], pa.string())] * len(columns), names=columns)
+
+    def skip(row: csv.InvalidRow) -> str:
+        place = f"{origin}: line {head.lines + row.number}"
+        if row.actual_columns > row.expected_columns:
+            tables.too_long(mistakes, place, head.separator)
+        else:
+            mistakes.add(f"{place}:", "fewer values than columns")
+        return "skip"
+
+    convert = csv.ConvertOptions(column_types=types)
+    if types:
+        convert.null_values, convert.strings_can_be_null = [""], True
+    try:
+        return csv.read_csv(
+            pa.BufferReader(rows.encode()),
+            read_options=csv.ReadOptions(column_names=columns, use_threads=False),  # which numbers rows
+            parse_options=csv.ParseOptions(
+                delimiter=head.separator, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            convert_options=convert,
+        )
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
+
+
+def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """Without rows in which nothing is written, as spreadsheets leave them at the end."""
+    blank = np.logical_and.reduce(
+        [column.is_null().to_numpy(zero_copy_only=False) for column in columns.values()]
+    )
+    return {name: column.filter(pa.array(~blank)) for name, column in columns.items()}
+
+
+def _numbers(column: pa.Array, where: str) -> pa.Array:
+    """A column as numbers. Raises MetashotError that says which values are none."""
+    if not is_text(column.type):
+        return column.cast(pa.float64())
+    text = compute.utf8_trim_whitespace(column.cast(pa.string()))
+    text = compute.if_else(compute.is_in(text, pa.array(MISSING)), None, text)
+    if mistake := not_numbers(text, where):
+        raise MetashotError(mistake)
+    return compute.utf8_ltrim(text, "+").cast(pa.float64())
+
+
+def not_numbers(text: pa.Array, where: str) -> str:
+    """What is wrong with a column of texts that are to be numbers: which are none; empty for nothing."""
+    bad = compute.invert(compute.match_substring_regex(text, f"^({NUMBER})$")).fill_null(False)
+    rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return ""
+    shown = some([f"{text[row].as_py()[:40]!r} in row {row}" for row in rows[:4]])
+    comma = bool(compute.all(compute.match_substring_regex(text.take(rows), f"^({DECIMAL_COMMA})$")).as_py())
+    mend = "write decimals with a point" if comma else "write numbers, or leave them empty"
+    return f"{where}: {len(rows):,} values are no numbers ({shown}): {mend}"
 
 
 def _ordered(kind: pa.DataType) -> pa.DataType:
@@ -192,7 +301,38 @@ def _ordered(kind: pa.DataType) -> pa.DataType:
     return kind if pa.types.is_integer(kind) else pa.float64()
 
 
-def _names(table: Mapping[str, pa.Array], column: str) -> tuple[NDArray[np.int32], list[str]]:
-    """The number of each row's name, and the names."""
-    encoded = table[column].dictionary_encode()
-    return np.asarray(np.from_dlpack(encoded.indices), np.int32), encoded.dictionary.to_pylist()
+def encoded_names(column: pa.Array, name: str, origin: str) -> pa.DictionaryArray:
+    """A column of names as numbers of them. Raises MetashotError for what cannot be names."""
+    if pa.types.is_dictionary(column.type):  # a pandas category
+        column = column.cast(column.type.value_type)
+    if pa.types.is_nested(column.type):
+        raise MetashotError(f"{origin}: column {name!r} is {column.type}: give texts or numbers")
+    return column.dictionary_encode(null_encoding="encode")
+
+
+class _Names:
+    """A column of names: the number of each row's, and the names.
+
+    Raises MetashotError for what is empty, or neither text nor a number.
+    """
+
+    def __init__(self, column: pa.Array, name: str, origin: str, labels: tables.Labels) -> None:
+        encoded = encoded_names(column, name, origin)
+        self.labels = labels
+        try:
+            names = [labels.name(value) for value in encoded.dictionary.to_pylist()]
+        except ValueError as error:
+            raise MetashotError(f"{origin}: column {name!r} is {column.type}: {error}") from None
+        self.names = sorted({*names})
+        places = {written: place for place, written in enumerate(self.names)}
+        numbers = np.array([places[written] for written in names], np.int32)
+        self.rows: NDArray[np.int32] = numbers[np.from_dlpack(encoded.indices)]
+        _refuse_empty(np.array([not name for name in self.names])[self.rows], name, origin)
+
+
+def _refuse_empty(empty: NDArray[np.bool_], column: str, origin: str) -> None:
+    """Raise a MetashotError where a column is empty in some rows."""
+    rows = np.flatnonzero(empty)
+    if len(rows):
+        where = f"rows {some([*map(str, rows)])} ({len(rows):,})" if len(rows) > 1 else f"row {rows[0]}"
+        raise MetashotError(f"{origin}: column {column!r} is empty in {where}")

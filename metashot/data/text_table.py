@@ -1,12 +1,9 @@
-"""Text table: labelled texts of your own, as CSV, JSON or JSON Lines, in one file or several together.
+"""Text table: labelled texts of your own, as CSV, JSON or Parquet, in one file or several together.
 
-CSV has a line of column names. JSON is a list of rows, or an object with such lists; JSON Lines has a row on
-each line. A row is an object with the columns, or a pair of text and label. Files are in UTF-8.
+See `tables.entries` for what files hold. A row is an object with the columns, or a pair of text and label.
 """
 
-import csv
 import functools
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from metashot.data import folders, listing, texts
+from metashot.data import folders, label, label_of, listing, tables, texts
 from metashot.data.source import Item
-from metashot.errors import MetashotError, refuse
+from metashot.data.tables import Mistakes
+from metashot.errors import MetashotError
 
-SUFFIXES = frozenset({".csv", ".json", ".jsonl"})
+SUFFIXES = tables.DELIMITED | tables.JSON | {tables.PARQUET}
+FORMATS = "CSV, TSV, JSON, JSON Lines or Parquet"
 ABOUT: Mapping[str, object] = {
     "source": "tables of texts",
     "licence": "as its owner says",
@@ -26,12 +25,12 @@ ABOUT: Mapping[str, object] = {
     "synthetic": False,
 }
 _TEXTS = folders.Folder(frozenset({".txt"}), "texts")
-Tell = Callable[[str], None]
+Labels = Callable[[object], str]
 _NAME = re.compile(r"(?!\.|__MACOSX$)[^/\\:]+")  # of a folder in a zip
 
 
 class Row(NamedTuple):
-    """A row of a table: where it is, for a person who has to mend it, and its values."""
+    """A row of a table: where it is, for a person who has to mend it, its text, and its label where asked."""
 
     where: str
     values: tuple[str, ...]
@@ -42,7 +41,7 @@ class Raw:
     """Section ``raw`` of a data set that is tables of texts.
 
     Attributes:
-        path: A CSV, JSON or JSON Lines file, or a folder or zip file of them; relative to the repository, or
+        path: A file in one of `FORMATS`, or a folder or zip file of them; relative to the repository, or
             absolute.
         parts: What of it counts: names of files in a folder or zip, or keys of the object in a JSON file;
             empty for all.
@@ -71,7 +70,7 @@ class Prepare(texts.Prepare, folders.Prepare):
 
 def digest(raw: Raw, root: Path) -> str:
     """Digest of the texts as they are now, in whatever files and order."""
-    return folders.digest(_samples(raw, root).items())
+    return folders.digest(_samples(raw, root, tables.Labels()).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
@@ -83,7 +82,9 @@ def download(raw: Raw, directory: Path) -> None:
     a label is empty, a label is no name for a folder or in no group, lists of splits name what is not there,
     and when the digest is not ``raw.md5``.
     """
-    folders.pack(_samples(raw, Path()).items(), raw, directory / _TEXTS.packed)
+    labels = tables.Labels()
+    folders.pack(_samples(raw, Path(), labels).items(), raw, directory / _TEXTS.packed)
+    labels.tell(raw.path)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
@@ -93,210 +94,162 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     ]
 
 
-def read(
-    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str] = (), tell: Tell = refuse
-) -> list[Row]:
-    """The rows of a file, but for those with mistakes, which are told.
+def read(content: bytes, where: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of a file.
 
     Args:
         content: Of the file.
         where: Its path, whose suffix says what it is: one of `SUFFIXES`, or ``.txt``, a text on each line.
-        columns: What is wanted of a row, in this order.
-        parts: Keys of the object that a JSON file holds; empty for all.
-        tell: Called with each mistake: a value that is missing, empty or no text, a row that is none.
+        columns: Of the texts and, if they are asked for, of the labels.
 
-    Raises MetashotError when it is not UTF-8 or not what its suffix says, has no rows, or lacks a column or a
-    part.
+    Raises MetashotError when it is not UTF-8 or not what its suffix says, has no rows, or lacks a column, and
+    for values that are missing or no text.
     """
-    found, empty = [], True
-    for place, entry in _entries(content, where, columns, parts, tell):
-        empty = False
-        try:
-            found.append(Row(place, _values(entry, columns, place)))
-        except MetashotError as error:
-            tell(str(error))
-    if empty:
-        raise MetashotError(f"{where}: has no rows")
+    mistakes = Mistakes()
+    found = list(_rows_of(content, where, columns, (), label_of, mistakes))
+    mistakes.refuse()
     return found
 
 
-def entries(raw: folders.Pinned, root: Path, parts: Sequence[str], tell: Tell) -> Iterator[tuple[str, Any]]:
-    """Every row of a file, or of those in a folder or zip, as it is: where it is, and an object or a list.
+def entries(
+    raw: folders.Pinned, root: Path, parts: Sequence[str], mistakes: Mistakes
+) -> Iterator[tables.Entry]:
+    """Every row of a file, or of those in a folder or zip, as it is.
 
-    Mistakes are told, and what has them is left out.
+    What has mistakes is left out.
     """
-    tables = folders.local(raw, root, SUFFIXES)
-    one = PurePosixPath(raw.path).name in tables  # the path is the file
-    for name, read_file in tables.items():
+    files = tables.local(raw, root, SUFFIXES)
+    one = PurePosixPath(raw.path).name in files  # the path is the file
+    for name, read_file in files.items():
         where = raw.path if one else f"{raw.path}/{name}"
         if one or not parts or name in parts:
             try:
-                yield from _entries(read_file(), where, (), parts if one else (), tell)
+                yield from tables.entries(read_file(), where, (), parts if one else (), mistakes)
             except MetashotError as error:
-                tell(str(error))
+                mistakes.add_line(error)
 
 
-def _entries(
-    content: bytes, where: str, columns: Sequence[str], parts: Sequence[str], tell: Tell
-) -> Iterator[tuple[str, Any]]:
-    try:
-        text = content.decode("utf-8-sig")  # a mark that some editors leave is none of the text
-    except UnicodeDecodeError as error:
-        raise MetashotError(f"{where}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-    try:
-        yield from _READERS[PurePosixPath(where).suffix.lower()](text, where, columns, parts, tell)
-    except (csv.Error, ValueError, RecursionError) as error:
-        raise MetashotError(f"{where}: cannot be read ({error})") from None
+def _rows_of(
+    content: bytes,
+    where: str,
+    columns: Sequence[str],
+    parts: Sequence[str],
+    labels: Labels,
+    mistakes: Mistakes,
+) -> Iterator[Row]:
+    """The rows of a file but for those with mistakes; see `read`."""
+    empty, before = True, len(mistakes)
+    for place, entry in tables.entries(content, where, columns, parts, mistakes):
+        empty = False
+        if row := _row(entry, columns, place, labels, mistakes):
+            yield row
+    if empty and len(mistakes) == before:
+        raise MetashotError(f"{where}: has no rows")
 
 
-def _csv(
-    text: str, where: str, columns: Sequence[str], _: Sequence[str], tell: Tell
-) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    there = reader.fieldnames or []
-    for column in columns:
-        if there.count(column) != 1:
-            problem = "more than one" if column in there else "no"
-            raise MetashotError(f"{where}: {problem} column {column!r} (there are {', '.join(there)})")
-    for row in reader:
-        place = f"{where}: line {reader.line_num}"
-        if None in row:
-            tell(f"{place}: more values than columns: put quotes around what has a comma")
-        else:
-            yield place, row
-
-
-def _json(
-    text: str, where: str, _: Sequence[str], parts: Sequence[str], tell: Tell
-) -> Iterator[tuple[str, Any]]:
-    said = json.loads(text)
-    lists = said if isinstance(said, dict) else {"": said}
-    for part in parts:
-        if part not in lists:
-            there = ", ".join(filter(None, lists)) or "none"
-            raise MetashotError(f"{where}: no part {part!r} (there are {there})")
-    for part in parts or lists:
-        shown = f"{where}: {part}" if part else where
-        if not isinstance(lists[part], list):
-            raise MetashotError(f"{shown}: is no list of rows")
-        yield from ((f"{shown}: row {number}", entry) for number, entry in enumerate(lists[part]))
-
-
-def _lines(
-    text: str, where: str, _: Sequence[str], __: Sequence[str], tell: Tell
-) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would divide texts
-        if line.strip():
-            place = f"{where}: line {number}"
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                tell(f"{place}: is not JSON ({error})")
-            else:
-                yield place, entry
-
-
-def _plain(text: str, where: str, *_: object) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{where}: line {number}", line.strip()
-
-
-_READERS: Mapping[str, Callable[..., Iterator[tuple[str, Any]]]] = {
-    ".csv": _csv,
-    ".json": _json,
-    ".jsonl": _lines,
-    ".txt": _plain,
-}
-
-
-def _values(entry: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
+def _row(entry: Any, columns: Sequence[str], place: str, labels: Labels, mistakes: Mistakes) -> Row | None:
+    """A row with the text and the label, if it has such; None, and a mistake, where it has not."""
     if isinstance(entry, str):
         entry = [entry]
     if isinstance(entry, list) and len(entry) == len(columns):
         entry = dict(zip(columns, entry, strict=True))
     if not isinstance(entry, Mapping):
-        raise MetashotError(f"{place}: give an object with {' and '.join(columns)}, or a list of these")
-    values = []
+        mistakes.add(f"{place}:", f"give an object with {' and '.join(columns)}, or a list of these")
+        return None
+    values = {}
     for column in columns:
-        value = entry.get(column)
-        if isinstance(value, int) and not isinstance(value, bool):  # classes may be numbered
-            value = str(value)
-        if not isinstance(value, str) or not value.strip():
-            raise MetashotError(f"{place}: {column} is {repr(value) if value else 'empty'}")
         try:
-            value.encode()
+            values[column] = labels(entry.get(column)) if column != columns[0] else _text(entry.get(column))
+            values[column].encode()
         except UnicodeEncodeError:
-            raise MetashotError(f"{place}: {column} has half a character, which JSON can write") from None
-        values.append(value)
-    return tuple(values)
+            mistakes.add(f"{place}:", f"{column} has half a character, which JSON can write")
+            return None
+        except ValueError as error:
+            mistakes.add(f"{place}: {column} is {_short(entry[column])}:", str(error))
+            return None
+        if not values[column].strip():
+            mistakes.add(f"{place}:", f"{column} is empty")
+            return None
+    return Row(place, tuple(values.values()))
 
 
-def _samples(raw: Raw, root: Path) -> Mapping[str, listing.Read]:
+def _text(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError("give a text")  # noqa: TRY004 - a mistake in the table
+    return value
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
+def _samples(raw: Raw, root: Path, labels: tables.Labels) -> Mapping[str, listing.Read]:
     """Every text by its place in the archive, sorted. Raises MetashotError as `download` does."""
-    found = contents(raw, root)
+    found = contents(raw, root, labels)
     folders.refuse(found.mistakes)
     return found.samples
 
 
-def contents(raw: Raw, root: Path) -> folders.Contents:
+def contents(raw: Raw, root: Path, labels: tables.Labels) -> folders.Contents:
     """Every text by its place in the archive, and the mistakes of the others.
 
     Raises MetashotError where there are no tables, and for lists of splits and groups that cannot be used.
     """
     superclasses = _superclasses(root / raw.groups) if raw.groups else {}
     found: dict[str, str] = {}
-    mistakes: list[str] = []
-    for where, (text, label) in _rows(raw, root, mistakes.append):
-        label = label.strip()
-        superclass = superclasses.get(label) if raw.groups else listing.ALL
+    mistakes = Mistakes()
+    for where, (text, class_) in _rows(raw, root, labels, mistakes):
+        superclass = superclasses.get(class_) if raw.groups else listing.ALL
         if not superclass:
-            mistakes.append(f"{where}: label {label!r} is in no group of {raw.groups}")
+            mistakes.add(f"{where}: label {class_!r}", f"is in no group of {raw.groups}")
             continue
-        if bad := [name for name in (label, superclass) if not _NAME.fullmatch(name)]:
-            mistakes.append(
-                f"{where}: {bad[0]!r} is no name of a class: it has / \\ or :, or begins with a dot"
-            )
+        if bad := [name for name in (class_, superclass) if not _NAME.fullmatch(name)]:
+            reason = "is no name of a class: it has / \\ or :, or begins with a dot"
+            mistakes.add(f"{where}: {bad[0]!r}", reason)
             continue
-        place = f"{superclass}/{label}/{texts.digest(texts.normalised(text)).hex()}.txt"
+        place = f"{superclass}/{class_}/{texts.digest(texts.normalised(text)).hex()}.txt"
         found[place] = min(text, found.get(place, text))  # whichever order they come in
-    mistakes += folders.indistinct(raw.path, {place.rpartition("/")[0] for place in found})
+    lines = [*mistakes.lines, *folders.indistinct(raw.path, {place.rpartition("/")[0] for place in found})]
     samples: listing.Found = {
         place: functools.partial(text.encode, "utf-8") for place, text in sorted(found.items())
     }
-    if raw.splits and not mistakes:
+    if raw.splits and not lines:
         samples = folders.listed(samples, raw, root)
-    return folders.Contents(samples, {}, 0, mistakes)
+    return folders.Contents(samples, {}, 0, lines)
 
 
-def _rows(raw: Raw, root: Path, tell: Tell) -> Iterator[Row]:
-    """The rows of all files, or of those parts that count; mistakes are told."""
-    tables = folders.local(raw, root, SUFFIXES)
-    if not tables:
-        raise MetashotError(f"raw.path: {raw.path}: no CSV, JSON or JSON Lines file in it")
-    columns = (raw.text, raw.label)
-    if PurePosixPath(raw.path).name in tables:  # the path is the file
-        (read_file,) = tables.values()
+def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> Iterator[Row]:
+    """The rows of all files, or of those parts that count, but for those with mistakes."""
+    found = tables.local(raw, root, SUFFIXES)
+    if not found:
+        raise MetashotError(f"raw.path: {raw.path}: no {FORMATS} file in it")
+    if PurePosixPath(raw.path).name in found:  # the path is the file
+        (read_file,) = found.values()
         files = [(read_file, raw.path, raw.parts)]
     else:
-        names = raw.parts or list(tables)
-        for absent in [name for name in names if name not in tables]:
-            tell(f"raw.parts: no file {absent!r} in {raw.path} (there are {', '.join(tables)})")
-        files = [(tables[name], f"{raw.path}/{name}", []) for name in names if name in tables]
+        names = raw.parts or list(found)
+        for absent in [name for name in names if name not in found]:
+            known = tables.some([*found])
+            mistakes.add_line(f"raw.parts: no file {absent!r} in {raw.path} (there are {known})")
+        files = [(found[name], f"{raw.path}/{name}", []) for name in names if name in found]
     for read_file, where, parts in files:
         try:
-            rows = read(read_file(), where, columns, parts, tell)
+            columns = raw.text, raw.label
+            yield from _rows_of(read_file(), where, columns, parts, labels.name, mistakes)
         except MetashotError as error:
-            tell(str(error))
-        else:
-            yield from rows
+            mistakes.add_line(error)
 
 
 def _superclasses(path: Path) -> dict[str, str]:
     """The superclass of each class, as a file says it."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
-        pairs = [(class_, superclass) for superclass, classes in said.items() for class_ in classes]
+        groups: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        pairs = [(label_of(class_), label(group)) for group, classes in groups.items() for class_ in classes]
     except (OSError, ValueError, AttributeError, TypeError):
         raise MetashotError(f"{path}: not a JSON object of superclasses and lists of their classes") from None
     found: dict[str, str] = {}
