@@ -99,7 +99,7 @@ def check_merged(text: str, where: str, mend: str = "") -> None:
 def _load(text: str, most: int) -> Any:
     try:
         _check_events(text, most)
-    except YAMLError as error:
+    except (YAMLError, UnicodeEncodeError) as error:  # the latter for what was not UTF-8
         raise MetashotError(f"not YAML: {_problem(error)}") from None
     try:
         value = YAML(typ="safe").load(text)
