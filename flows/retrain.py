@@ -111,7 +111,9 @@ def _check(root: Path) -> None:
     """Raise a MetashotError for parameters that are wrong, and for code that no commit holds."""
     params.check(root / "params.yaml")
     others = [f":(exclude,top){path}" for path in COMMITTED]
-    if changed := git.run(root, "status", "--porcelain", "--", ":/", *others).splitlines():
+    if changed := git.run(
+        root, "status", "--porcelain", "--untracked-files=normal", "--", ":/", *others
+    ).splitlines():
         raise MetashotError(
             f"{root} has changes that no commit holds ({len(changed)} in `git status`, the first is "
             f"{changed[0].split()[-1]}): commit them or `git stash --include-untracked`"

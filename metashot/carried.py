@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from metashot import untrusted
 from metashot.errors import MetashotError
 from metashot.lineage import digest
 
@@ -29,6 +30,7 @@ PROJECT = "pyproject.toml"  # which says what a model takes along
 LOADER = "pyfunc_model"  # the module that MLflow imports to load a model
 WEIGHTS = "artifacts"  # the folder of the files that DVC keeps
 ZIP, MLMODEL = "code.zip", "MLmodel"
+PACKAGES = "requirements.txt", "conda.yaml", "python_env.yaml"
 META = "registered_model_meta"  # MLflow writes it when a model is loaded by name and version
 UNNAMED = b"model_name: null\nmodel_version: null\n"  # there, when it is loaded by the logged model's id
 RESULT, CODE = "metashot.result", "metashot.code"
@@ -70,6 +72,10 @@ def requirements(project: Mapping[str, Any], kind: str) -> list[str]:
     pins = [pin.partition(";")[0].strip() for pin in project["project"]["dependencies"]]
     optional = project["project"].get("optional-dependencies", {}).get(kind, [])
     return [*(pin for pin in pins if pin.partition("==")[0] in named), *optional]
+
+
+class Earlier(MetashotError):
+    """A model that an earlier metashot registered, laid out in another way."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +150,12 @@ def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: st
     numbers = dict(pin.split("==") for pin in pins)
     conda = ["channels:", "- conda-forge", "dependencies:", f"- python={python}", "- pip", "- pip:"]
     environment = [f"python: {python}", "build_dependencies:", "- pip", "- setuptools", "- wheel"]
-    lines = {
-        "requirements.txt": list(pins),
-        "conda.yaml": [*conda, *(f"  - {pin}" for pin in pins), "name: mlflow-env"],
-        "python_env.yaml": [*environment, "dependencies:", "- -r requirements.txt"],
-    }
-    texts = {name: "".join(f"{line}\n" for line in held) for name, held in lines.items()}
+    lines = (
+        list(pins),
+        [*conda, *(f"  - {pin}" for pin in pins), "name: mlflow-env"],
+        [*environment, "dependencies:", "- -r requirements.txt"],
+    )
+    texts = {n: "".join(f"{line}\n" for line in held) for n, held in zip(PACKAGES, lines, strict=True)}
     flavor = {
         "loader_module": f"{code.package}.{LOADER}",
         "code": ZIP,
@@ -177,6 +183,31 @@ def meta(name: str, version: str) -> bytes:
     It lies there from the beginning, so that loading changes nothing.
     """
     return f"model_name: {name}\nmodel_version: '{version}'\n".encode()
+
+
+def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:
+    """Return the size of each file of a registered model, once they are by name those that publish writes.
+
+    Args:
+        folder: Of the model.
+        weights: The names of the files that DVC has.
+
+    Raises:
+        Earlier: It is of an earlier metashot.
+        Refused: A file is missing, another is there, or one is no plain file.
+        OSError: It cannot be read.
+    """
+    held = untrusted.listing(folder)
+    if ZIP not in held and any(name.startswith("code/") for name in held):
+        raise Earlier(
+            "registered by an earlier metashot, with its code as single files: make MLflow anew "
+            "(docs/lineage.md, Rebuilding)"
+        )
+    names = {ZIP, MLMODEL, META, *PACKAGES, *(f"{WEIGHTS}/{name}" for name in weights)}
+    if differing := sorted(names ^ set(held)):
+        problem = "lacks" if differing[0] in names else "has a file of its own:"
+        raise untrusted.Refused(f"it {problem} {differing[0]!a}")
+    return held
 
 
 def files_digest(files: Mapping[str, bytes], weights: Mapping[str, str]) -> str:

@@ -288,21 +288,12 @@ class Claim:
         _same("files of the model in the lineage", self.document["model"], weights)
         try:
             folder = self.version.folder
-            sizes = untrusted.listing(folder)
+            sizes = carried.sizes(folder, weights)
         except untrusted.Refused as error:
             raise Differs(f"the registered model: {error}") from None
         except (MetashotError, OSError) as error:
             raise Unknown(str(error)) from None
-        if carried.ZIP not in sizes and any(name.startswith("code/") for name in sizes):
-            raise Unknown(
-                "registered by an earlier metashot, with its code as single files: make MLflow anew "
-                "(docs/lineage.md, Rebuilding)"
-            )
         wanted = {**self.described, carried.META: carried.meta(entry.name, entry.version)}
-        names = {*wanted, *(f"{carried.WEIGHTS}/{name}" for name in weights)}
-        if differing := sorted(names ^ set(sizes)):
-            problem = "lacks" if differing[0] in names else "has a file of its own:"
-            raise Differs(f"the registered model {problem} {differing[0]!a}")
         for name, content in wanted.items():
             held = untrusted.read(folder, name, max(len(content), untrusted.DOCUMENT))
             if (name, held) != (carried.META, carried.UNNAMED):

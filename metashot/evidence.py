@@ -106,8 +106,8 @@ class Evidence:
     def _code(self, digest_: str, kind: str, trees: Sequence[tuple[str, str | None]]) -> Code:
         if not self.reachable:
             raise Unknown("there is no git repository here that could hold its code")
-        heads = [git.run(self.root, "rev-parse", "HEAD"), *(c for c, _ in trees if c in self.reachable)]
-        behind = git.changing(self.root, heads, PACKAGE.name, PROJECT)
+        heads = [git.head(self.root), *(commit for commit, _ in trees if commit in self.reachable)]
+        behind = git.changing(self.root, [*filter(None, heads)], PACKAGE.name, PROJECT)
         for commit, patch in (*((commit, None) for commit in behind), *trees):
             tree = self.tree(commit, patch)
             prefix = f"{PACKAGE.name}/"

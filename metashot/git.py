@@ -114,7 +114,9 @@ def state(root: Path) -> dict[str, Any]:
         MetashotError: As `head`.
     """
     try:
-        changed = run(root, "status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
+        changed = run(
+            root, "status", "--porcelain", "--untracked-files=normal", "--", ":/", ":(exclude,top)dvc.lock"
+        )
     except NoRepository:
         return {"commit": None, "dirty": False}
     return {"commit": head(root), "dirty": bool(changed)}
@@ -241,18 +243,21 @@ def reachable(root: Path) -> set[str]:
         return set()
 
 
-def changing(root: Path, commits: Sequence[str], *paths: str) -> list[str]:
+def changing(root: Path, begin: Sequence[str], *paths: str) -> list[str]:
     """Return those of some commits and their ancestors in which files changed, the newest first.
+
+    Of a merge that takes its files from one of its parents, that parent, or whoever it has them from, stands.
 
     Args:
         root: The repository.
-        commits: Where to begin.
+        begin: Commits, or options as `tips` has them.
         *paths: Files and folders, relative to ``root``.
 
     Raises:
+        NoRepository: There is no repository.
         MetashotError: One of the commits is not here.
     """
-    return run(root, "rev-list", "--full-history", "--date-order", *commits, "--", *paths).split()
+    return run(root, "rev-list", "--full-history", "--date-order", *begin, "--", *paths).split()
 
 
 def published(root: Path, commit: str) -> bool:

@@ -119,18 +119,15 @@ def history(root: Path) -> list[PastLock]:
 
 def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
     """Return the same, and why others cannot be read, a line each."""
-    if not git.head(root):
+    try:
+        commits = git.changing(root, git.tips(root), "dvc.lock")[::-1]
+    except git.NoRepository:
         return [], []
-    # -m: a merge is compared with each parent, else what it resolved itself would be missed
-    options = *git.tips(root), "--full-history", "-m", "--date-order", "--reverse", "--diff-filter=AM"
-    found = git.run(root, "log", *options, "--format=%H", "--", "dvc.lock").split()
-    if not found:
-        return [], []
-    commits = list(dict.fromkeys(found))
-    blobs = git.run(root, "rev-parse", *(f"{commit}:./dvc.lock" for commit in commits)).split()
+    blobs = git.blobs(root, commits, "dvc.lock")
     first: dict[str, str] = {}
-    for commit, blob in zip(commits, blobs, strict=True):
-        first.setdefault(blob, commit)
+    for commit in commits:
+        if commit in blobs:
+            first.setdefault(blobs[commit], commit)
     objects = Objects(root)
     locks, gaps = [], []
     for blob, commit in first.items():
@@ -146,9 +143,7 @@ def holding(root: Path, locks: Sequence[PastLock]) -> list[str]:
 
     Also those that changed nothing but params.yaml or the champions.
     """
-    options = *git.tips(root), "--full-history", "-m", "--date-order", "--reverse", "--format=%H"
-    found = git.run(root, "log", *options, "--", "dvc.lock", "params.yaml", "champions").split()
-    commits = list(dict.fromkeys(found))
+    commits = git.changing(root, git.tips(root), "dvc.lock", "params.yaml", "champions")[::-1]
     blobs = git.blobs(root, [lock.commit for lock in locks] + commits, "dvc.lock")
     wanted = {blobs.get(lock.commit) for lock in locks}
     return [commit for commit in commits if commit in blobs and blobs[commit] in wanted]

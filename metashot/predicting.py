@@ -5,6 +5,7 @@ where it is served, however much metashot has changed since.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -13,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from metashot import untrusted
+from metashot import carried, params, tracking, untrusted
 from metashot.data import (
     Form,
     folders,
@@ -32,7 +33,10 @@ from metashot.data import (
     walking,
 )
 from metashot.errors import MetashotError
-from metashot.tracking import Registered
+from metashot.lineage import digest
+from metashot.tracking import DOWNLOAD, Registered
+
+WEIGHTS = "model.json", "model.safetensors"  # of a model, which `metashot.methods` writes
 
 ANSWER = """
 import json, sys
@@ -127,17 +131,18 @@ def predict(root: Path, version: Registered, shown: Shown, asked: Sequence[Sampl
     Raises:
         MetashotError: A sample cannot be read, or the model cannot tell so many classes apart.
     """
-    kind = taken(version)
+    folder, form = _checked(version)
+    kind = FILES[form.kind]
     samples = [*(sample for sample, _ in shown), *asked]
     table = {
         kind.column: [sample.value for sample in samples],
         "label": [*(label for _, label in shown), *(None for _ in asked)],
     }
     # -P: nothing is imported from the folder that this happens to run in
-    command = [sys.executable, "-P", "-c", ANSWER, str(version.folder.absolute())]
+    command = [sys.executable, "-P", "-c", ANSWER, str(folder.absolute())]
     done = subprocess.run(
         command,
-        env=os.environ | _encoder(root, version),
+        env=os.environ | _encoder(root, version, form),
         input=json.dumps(table),
         capture_output=True,
         text=True,
@@ -160,7 +165,7 @@ def taken(version: Registered) -> Files:
     Raises:
         MetashotError: It takes none, or its files cannot be read.
     """
-    kind = _form(version)["kind"]
+    kind = _checked(version)[1].kind
     if kind not in FILES:
         raise MetashotError(
             f"{version.name} takes {kind} in a table, not files: call it from Python or serve it"
@@ -168,25 +173,53 @@ def taken(version: Registered) -> Files:
     return FILES[kind]
 
 
-def _form(version: Registered) -> dict[str, Any]:
-    """What a model says of its samples."""
+def _checked(version: Registered) -> tuple[Path, Form]:
+    """The folder of a model and what its samples are, once its files are those that its version names.
+
+    What is in the folder is run: nothing in it may have been changed since it was registered.
+    """
     try:
-        held = untrusted.read(version.folder, "artifacts/model.json", untrusted.DOCUMENT)
-        about = untrusted.parsed(held, "model.json")
-    except (OSError, MetashotError) as error:
+        folder = version.folder
+        sizes = carried.sizes(folder, WEIGHTS)
+        if sum(sizes.values()) > DOWNLOAD:
+            raise untrusted.Refused(f"it has more than {DOWNLOAD:,} bytes")
+        md5s = {}
+        for name in sizes.keys() - {carried.META}:
+            with untrusted.opened(folder, name) as file:
+                md5s[name] = hashlib.file_digest(file, "md5").hexdigest()
+        named = untrusted.read(folder, carried.META, untrusted.DOCUMENT)
+        own = carried.meta(version.entry.name, version.entry.version)
+        if digest(md5s) != version.entry.tags.get(tracking.FILES) or named not in (own, carried.UNNAMED):
+            raise untrusted.Refused("its files are not the ones that were registered")
+        about = untrusted.parsed(
+            untrusted.read(folder, f"{carried.WEIGHTS}/model.json", untrusted.DOCUMENT), "model.json"
+        )
+        return folder, Form.parse(about["form"])
+    except carried.Earlier as error:
+        raise MetashotError(f"{version.name} was {error}") from None
+    except (OSError, LookupError, TypeError, MetashotError) as error:
         raise MetashotError(
-            f"{version.name} could not be read ({error}): `metashot audit {version.name}`"
+            f"{version.name} is not loaded, {error}: `metashot audit {version.name}` says what else is wrong"
         ) from None
-    form: dict[str, Any] = about.get("form", {"kind": "images"})  # all that there was before models said it
-    return form
 
 
-def _encoder(root: Path, version: Registered) -> dict[str, str]:
-    """The environment in which a model finds its sentence encoder from any folder."""
-    form = _form(version)
-    if form["kind"] != "sentences":
+def _encoder(root: Path, version: Registered, form: Form) -> dict[str, str]:
+    """The environment in which a model finds its sentence encoder from any folder.
+
+    Where that is the repository says, never the model, which may come from elsewhere.
+    """
+    if form.kind != "sentences":
         return {}
-    return {sentences.ENCODER: str(sentences.folder(Form.parse(form), root).absolute())}
+    place = os.environ.get(sentences.ENCODER)
+    if not place:
+        key = f"data.{version.entry.name.partition('-')[0]}.prepare.encoder"
+        try:
+            place = str(root / params.read(root / "params.yaml", key, str))
+        except MetashotError as error:
+            raise MetashotError(
+                f"{error}: name the encoder's folder there, or in {sentences.ENCODER}"
+            ) from None
+    return {sentences.ENCODER: str(Path(place).absolute())}
 
 
 def labelled(support: Path, kind: Files, pattern: str = "") -> Shown:

@@ -243,6 +243,79 @@ def test_a_worktree_is_a_repository_like_any(root: Path, tmp_path: Path) -> None
     assert git.state(tmp_path / "tree") == {"commit": git.head(root), "dirty": False}
 
 
+@pytest.mark.parametrize("kind", ["bare clone", "core.bare"])
+def test_a_repository_without_a_tree_is_not_taken_for_none(root: Path, tmp_path, monkeypatch, kind) -> None:
+    """Its commits are there, but what is checked out is not known."""
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    head = owner_commits(root)
+    if kind == "bare clone":
+        git.run(tmp_path, "clone", "--quiet", "--bare", str(root), "bare")
+        root = tmp_path / "bare"
+    else:
+        git.run(root, "config", "core.bare", "true")
+    assert git.head(root) == head
+    assert head in git.reachable(root)
+    monkeypatch.chdir(root)
+    asked = commits(root)
+    for name in ("state", "record", "history"):
+        with pytest.raises(MetashotError, match=r"git .* in .*work(ing)? tree") as caught:
+            asked[name]()
+        assert not isinstance(caught.value, git.NoRepository), name
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "status.showUntrackedFiles=no",
+        "log.diffMerges=off",
+        "log.diffMerges=first-parent",
+        "log.showRoot=false",
+        "log.showSignature=true",
+        "log.follow=true",
+        "color.ui=always",
+    ],
+)
+def test_what_is_read_is_the_same_however_git_shows_it_to_its_user(root: Path, setting) -> None:
+    """A new module is a change, and each dvc.lock counts: the first one, and what a merge resolved."""
+    (root / ".gitignore").write_text("/.metashot\n/.dvc\n")
+    (root / ".dvc").mkdir()
+
+    def locked(number: int) -> str:
+        stages = {"a": {"cmd": f"echo {number}"}}
+        (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+        return owner_commits(root)
+
+    shutil.rmtree(root / ".git")
+    git.run(root, "init", "--quiet", "--initial-branch=main")
+    first = locked(1)
+    git.run(root, "checkout", "--quiet", "-b", "side")
+    other = locked(2)
+    git.run(root, "checkout", "--quiet", "main")
+    mine = locked(3)
+    run = ["git", *git._identity(root), "merge", "--quiet", "side"]
+    assert subprocess.run(run, cwd=root, capture_output=True, check=False).returncode
+    merged = locked(4)
+    name, _, value = setting.partition("=")
+    git.run(root, "config", name, value)
+    found = [lock.commit for lock in history.history(root)]
+    assert (found[0], {*found[1:3]}, found[3:]) == (first, {other, mine}, [merged])
+    assert git.state(root) == {"commit": merged, "dirty": False}
+    (root / "metashot").mkdir()
+    (root / "metashot/new.py").write_text("")
+    assert git.state(root)["dirty"]
+
+
+def test_the_history_of_branches_counts_before_the_first_commit_of_another(root: Path) -> None:
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (root / ".gitignore").write_text("/.metashot\n/.dvc\n")
+    (root / ".dvc").mkdir()
+    made = owner_commits(root)
+    git.run(root, "checkout", "--quiet", "--orphan", "anew")
+    assert git.head(root) is None
+    assert [lock.commit for lock in history.history(root)] == [made]
+
+
 def test_what_is_reachable_is_what_branches_tags_and_the_checkout_lead_to(root: Path) -> None:
     base = git.head(root)
     made = {}

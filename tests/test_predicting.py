@@ -4,6 +4,8 @@ import io
 import json
 import shutil
 import unicodedata
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -15,7 +17,7 @@ from rich.console import Console
 from test_serving import BLOTS, GROUP
 from typer.testing import CliRunner
 
-from metashot import plots, predicting
+from metashot import carried, plots, predicting, tracking
 from metashot.cli import app
 from metashot.data import folders
 from metashot.errors import MetashotError
@@ -122,6 +124,84 @@ def test_a_mistake_is_one_line(task, model, support, asked, error):
     assert (done.exit_code, done.stdout, len(lines)) == (1, "", 1)
     assert lines[0].startswith("error: ")
     assert error in lines[0]
+
+
+EVIL = "import pathlib; pathlib.Path({marker!r}).touch()\n"
+
+
+def evil_zip(folder: Path, code: str) -> None:
+    with zipfile.ZipFile(folder / "code.zip", "a") as archive:
+        package = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{package}/pyfunc_model.py", code)  # the later one counts
+
+
+def evil_package(folder: Path, code: str) -> None:
+    (folder / "code").mkdir()
+    (folder / "code/mlflow.py").write_text(code)
+
+
+def of_an_earlier_metashot(folder: Path, code: str) -> None:
+    (folder / "code/metashot").mkdir(parents=True)
+    (folder / "code/metashot/__init__.py").write_text(code)
+    (folder / "code.zip").unlink()
+    about = (folder / "MLmodel").read_text().replace("code.zip", "code")
+    (folder / "MLmodel").write_text(about)
+
+
+def linked(folder: Path, _: str) -> None:
+    (folder / "artifacts/model.json").rename(folder.parent / "elsewhere.json")
+    (folder / "artifacts/model.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+def other_meta(folder: Path, _: str) -> None:
+    (folder / carried.META).write_text("model_name: !!python/object/apply:os.getpid []\n")
+
+
+def changed(name: str, old: str, new: str) -> Callable[[Path, str], None]:
+    def change(folder: Path, _: str) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (evil_zip, "its files are not the ones that were registered"),
+        (evil_package, "it has a file of its own: 'code/mlflow.py'"),
+        (linked, "'artifacts/model.json' is a symbolic link, not a plain file"),
+        (other_meta, "its files are not the ones that were registered"),
+        (changed("MLmodel", "code.zip", "/tmp/elsewhere"), "its files are not the ones that were registered"),
+        (
+            changed("artifacts/model.json", '"images"', "[]"),
+            "its files are not the ones that were registered",
+        ),
+        (lambda folder, _: (folder / "conda.yaml").unlink(), "it lacks 'conda.yaml'"),
+        (lambda folder, _: shutil.rmtree(folder), "has no files at"),
+        (
+            of_an_earlier_metashot,
+            "was registered by an earlier metashot, with its code as single files: make",
+        ),
+    ],
+)
+def test_no_code_of_a_model_runs_that_was_changed_since_it_was_registered(
+    task, registered, tmp_path, monkeypatch, change, error
+):
+    root = tmp_path / "copy"
+    for name in ("mlruns", "dvc.yaml", "params.yaml"):
+        (shutil.copytree if (registered / name).is_dir() else shutil.copy)(registered / name, root / name)
+    tracking.follow_move(root / "mlruns/mlflow.db")
+    monkeypatch.chdir(root)
+    with tracking.connect(root) as client:
+        folder = tracking.resolve(client, GROUP).folder
+    change(folder, EVIL.format(marker=str(tmp_path / "ran")))
+    done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"))
+    lines = [line for line in done.stderr.splitlines() if "passes by" not in line]
+    assert (done.exit_code, done.stdout, len(lines)) == (1, "", 1)
+    assert error in lines[0]
+    assert not (tmp_path / "ran").exists()
 
 
 PNG, WAV = predicting.FILES["images"], predicting.FILES["sounds"]

@@ -15,6 +15,7 @@ import pytest
 import synthetic
 import torch
 import yaml
+from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -405,18 +406,29 @@ def test_a_registered_model_answers_as_the_core_does(
         model.predict(task)
 
 
-def test_predict_finds_the_encoder_beside_the_repository(
-    published: tuple, task: pd.DataFrame, truth: np.ndarray, tmp_path: Path, monkeypatch
+def test_predict_takes_the_encoder_from_the_repository_and_never_from_the_model(
+    published: tuple, static: Path, task: pd.DataFrame, truth: np.ndarray, tmp_path: Path, monkeypatch
 ) -> None:
-    """From any folder of it, with the code that the model carries."""
+    """From any folder of it, with the code that the model carries; the model's own path leads nowhere."""
     monkeypatch.delenv(sentences.ENCODER, raising=False)
     task[:5].to_csv(tmp_path / "support.csv", index=False)
     (tmp_path / "asked.txt").write_text("\n".join(task["text"][5:]))
-    monkeypatch.chdir(published[0] / "models")
+    root, encoder = published[0], published[0].parent / "encoder"
+    monkeypatch.chdir(root / "models")
     support = str(tmp_path / "support.csv")
-    done = CliRunner().invoke(
-        app, ["predict", "mine-5w1s", str(tmp_path / "asked.txt"), "--support", support, "--json"]
-    )
+
+    def ask() -> Result:
+        asked = ["predict", "mine-5w1s", str(tmp_path / "asked.txt"), "--support", support, "--json"]
+        return CliRunner().invoke(app, asked)
+
+    done = ask()
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "params.yaml: data.mine: missing: name the encoder's folder there, or in METASHOT" in done.stderr
+    written = yaml.safe_load((root / "params.yaml").read_text())
+    written["data"]["mine"] = {"prepare": {"encoder": "../moved"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(written))
+    encoder.rename(encoder.with_name("moved"))
+    done = ask()
     assert (done.exit_code, done.stderr) == (0, "")
     wanted = [task["label"][row] for row in truth.argmax(1)]
     assert [answer["label"] for answer in json.loads(done.stdout)] == wanted
