@@ -284,8 +284,6 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
     """
     walked = _gathered(raw, root, suffixes)
     found, mistakes = walked.samples, walked.mistakes
-    if not raw.splits:  # which name what has to be there
-        mistakes += _empty(raw.path, walked)
     if raw.label:
         found = _by_name(found, raw)
     tops = {name.partition("/")[0] for name in found}
@@ -299,6 +297,8 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
         mistakes += elsewhere
         if elsewhere and not found:
             return Contents({}, walked.others, 0, mistakes)
+        if not raw.label:  # folders are the classes
+            mistakes += _empty(raw.path, walked)
     mistakes += indistinct(raw.path, {name.rpartition("/")[0] for name in found})
     found = {_spelled(name): read for name, read in found.items()}
     classes = {name.rpartition("/")[0] for name in found}

@@ -96,7 +96,7 @@ def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool =
     ]
     gone = " once those that are in two splits are removed" if removed else ""
     few = [
-        (f"class {path}", f"has {count} sample in a split, {split}{gone}; episodes need two")
+        (f"class {path}", f"has {count} sample in {split}{gone}: episodes need two")
         for (split, path), samples in sorted(counts.items())
         if (count := ("no", "one", "")[min(samples, 2)])
     ]
