@@ -26,6 +26,7 @@ RATE = 16_000  # Hz, to which sounds of more are brought: what is heard of speec
 LONGEST = 2.0  # seconds of a sound that count
 WINDOW, HOP = 40.0, 20.0  # ms
 LENGTHS = 16, 1024  # of series
+PARTS = 6  # of tables, of which each is named
 TEXT, LABEL = ("text", "sentence", "utterance", "query", "question"), ("label", "category", "intent", "class")
 
 
@@ -299,7 +300,7 @@ class Texts:
         samples, lines = contents.samples, [*contents.mistakes] or _few_classes(raw.path, contents.samples)
         shown = {
             "columns": f"{said['text']} and {said['label']}",
-            "rows": ", ".join(f"{number:,} in {part}" for part, number in parts.items()),
+            "rows": _rows(parts),
         }
         if labels.merged:
             shown["merged"] = labels.merged
@@ -363,7 +364,7 @@ class Series:
             split=division,
         )
         samples: listing.Found = {}
-        mistakes, labels = Mistakes("series"), tables.Labels()
+        mistakes, labels = Mistakes(), tables.Labels()
         items: dict[str, Item] = {}
         for name, read in found.items():
             origin, suffix = series_table.origin_of(raw.path, name), series_table.kind_of(name)
@@ -509,6 +510,13 @@ def _named(columns: Sequence[str]) -> tuple[str, str] | None:
         (other,) = {*columns} - {text, label}
         return text or other, label or other
     return (text, label) if text and label else None
+
+
+def _rows(parts: Mapping[str, int]) -> str:
+    """How many rows are in each part; where there are many parts, in all."""
+    if len(parts) > PARTS:
+        return f"{sum(parts.values()):,} in {len(parts):,} files or parts"
+    return ", ".join(f"{number:,} in {part}" for part, number in parts.items())
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -21,6 +21,7 @@ from metashot.data import Split, archive, label, listing, walking
 from metashot.data.source import Item
 from metashot.errors import MetashotError, grouped, some
 
+SUFFIXES = 10  # of files of other kinds, which are named
 LAYOUT = "<class>/<file> or <superclass>/<class>/<file>"
 
 
@@ -189,9 +190,12 @@ class Contents:
 
 
 def passed_by(others: Mapping[str, int]) -> str:
-    """Files of other kinds, counted by suffix, in words."""
-    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
-    return f"{sum(others.values()):,} files of other kinds ({kinds})"
+    """Files of other kinds, counted by suffix, in words; of many suffixes the most frequent ones."""
+    usual = sorted(Counter(others).most_common(SUFFIXES))
+    kinds = [f"{count:,} {suffix}" for suffix, count in usual]
+    if len(others) > len(usual):
+        kinds.append(f"{len(others) - len(usual):,} other suffixes")
+    return f"{sum(others.values()):,} files of other kinds ({', '.join(kinds)})"
 
 
 def digest(found: Iterable[tuple[str, listing.Read]]) -> str:
