@@ -151,9 +151,8 @@ def _other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
     text = compute.if_else(compute.is_in(text, pa.array(series_table.MISSING)), None, text)
     like = compute.match_substring_regex(text, f"^({series_table.NUMBER}|{series_table.DECIMAL_COMMA})$")
-    if (compute.mean(like).as_py() or 0) > MOST:
-        if error := series_table.not_numbers(text, where):
-            mistakes.add_line(error)
+    if (compute.mean(like).as_py() or 0) > MOST and (error := series_table.not_numbers(text, where)):
+        mistakes.add_line(error)
     return "text"
 
 

@@ -248,6 +248,17 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
     assert Path("params.yaml").read_text() == SHIPPED
 
 
+def test_remarks_on_data_are_one_line_each_whatever_is_in_their_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sounds(18)
+    Path("sounds/class00/a.\x1b[31mred").touch()
+    init("sounds")
+    capsys.readouterr()
+    prepared("sounds")
+    assert capsys.readouterr().err.startswith("sounds: passes by 1 files of other kinds (1 .\\x1b[31mred)\n")
+
+
 def test_what_many_columns_and_tables_share_is_told_once() -> None:
     numbers = np.random.default_rng(0).normal(size=(96, 40))
     table = pd.DataFrame(numbers, columns=[f"f{number}" for number in range(40)])
@@ -266,7 +277,7 @@ def test_rows_of_many_tables_are_one_number() -> None:
     Path("many").mkdir()
     for number in range(40):
         lines = "".join(f"text {number} {row},c{number % 20}\n" for row in range(6))
-        Path("many", f"{number}.csv").write_text(f"text,label\n{lines}\"open")
+        Path("many", f"{number}.csv").write_text(f'text,label\n{lines}"open')
     said = init("many", code=1)
     assert "rows 240 in 40 files or parts" in said
     assert said.count("close quotation marks") == 1
@@ -284,6 +295,18 @@ def test_a_sample_that_is_there_very_often_is_one_short_line() -> None:
         "'class05/1.wav' = 398 more)"
     ) in said
     assert len(said) < 3000
+
+
+def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
+    for number in range(6):
+        folder = Path("songs", f"c{number}")
+        folder.mkdir(parents=True)
+        for name in ("a.ogg", "b.mp3"):
+            (folder / name).write_bytes(b"x")
+    said = init("songs", code=1)
+    assert said.startswith("error: songs: holds 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
+    assert "sounds as WAV or FLAC" in said
+    assert "pictures in" not in said
 
 
 def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metashot.data import folders, label_of, listing
+from metashot.data import folders, label_of, listing, walking
 from metashot.errors import MetashotError, SampleError, grouped
 
 Entry = tuple[str, Any]  # where a row is, and the row
@@ -101,7 +100,7 @@ class Labels:
     def tell(self, path: str) -> None:
         """Tell a person which labels count as one, if any do."""
         if self.merged:
-            print(f"{path}: {self.merged}", file=sys.stderr)  # noqa: T201
+            walking.say(f"{path}: {self.merged}")
 
     @property
     def merged(self) -> str:
