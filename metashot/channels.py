@@ -49,7 +49,7 @@ def columns_of(found: listing.Found, path: str) -> Columns:
     first: pa.Schema | None = None
     left_out: dict[str, str] = {}
     reasons: defaultdict[str, set[str]] = defaultdict(set)
-    mistakes = Mistakes("columns")
+    mistakes = Mistakes()
     for name, read in found.items():
         origin = series_table.origin_of(path, name)
         table = series_table.typed(read(), origin, series_table.kind_of(name))
@@ -83,6 +83,7 @@ def columns_of(found: listing.Found, path: str) -> Columns:
                 mistakes.add(
                     f"{where} is {reason}:",
                     "the rows of a series are not in its order: name it time, or sort the rows",
+                    "columns",
                 )
     mistakes.refuse()
     names = first.names if first else []
@@ -150,8 +151,8 @@ def _other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
     text = compute.if_else(compute.is_in(text, pa.array(series_table.MISSING)), None, text)
     like = compute.match_substring_regex(text, f"^({series_table.NUMBER}|{series_table.DECIMAL_COMMA})$")
-    if (compute.mean(like).as_py() or 0) > MOST:
-        mistakes.add_line(series_table.not_numbers(text, where))
+    if (compute.mean(like).as_py() or 0) > MOST and (error := series_table.not_numbers(text, where)):
+        mistakes.add_line(error)
     return "text"
 
 

@@ -20,12 +20,14 @@ from metashot.errors import MetashotError
 
 COLOURED = 16  # levels of 255 between the channels of a pixel that has a colour; JPEG makes a few of grey
 SHARE = 0.01  # of the pixels of a coloured picture; of the pictures of a coloured data set
+BEYOND = 2  # bits more than most pictures use: one bright spot takes them from all
 PROBED = 128  # pixels along a side that are looked at for colour
 TINY = 8  # pixels along a side, below which a picture shows little
 RATE = 16_000  # Hz, to which sounds of more are brought: what is heard of speech
 LONGEST = 2.0  # seconds of a sound that count
 WINDOW, HOP = 40.0, 20.0  # ms
 LENGTHS = 16, 1024  # of series
+PARTS = 6  # of tables, of which each is named
 TEXT, LABEL = ("text", "sentence", "utterance", "query", "question"), ("label", "category", "intent", "class")
 
 
@@ -103,6 +105,11 @@ class _Picture(NamedTuple):
     """Of a file of 16 bits those that it uses; 0 for others."""
 
     @property
+    def deep(self) -> bool:
+        """Whether it is a file of 16 bits in grey."""
+        return self.bits > 0 and self.mode.startswith("I")
+
+    @property
     def crushed(self) -> bool:
         """Whether Pillow, which reads the upper 8 of 16 bits in colour, leaves less than 8 of those used."""
         return 0 < self.bits < images.BITS[-1] and not self.mode.startswith("I")
@@ -174,6 +181,12 @@ class Pictures:
                 n for n, p in found.items() if p.crushed
             ],
         }
+        if deep := [picture.bits for picture in found.values() if picture.deep]:
+            usual, most = int(median(deep)), max(deep)
+            left = max(0, images.BITS[0] - (most - usual))
+            said[
+                f"use up to {most} bits of 16: of the {usual} that most use {left} count; mend or remove them"
+            ] = [n for n, p in found.items() if p.deep and p.bits > usual + BEYOND]
         return [f"{count(names, 'pictures')} {why}" for why, names in said.items() if names]
 
     def prepared(self, looks: Sequence[Look]) -> tuple[dict[str, Any], str]:
@@ -299,7 +312,7 @@ class Texts:
         samples, lines = contents.samples, [*contents.mistakes] or _few_classes(raw.path, contents.samples)
         shown = {
             "columns": f"{said['text']} and {said['label']}",
-            "rows": ", ".join(f"{number:,} in {part}" for part, number in parts.items()),
+            "rows": _rows(parts),
         }
         if labels.merged:
             shown["merged"] = labels.merged
@@ -363,7 +376,7 @@ class Series:
             split=division,
         )
         samples: listing.Found = {}
-        mistakes, labels = Mistakes("series"), tables.Labels()
+        mistakes, labels = Mistakes(), tables.Labels()
         items: dict[str, Item] = {}
         for name, read in found.items():
             origin, suffix = series_table.origin_of(raw.path, name), series_table.kind_of(name)
@@ -444,6 +457,12 @@ def kind_of(raw: folders.Raw, root: Path) -> Kind:
     if files(PICTURES.suffixes) or files(SOUNDS.suffixes):
         return PICTURES if files(PICTURES.suffixes) >= files(SOUNDS.suffixes) else SOUNDS
     if not files(of_tables):
+        if {*counts} - {"hidden"}:
+            raise MetashotError(
+                f"{raw.path}: holds {folders.passed_by(counts)}, none of them data: pictures are read as "
+                f"PNG, JPEG, BMP or WebP, sounds as WAV or FLAC, series as {series_table.FORMATS}, texts as "
+                f"{text_table.FORMATS}"
+            )
         return PICTURES
     if files(tables.JSON):
         return TEXTS
@@ -509,6 +528,13 @@ def _named(columns: Sequence[str]) -> tuple[str, str] | None:
         (other,) = {*columns} - {text, label}
         return text or other, label or other
     return (text, label) if text and label else None
+
+
+def _rows(parts: Mapping[str, int]) -> str:
+    """How many rows are in each part; where there are many parts, in all."""
+    if len(parts) > PARTS:
+        return f"{sum(parts.values()):,} in {len(parts):,} files or parts"
+    return ", ".join(f"{number:,} in {part}" for part, number in parts.items())
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -16,7 +16,7 @@ from metashot import inspecting, params
 from metashot.data import Key, folders, listing
 from metashot.data.preprocess import unfit
 from metashot.data.source import Item
-from metashot.errors import MetashotError, printable
+from metashot.errors import SHOWN, MetashotError, printable
 from metashot.files import replacing
 from metashot.inspecting import Inspection
 
@@ -56,7 +56,7 @@ class Proposal:
     @property
     def known_classes(self) -> bool:
         """Whether the classes of the test are those of training."""
-        return self.division != "listed" and self.division.of == "samples"
+        return bool(self.splits) and self.division != "listed" and self.division.of == "samples"
 
     @property
     def found_out(self) -> dict[str, Any]:
@@ -164,8 +164,9 @@ def shown(proposal: Proposal) -> dict[str, str]:
     """What a person is shown of it: name and value."""
     found = proposal.found
     rows = inspecting.rows(found)
-    rows |= dict(_duplicates("duplicates", found.duplicates, proposal.splits))
-    rows |= dict(_duplicates("near duplicates", found.near, proposal.splits))
+    if found.looks:
+        rows |= dict(_duplicates("duplicates", found.duplicates, proposal.splits))
+        rows |= dict(_duplicates("near duplicates", found.near, proposal.splits))
     if proposal.splits:
         sizes = {split: len(proposal.sizes[split]) for split in listing.SPLITS}
         counts = " / ".join(f"{count:,}" for count in sizes.values())
@@ -368,8 +369,18 @@ def _duplicates(
 
 
 def _some(found: Inspection, groups: Sequence[Sequence[str]]) -> str:
-    shown = "; ".join(" = ".join(map(found.shown, names)) for names in groups[:NAMED])
+    shown = "; ".join(_equal(found, names) for names in groups[:NAMED])
     return f"{shown}{f'; and {len(groups) - NAMED:,} more' if len(groups) > NAMED else ''}"
+
+
+def _equal(found: Inspection, names: Sequence[str]) -> str:
+    """Samples of a group, the first of each class where there are several, and how many more there are."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_class(name), name)
+    named = [*(first.values() if len(first) > 1 else names)][:SHOWN]
+    more = len(names) - len(named)
+    return " = ".join([*map(found.shown, named), *([f"{more:,} more"] if more else [])])
 
 
 def _class(name: str) -> str:

@@ -287,7 +287,7 @@ class TestPreprocess:
                 "c0/2.png' is not a readable picture (",
             ),
             ({"c0/2.png": png(99)}, "member 'c0/2.png' is not in <superclass>/<class>/"),
-            ({"all/train/c2/0.png": png(99)}, "class train/c2 has one sample in a split"),
+            ({"all/train/c2/0.png": png(99)}, "class train/c2 has one sample in train"),
             (
                 {"all/test/c0/2.png": png(0)},
                 "a.zip: member 'all/test/c0/2.png' (test/c0, test): one of them has to go",

@@ -247,6 +247,7 @@ DIRT = [
         "several broken links",
         lambda f: [(f / f"class0/x{number}.png").symlink_to("nothing.png") for number in range(4)],
         stops="4 paths ('images/class0/x0.png', ",
+        init="/images/class0/x0.png', ",
     ),
     Dirt(
         "a file of more than a gigabyte",
@@ -525,13 +526,27 @@ def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path)
     assert "30 files ('kind2_10.png', 'kind2_14.png', 'kind2_18.png', …): no class in the name" in line
 
 
+def test_a_bright_spot_that_takes_bits_from_all_pictures_is_named(folder: Path) -> None:
+    shutil.rmtree(folder)
+    draw = np.random.default_rng(0)
+    for class_ in range(6):
+        for number in range(10):
+            values = draw.integers(0, 1 << 12, (20, 20)).astype(np.uint16)
+            values[0, 0] = 65535 if class_ == number == 3 else 4095
+            path = folder / f"c{class_}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    done = CliRunner().invoke(cli.app, ["init", "images", "--name", "mine"], env={"COLUMNS": "300"})
+    assert (
+        "warning: 1 pictures ('c3/3.png') use up to 16 bits of 16: of the 12 that most use 4 count"
+    ) in done.output
+
+
 def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
-    for name in ("images.tar.gz", "images.7z", "images.tsv"):
+    for name in ("images.tar.gz", "images.7z"):
         Path(name).write_bytes(b"no zip")
         (line,) = errors(name, "--name", "mine")
-        assert line.endswith(
-            f"{name}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
-        )
+        assert line.endswith(f"{name}: compressed, and not as zip: unpack it, or pack it as zip")
 
 
 def test_lists_of_splits_may_lie_in_the_folder(folder: Path) -> None:
@@ -728,5 +743,5 @@ def test_a_class_that_is_in_another_split_too_is_named_not_dropped(folder: Path)
     shutil.copytree(folder / test, folder / train)
     if "val" not in splits.values():
         pytest.fail("another seed is needed")
-    with pytest.raises(MetashotError, match=rf"class all/{train} has 0 samples in train once those"):
+    with pytest.raises(MetashotError, match=rf"class all/{train} has no sample in train once those"):
         pipeline(RAW, replace(PREPARE, split=shares, repeated="remove"))

@@ -248,6 +248,78 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
     assert Path("params.yaml").read_text() == SHIPPED
 
 
+def test_remarks_on_data_are_one_line_each_whatever_is_in_their_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sounds(18)
+    Path("sounds/class00/a.\x1b[31mred").touch()
+    init("sounds")
+    capsys.readouterr()
+    prepared("sounds")
+    assert capsys.readouterr().err.startswith("sounds: passes by 1 files of other kinds (1 .\\x1b[31mred)\n")
+
+
+def test_what_many_columns_and_tables_share_is_told_once() -> None:
+    numbers = np.random.default_rng(0).normal(size=(96, 40))
+    table = pd.DataFrame(numbers, columns=[f"f{number}" for number in range(40)])
+    table.insert(0, "label", np.repeat(range(16), 6))
+    table.insert(0, "id", np.repeat(range(48), 2))
+    Path("many").mkdir()
+    for id_, rows in table.groupby("id"):
+        rows.to_csv(f"many/{id_}.csv", sep=";", decimal=",", index=False)
+    said = init("many", code=1)
+    assert said.count("are no numbers: write decimals with a point") == 1
+    assert "1,920 columns (many/0.csv: column 'f0': 2 values ('0,1257" in said
+    assert len(said) < 1000
+
+
+def test_rows_of_many_tables_are_one_number() -> None:
+    Path("many").mkdir()
+    for number in range(40):
+        lines = "".join(f"text {number} {row},c{number % 20}\n" for row in range(6))
+        Path("many", f"{number}.csv").write_text(f'text,label\n{lines}"open')
+    said = init("many", code=1)
+    assert "rows 240 in 40 files or parts" in said
+    assert said.count("close quotation marks") == 1
+    assert len(said) < 1000
+
+
+def test_a_sample_that_is_there_very_often_is_one_short_line() -> None:
+    sounds(18)
+    for number in range(200):
+        for class_ in ("class03", "class04"):
+            shutil.copy("sounds/class05/1.wav", f"sounds/{class_}/again{number}.wav")
+    said = init("sounds")
+    assert (
+        "the same sample in several classes: 1 ('class03/again0.wav' = 'class04/again0.wav' = "
+        "'class05/1.wav' = 398 more)"
+    ) in said
+    assert len(said) < 3000
+
+
+def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
+    for number in range(6):
+        folder = Path("songs", f"c{number}")
+        folder.mkdir(parents=True)
+        for name in ("a.ogg", "b.mp3"):
+            (folder / name).write_bytes(b"x")
+    said = init("songs", code=1)
+    assert said.startswith("error: songs: holds 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
+    assert "sounds as WAV or FLAC" in said
+    assert "pictures in" not in said
+
+
+def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:
+    sounds(18)
+    for number in range(500):
+        Path(f"sounds/class00/1.2.840.{number}").touch()
+    for number in range(3):
+        Path(f"sounds/class00/{number}.txt").touch()
+    said = init("sounds")
+    assert "passed by 503 files of other kinds (" in said
+    assert "3 .txt, 491 other suffixes)" in said
+
+
 def test_every_mistake_in_tables_of_series_is_named() -> None:
     rows = [
         {"id": f"{c}-{i}", "label": f"class{c}", "time": t, "v": float(t)}
@@ -265,8 +337,8 @@ def test_every_mistake_in_tables_of_series_is_named() -> None:
     for line in (
         "series '0-0' ('class0' and 'other') has more than one label",
         "series '0-1' has two rows at one time",
-        "'b.parquet': series '3-7' is also in many: 'a.parquet': series '3-7': an id stands for one series",
-        "'c.csv': no column 'v'",
+        "many/b.parquet: series '3-7' is also in many/a.parquet: series '3-7': an id stands for one series",
+        "many/c.csv: no column 'v'",
     ):
         assert said.count(line) == 1, line
 
@@ -429,7 +501,7 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
         (
             lambda frame: frame,
             {"sep": ";", "decimal": ","},
-            "a.csv: column 'x': 288 values are no numbers ('0,12",
+            "a.csv: column 'x': 288 values ('0,12",
         ),
         (
             lambda frame: frame.round(0).astype({"x": int}),
@@ -439,7 +511,7 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
         (
             changed(x=lambda frame: frame["x"].round(3).astype(str).where(frame.index % 100 > 0, "?")),
             {},
-            "column 'x': 3 values are no numbers ('?' in row 0, '?' in row 100, '?' in row 200): write",
+            "column 'x': 3 values ('?' in row 0, '?' in row 100, '?' in row 200) are no numbers: write",
         ),
         (
             lambda frame: telling_more(frame).sample(frac=1, random_state=0),

@@ -147,9 +147,11 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such archive; run the download stage first") from None
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        with path.open("rb") as file:
+            begun = b"PK".startswith(file.read(2))  # an empty file is cut off too
         raise MetashotError(
             f"{path}: truncated or corrupt zip ({error}); download it again"
-            if path.suffix.lower() == ".zip"
+            if begun
             else f"{path}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
         ) from None
     infos = archive.infolist()

@@ -21,6 +21,7 @@ from metashot.data import Split, archive, label, listing, walking
 from metashot.data.source import Item
 from metashot.errors import MetashotError, grouped, some
 
+SUFFIXES = 10  # of files of other kinds, which are named
 LAYOUT = "<class>/<file> or <superclass>/<class>/<file>"
 
 
@@ -189,9 +190,12 @@ class Contents:
 
 
 def passed_by(others: Mapping[str, int]) -> str:
-    """Files of other kinds, counted by suffix, in words."""
-    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
-    return f"{sum(others.values()):,} files of other kinds ({kinds})"
+    """Files of other kinds, counted by suffix, in words; of many suffixes the most frequent ones."""
+    usual = sorted(Counter(others).most_common(SUFFIXES))
+    kinds = [f"{count:,} {suffix}" for suffix, count in usual]
+    if len(others) > len(usual):
+        kinds.append(f"{len(others) - len(usual):,} other suffixes")
+    return f"{sum(others.values()):,} files of other kinds ({', '.join(kinds)})"
 
 
 def digest(found: Iterable[tuple[str, listing.Read]]) -> str:
@@ -284,8 +288,6 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
     """
     walked = _gathered(raw, root, suffixes)
     found, mistakes = walked.samples, walked.mistakes
-    if not raw.splits:  # which name what has to be there
-        mistakes += _empty(raw.path, walked)
     if raw.label:
         found = _by_name(found, raw)
     tops = {name.partition("/")[0] for name in found}
@@ -299,6 +301,8 @@ def contents(raw: Raw, root: Path, suffixes: Collection[str]) -> Contents:
         mistakes += elsewhere
         if elsewhere and not found:
             return Contents({}, walked.others, 0, mistakes)
+        if not raw.label:  # folders are the classes
+            mistakes += _empty(raw.path, walked)
     mistakes += indistinct(raw.path, {name.rpartition("/")[0] for name in found})
     found = {_spelled(name): read for name, read in found.items()}
     classes = {name.rpartition("/")[0] for name in found}

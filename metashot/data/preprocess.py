@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metashot.data import Form, store
+from metashot.data import Form, store, walking
 from metashot.data.source import Item, Prepare, Source, decoder
 from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
@@ -75,7 +74,7 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
             raise MetashotError(f"{raw}: {lines[0]}")
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
-            print(f"{raw}: removed {removed:,} samples that are in two splits", file=sys.stderr)  # noqa: T201
+            walking.say(f"{raw}: removed {removed:,} samples that are in two splits")
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:
@@ -96,7 +95,7 @@ def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool =
     ]
     gone = " once those that are in two splits are removed" if removed else ""
     few = [
-        (f"class {path}", f"has {count} sample in a split, {split}{gone}; episodes need two")
+        (f"class {path}", f"has {count} sample in {split}{gone}: episodes need two")
         for (split, path), samples in sorted(counts.items())
         if (count := ("no", "one", "")[min(samples, 2)])
     ]

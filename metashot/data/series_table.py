@@ -97,12 +97,12 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
 def again(first: Item, item: Item, mistakes: Mistakes) -> None:
     """Take up a series whose id another has."""
     if first is not item:
-        mistakes.add(f"{item.origin} is also in {first.origin}:", "an id stands for one series")
+        mistakes.add(f"{item.origin} is also in {first.origin}:", "an id stands for one series", "series")
 
 
 def origin_of(path: str, name: str) -> str:
     """Where a table is: the path of params.yaml, and its name in it."""
-    return path if Path(path).name == name else f"{path}: {name!r}"
+    return path if Path(path).name == name else f"{path}/{name}"
 
 
 def kind_of(name: str) -> str:
@@ -189,9 +189,9 @@ def of_table(
         for column, names in columns.items():
             if np.ptp(numbers[column][rows]):
                 first, last = sorted({names.names[number] for number in numbers[column][rows]})[:2]
-                mistakes.add(f"{of} ({first!r} and {last!r})", f"has more than one {column}")
+                mistakes.add(f"{of} ({first!r} and {last!r})", f"has more than one {column}", "series")
         if "time" in table and not np.diff(times[rows]).all():
-            mistakes.add(of, "has two rows at one time")
+            mistakes.add(of, "has two rows at one time", "series")
         if len(mistakes) == before:
             split = splits.names[numbers["split"][start]] if "split" in table else ""
             key = Key(split, listing.ALL, classes.names[numbers["label"][start]], name)
@@ -272,26 +272,26 @@ def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
 
 
 def _numbers(column: pa.Array, where: str) -> pa.Array:
-    """A column as numbers. Raises MetashotError that says which values are none."""
+    """A column as numbers. Raises ColumnError that says which values are none."""
     if not is_text(column.type):
         return column.cast(pa.float64())
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
     text = compute.if_else(compute.is_in(text, pa.array(MISSING)), None, text)
-    if mistake := not_numbers(text, where):
-        raise MetashotError(mistake)
+    if error := not_numbers(text, where):
+        raise error
     return compute.utf8_ltrim(text, "+").cast(pa.float64())
 
 
-def not_numbers(text: pa.Array, where: str) -> str:
-    """What is wrong with a column of texts that are to be numbers: which are none; empty for nothing."""
+def not_numbers(text: pa.Array, where: str) -> tables.ColumnError | None:
+    """What is wrong with a column of texts that are to be numbers: which are none; None for nothing."""
     bad = compute.invert(compute.match_substring_regex(text, f"^({NUMBER})$")).fill_null(False)
     rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
     if not len(rows):
-        return ""
+        return None
     shown = some([f"{text[row].as_py()[:40]!r} in row {row}" for row in rows[:4]])
     comma = bool(compute.all(compute.match_substring_regex(text.take(rows), f"^({DECIMAL_COMMA})$")).as_py())
     mend = "write decimals with a point" if comma else "write numbers, or leave them empty"
-    return f"{where}: {len(rows):,} values are no numbers ({shown}): {mend}"
+    return tables.ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are no numbers: {mend}")
 
 
 def _ordered(kind: pa.DataType) -> pa.DataType:

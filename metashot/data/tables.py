@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metashot.data import folders, label_of, listing
-from metashot.errors import MetashotError, grouped
+from metashot.data import folders, label_of, listing, walking
+from metashot.errors import MetashotError, SampleError, grouped
 
 Entry = tuple[str, Any]  # where a row is, and the row
 DELIMITED = frozenset({".csv", ".tsv"})
@@ -24,6 +23,7 @@ PARQUET = ".parquet"
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}  # the first of equals counts
 INDEX = re.compile(r"|Unnamed: [0-9]+.*|__index_level_[0-9]+__|\.\.\.[0-9]+")  # pandas, Excel and readr
 SHOWN = 20  # columns in a message
+NOUNS = "tables", "columns", "rows", "series"  # what mistakes are counted of
 csv.field_size_limit(1 << 30)  # a text may be a book
 _HEAD = 1 << 20  # characters in which the line with the column names ends
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # what Excel understands
@@ -47,30 +47,35 @@ class Header(NamedTuple):
     lines: int
 
 
+class ColumnError(SampleError):
+    """What is wrong with the values of a column."""
+
+
 class Mistakes:
     """Mistakes in tables, a line for each reason, with a count and the first three cases."""
 
-    def __init__(self, noun: str = "rows") -> None:
-        self._noun = noun
-        self._cases: list[tuple[str, str]] = []
-        self._tables: list[tuple[str, str]] = []
+    def __init__(self) -> None:
+        self._cases: dict[str, list[tuple[str, str]]] = {noun: [] for noun in NOUNS}
 
     def __len__(self) -> int:
-        return len(self._cases) + len(self._tables)
+        return sum(map(len, self._cases.values()))
 
-    def add(self, where: str, reason: str) -> None:
+    def add(self, where: str, reason: str, noun: str = "rows") -> None:
         """Take up a mistake: a place, with what is particular to it, and what it shares with others."""
-        self._cases.append((where, reason))
+        self._cases[noun].append((where, reason))
 
     def add_line(self, line: str | MetashotError) -> None:
-        """Take up what is wrong with a table as a whole."""
+        """Take up what is wrong with a table as a whole, or with a column of it (`ColumnError`)."""
+        if isinstance(line, ColumnError):
+            self.add(line.where, line.reason, "columns")
+            return
         where, _, reason = str(line).partition(": ")
-        self._tables.append((f"{where}:", reason))
+        self.add(f"{where}:", reason, "tables")
 
     @property
     def lines(self) -> list[str]:
         """What is told."""
-        return [*grouped(self._tables, "tables"), *grouped(self._cases, self._noun)]
+        return [line for noun, cases in self._cases.items() for line in grouped(cases, noun)]
 
     def refuse(self) -> None:
         """Raise a MetashotError with all lines, joined to one, if there are any."""
@@ -95,7 +100,7 @@ class Labels:
     def tell(self, path: str) -> None:
         """Tell a person which labels count as one, if any do."""
         if self.merged:
-            print(f"{path}: {self.merged}", file=sys.stderr)  # noqa: T201
+            walking.say(f"{path}: {self.merged}")
 
     @property
     def merged(self) -> str:
@@ -105,7 +110,7 @@ class Labels:
         name, written = next(iter(self._merged.items()))
         return (
             f"labels that read alike are one class: {written!a} and {self._written[name]!a} are {name!r}"
-            + (f" ({len(self._merged):,} classes like this)" if len(self._merged) > 1 else "")
+            + (f" ({len(self._merged):,} like this)" if len(self._merged) > 1 else "")
         )
 
 

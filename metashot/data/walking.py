@@ -4,9 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+from metashot import output
 from metashot.data import archive
 from metashot.data.listing import Found, Read
-from metashot.errors import MetashotError, SampleError
+from metashot.errors import MetashotError, SampleError, line
 
 TOLD = 100_000  # files after which a walk says where it is
 MOST = 20_000_000  # files; more are no data set, but a whole disk
@@ -88,6 +89,6 @@ def unusable(folder: Path, path: Path) -> tuple[str, str] | None:
     return None
 
 
-def say(line: str) -> None:
-    """Tell a person what is passed by."""
-    print(line, file=sys.stderr)  # noqa: T201
+def say(text: str) -> None:
+    """Tell a person of data what stops nothing: on one line, whatever names are in it."""
+    output.say(line(text), sys.stderr)
