@@ -32,6 +32,8 @@ def run(
     A data set or setting that params.yaml describes but does not list yet is added to its list; if the run
     fails, the list is put back as it was.
     """
+    # Unhandled, it would leave params.yaml as it is. Prefect stops the flow, then sends the signal again
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with mistakes():
         from metashot import dvc, lineage, params
 
@@ -57,8 +59,6 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     Raises:
         MetashotError: A stage failed; what the others made is shown all the same.
     """
-    # Prefect stops the flow, then sends the signal again: unhandled, it leaves the temporary server behind
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the board says it
 
     from flows import server

@@ -1,14 +1,20 @@
-"""The Prefect server that keeps the record of a run: the one that is named, or one of its own for as long."""
+"""The Prefect server that keeps the record of a run: the one that is named, or one of its own for as long.
+
+``python -m flows.server PORT`` is the latter. It serves until its standard input ends: whoever started it
+holds that open, and it ends with them, however they end.
+"""
 
 import atexit
 import contextlib
 import functools
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,7 @@ from metashot.errors import MetashotError
 
 ANSWER = 10.0  # seconds that a server is given to answer
 START = 120.0  # seconds that a temporary one is given to start: a busy machine takes one
+STOP = 5.0  # seconds that it is given to end
 WITHOUT = "`dvc repro` needs no server"
 
 
@@ -77,7 +84,14 @@ def temporary(root: Path) -> str:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     with log.open("wb") as output:
-        process = subprocess.Popen(_command(address), env=_environment(), stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", address.rpartition(":")[2]],
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            process_group=0,  # Ctrl-C is for this process, which needs the server until it has stopped
+        )
     atexit.register(_stop, process)
     deadline = time.monotonic() + START
     while not _answers(address):
@@ -136,12 +150,6 @@ def _cause(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _command(address: str) -> list[str]:
-    port = address.rpartition(":")[2]
-    options = ["--host", "127.0.0.1", "--port", port, "--log-level", "error"]
-    return [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *options]
-
-
 def _environment() -> dict[str, str]:
     """As Prefect starts its own: without the UI, and for one process."""
     return {
@@ -172,7 +180,25 @@ def _reason(process: "subprocess.Popen[bytes]", log: Path) -> str:
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     try:
-        process.wait(timeout=5)
+        process.wait(timeout=STOP)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _serve(port: int) -> None:
+    """Serve Prefect's API on loopback for as long as standard input is open."""
+    import uvicorn
+
+    def end() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end, daemon=True).start()
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, port=port, log_level="error")
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import httpx
 import pytest
 import requests
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from project import ROOT
+from project import ROOT, wait_until
 
 from flows import server
 from metashot import network, tracking
@@ -213,3 +214,39 @@ def test_a_temporary_server_that_ends_is_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     with pytest.raises(MetashotError, match=r"server did not start .*file is not a database.*prefect.log"):
         server.temporary.__wrapped__(tmp_path)
+
+
+def test_a_temporary_server_outlasts_ctrl_c_and_ends_with_who_started_it(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; from pathlib import Path; from flows import server\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
+        "print(server.temporary(Path()), flush=True)\n"
+        "while True: time.sleep(60)"
+    )
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert starter.stdout
+        health = f"{starter.stdout.readline().strip()}/health"
+        os.killpg(starter.pid, signal.SIGINT)
+        assert starter.stdout.readline() == "interrupted\n"
+        time.sleep(1)
+        assert requests.get(health, timeout=10).json() is True
+    finally:
+        starter.kill()
+        starter.wait()
+
+    def gone() -> bool:
+        try:
+            return not requests.get(health, timeout=10)
+        except requests.ConnectionError:
+            return True
+
+    wait_until(gone, seconds=20)

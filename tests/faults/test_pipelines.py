@@ -105,19 +105,19 @@ def test_a_killed_flow_leaves_dvc_to_finish(drill: Drill) -> None:
     drill.half_way()
     flow.kill()
     flow.wait()
-    wait_until(lambda: drill.project.processes() == {})
-    for server in drill.project.processes(servers=True):  # Prefect's temporary one notices no such end
-        os.kill(server, signal.SIGKILL)
+    wait_until(lambda: drill.project.processes(servers=True) == {})
     assert drill.finished()
     assert drill.start().wait() == 0
     assert drill.attempts() == 1
 
 
-def test_a_stopped_flow_leaves_a_checkpoint_and_no_process(drill: Drill) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_flow_leaves_a_checkpoint_and_no_process(number: signal.Signals, drill: Drill) -> None:
     flow = drill.start()
     drill.half_way()
-    flow.send_signal(signal.SIGTERM)
-    assert flow.wait(timeout=60) == 128 + signal.SIGTERM
+    # As Ctrl-C does it, to all in the terminal's foreground, and `kill` to one
+    (os.killpg if number == signal.SIGINT else os.kill)(flow.pid, number)
+    assert flow.wait(timeout=60) == 128 + number
     assert drill.project.processes(servers=True) == {}
     assert read_status(drill.root, TARGET).state == "preempted"
     assert not drill.finished()
