@@ -140,7 +140,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (f"{'a' * 201}: 1", "the file (line 1): the key 'aaaa"),
         ('a: "b\\0"', "a: holds the control character '\\x00': delete it"),
         ("a:\n\tb: 1", "not YAML: line 2: found character that cannot start any token: indent with spaces"),
-        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> c\n", "merge conflict (line 2 has git's mark <<<<<<<): keep what is right"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> c\n", "merge conflict (line 2 has git's"),
         ("a: 1\n---\nb: 1", "not YAML: line 2: "),
         ("<<: [1]", "not YAML: line 1: "),
         ("seed: 1".encode("utf-16").decode("latin-1"), "not YAML: byte 1 is not UTF-8: save it as UTF-8"),
