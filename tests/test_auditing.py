@@ -1480,6 +1480,20 @@ def test_a_key_that_cannot_be_used_is_one_line(repository, tmp_path, monkeypatch
     assert not (repository.root / "signatures").exists()
 
 
+def test_a_trusted_key_of_another_kind_is_one_line(tmp_path):
+    """Of a curve that nobody supports, or no file at all."""
+    body = "MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAEclsdtnI3X59yWf+dqRMvlr+IrISPINTjbDDCPw=="
+    (tmp_path / "a.pem").write_text(f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(
+        MetashotError, match=r"a.pem: no public key that can be read \(Curve .* not supported"
+    ):
+        signing.verify(tmp_path / "none.json", {}, {}, tmp_path)
+    (tmp_path / "a.pem").unlink()
+    (tmp_path / "a.pem").mkdir()
+    with pytest.raises(MetashotError, match=r"a.pem: no public key that can be read \(.*Is a directory"):
+        signing.verify(tmp_path / "none.json", {}, {}, tmp_path)
+
+
 # --- trace ---
 
 
