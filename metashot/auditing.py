@@ -93,14 +93,18 @@ def audit(
         if wanted:
             resolved = tracking.resolve(client, wanted)
             models = [client.get_registered_model(resolved.entry.name)]
-            one = resolved.number if any(mark in wanted for mark in "@/") else None
+            one = resolved.name if any(mark in wanted for mark in "@/") else None
         for model in models:
-            versions = tracking.registered(client, model)
+            try:
+                versions = tracking.registered(client, model)
+            except MetashotError as error:
+                found.append(Audited(model.name, [Check("versions", "fails", str(error))]))
+                continue
             twins = defaultdict(list)
             for version in versions:
                 twins[_identity(version)].append(version.name)
             for version in versions:
-                if one is None or version.number == one:
+                if one in (None, version.name):
                     found.append(_version(Claim(evidence, version, twins[_identity(version)], trusted)))
             found.append(_model(evidence, model, versions))
     return found

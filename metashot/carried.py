@@ -200,8 +200,8 @@ def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:
     held = untrusted.listing(folder)
     if ZIP not in held and any(name.startswith("code/") for name in held):
         raise Earlier(
-            "registered by an earlier metashot, with its code as single files: make MLflow anew "
-            "(docs/lineage.md, Rebuilding)"
+            "registered by an earlier metashot, with its code as single files: `metashot publish` registers "
+            "present results again; for all, make MLflow anew (docs/lineage.md, Rebuilding)"
         )
     names = {ZIP, MLMODEL, META, *PACKAGES, *(f"{WEIGHTS}/{name}" for name in weights)}
     if differing := sorted(names ^ set(held)):

@@ -77,13 +77,14 @@ def sign(root: Path, document: Mapping[str, Any], code: str, files: Mapping[str,
     Raises:
         MetashotError: The key cannot be read.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner
 
     try:
         signer = CryptoSigner(load_pem_private_key(key.read_bytes(), password=None))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise MetashotError(
             f"{key}: no private key that can be read ({' '.join(str(error).split())}): "
             "`openssl genpkey -algorithm ed25519 -out KEY` makes one"
@@ -108,6 +109,7 @@ def verify(file: Path, document: Mapping[str, Any], files: Mapping[str, bytes], 
     Raises:
         MetashotError: It is no signature, by none of the keys, or over another lineage.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
@@ -117,7 +119,7 @@ def verify(file: Path, document: Mapping[str, Any], files: Mapping[str, bytes], 
     for pem in sorted(signers.glob("*.pem")):
         try:
             key = SSlibKey.from_crypto(load_pem_public_key(pem.read_bytes()))
-        except ValueError as error:
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
             reason = " ".join(str(error).split())
             raise MetashotError(f"{pem}: no public key that can be read ({reason})") from None
         keys[key.keyid] = key, pem.stem

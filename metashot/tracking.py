@@ -72,6 +72,7 @@ DEAD = 60.0  # seconds without one after which it is taken away
 ANSWER = 15.0  # seconds that a database is given to answer in
 DATABASES = "postgresql", "mysql", "mssql"  # which MLflow can use without a server of its own
 DATABRICKS = "databricks", "databricks-uc", "uc"
+ELSEWHERE = "dbfs", "models", "runs"  # addresses of files that MLflow looks up in another store, or makes one
 
 
 def tracking_uri(root: Path) -> str:
@@ -155,7 +156,7 @@ class Registered:
                 if base.joinpath(*above[:depth]).is_symlink():
                     raise Refused(f"{base.joinpath(*above[:depth])} is a symbolic link, not a folder")
             untrusted.listing(folder)
-        except (MlflowException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise MetashotError(f"{self.name} has no files at {self.source} ({_line(error)})") from None
         return folder
 
@@ -171,7 +172,7 @@ class Registered:
             base, path = self._files(uri)
             content = untrusted.read(base, path.relative_to(base).as_posix(), untrusted.DOCUMENT)
             return provenance.validated(untrusted.parsed(content, LINEAGE_FILE))
-        except (MlflowException, OSError, ValueError, MetashotError) as error:
+        except (OSError, ValueError, MetashotError) as error:
             raise MetashotError(
                 f"{self.name} carries no {LINEAGE_FILE} that can be read ({_line(error)}): "
                 "run `metashot publish` where it was made"
@@ -197,18 +198,25 @@ class Registered:
 
         Raises:
             Refused: On a server it has more files or bytes than metashot writes.
-            MlflowException, OSError, ValueError: It cannot be read.
+            MetashotError, OSError, ValueError: It cannot be read.
         """
         address = urlsplit(uri)
         if address.scheme in ("", "file"):
             path, database = Path(unquote(address.path)), self.client.tracking_uri
-            if ".." in path.parts:
-                raise Refused(f"{path} is not the address of a folder of MLflow's")
+            if ".." in path.parts or not path.is_absolute():
+                raise Refused(f"{uri!r} is not the address of a folder of MLflow's")
             path.lstat()
             kept = Path(database.removeprefix(SQLITE)).parent / "artifacts"
             return (kept if path.is_relative_to(kept) else path.parent), path
-        self._bounded(uri)
-        path = Path(download_artifacts(artifact_uri=uri, tracking_uri=self.client.tracking_uri))
+        if address.scheme in ELSEWHERE and _scheme(self.client.tracking_uri) not in DATABRICKS:
+            raise Refused(f"{uri} is not where files of this MLflow lie")
+        try:
+            self._bounded(uri)
+            path = Path(download_artifacts(artifact_uri=uri, tracking_uri=self.client.tracking_uri))
+        except MetashotError:
+            raise
+        except Exception as error:  # each kind of store has its own, or its package is not installed
+            raise MetashotError(f"{uri} cannot be fetched: {_line(error) or type(error).__name__}") from None
         return path.parent, path
 
     def _bounded(self, uri: str) -> None:
@@ -304,8 +312,16 @@ def registered_models(client: MlflowClient) -> list[RegisteredModel]:
 
 
 def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]:
-    """Return every version of a registered model, by number."""
-    found = pages(lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token))
+    """Return every version of a registered model, by number.
+
+    Raises:
+        MetashotError: MLflow cannot say which they are.
+    """
+    try:
+        found = pages(lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token))
+    except MlflowException as error:
+        client.get_registered_model(model.name)  # which fails as well where MLflow is not reachable
+        raise MetashotError(f"the versions of {model.name} cannot be read ({_line(error)})") from None
     found.sort(key=lambda version: (len(str(version.version)), str(version.version)))  # it may be no number
     return [Registered(client, version, _aliases(model, version)) for version in found]
 

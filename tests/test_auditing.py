@@ -1284,15 +1284,34 @@ def test_a_lineage_that_cannot_be_read_keeps_no_other_version_from_being_judged(
         "DELETE FROM inputs WHERE source_type = 'RUN_OUTPUT'",
         "UPDATE model_versions SET source = 'file:///etc/../etc', storage_location = NULL WHERE version = 2",
         "UPDATE runs SET artifact_uri = 'nowhere://x' WHERE name = 'maml'",
+        "UPDATE model_versions SET source = '', storage_location = NULL WHERE version = 2",
+        "UPDATE runs SET artifact_uri = 'relative' WHERE name = 'maml'",
+        "UPDATE runs SET artifact_uri = 'dbfs:/x' WHERE name = 'maml'",
+        "UPDATE runs SET artifact_uri = 'gs://x/y' WHERE name = 'maml'",
+        "UPDATE model_versions SET source = 'http://[x', storage_location = NULL WHERE version = 2",
     ],
 )
-def test_a_database_that_says_nonsense_of_a_version_is_a_finding_of_it(repository, statement):
+def test_a_database_that_says_nonsense_of_a_version_is_a_finding_of_it(repository, statement, monkeypatch):
+    (repository.root / "here").mkdir()
+    monkeypatch.chdir(repository.root / "here")
     repository.sql(statement)
     found = repository.audit()
     assert OTHER in verdicts(found, "fails")
     assert found.keys() == {FIRST, OTHER, CHAMPION, GROUP}
+    assert not [*Path().iterdir()]  # as a database that MLflow makes where it has no address of one
     if "RUN_OUTPUT" not in statement:  # which is of all of them
         assert not {FIRST, CHAMPION} & verdicts(found, "fails").keys()
+
+
+@pytest.mark.parametrize("name", ["x'y", "../../e-vil"])
+def test_a_registered_model_that_cannot_be_read_keeps_no_other_from_being_judged(repository, name):
+    repository.sql("INSERT INTO registered_models(name) VALUES (?)", name)
+    tag = "INSERT INTO registered_model_tags(name, key, value) VALUES (?, 'metashot.dataset', 'glyphs')"
+    repository.sql(tag, name)
+    assert {one.name: one.verdict for one in auditing.audit(repository.root)} == {
+        **dict.fromkeys((FIRST, OTHER, CHAMPION, GROUP), "verified"),
+        name: "refuted" if "'" in name else "incomplete",
+    }
 
 
 def test_a_version_of_an_earlier_metashot_cannot_be_checked_and_says_what_to_do(repository):
@@ -1459,6 +1478,20 @@ def test_a_key_that_cannot_be_used_is_one_line(repository, tmp_path, monkeypatch
         (line,) = done.stderr.splitlines()
         assert f"{name}: no private key that can be read" in line
     assert not (repository.root / "signatures").exists()
+
+
+def test_a_trusted_key_of_another_kind_is_one_line(tmp_path):
+    """Of a curve that nobody supports, or no file at all."""
+    body = "MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAEclsdtnI3X59yWf+dqRMvlr+IrISPINTjbDDCPw=="
+    (tmp_path / "a.pem").write_text(f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(
+        MetashotError, match=r"a.pem: no public key that can be read \(Curve .* not supported"
+    ):
+        signing.verify(tmp_path / "none.json", {}, {}, tmp_path)
+    (tmp_path / "a.pem").unlink()
+    (tmp_path / "a.pem").mkdir()
+    with pytest.raises(MetashotError, match=r"a.pem: no public key that can be read \(.*Is a directory"):
+        signing.verify(tmp_path / "none.json", {}, {}, tmp_path)
 
 
 # --- trace ---

@@ -182,7 +182,7 @@ def changed(name: str, old: str, new: str) -> Callable[[Path, str], None]:
         (lambda folder, _: shutil.rmtree(folder), "has no files at"),
         (
             of_an_earlier_metashot,
-            "was registered by an earlier metashot, with its code as single files: make",
+            "was registered by an earlier metashot, with its code as single files: `metashot publish`",
         ),
     ],
 )
