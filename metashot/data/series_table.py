@@ -168,13 +168,14 @@ def of_table(
     table = _read(content, origin, suffix, prepare, mistakes)
     ids = _Names(table["id"], "id", origin, tables.Labels())
     if ids.labels.merged:
-        raise MetashotError(f"{origin}: ids that read alike: {ids.labels.merged.partition(': ')[2]}: rename")
+        alike = ids.labels.merged.partition(": ")[2]
+        raise ColumnError(f"{origin}: ids that read alike: {alike}:", "rename them")
     classes = _Names(table["label"], "label", origin, labels)
     columns = {"label": classes}
     if "split" in table:
         columns["split"] = splits = _Names(table["split"], "split", origin, tables.Labels())
         if strange := {*splits.names} - {*listing.SPLITS}:
-            raise MetashotError(f"{origin}: column 'split': {min(strange)!r} is not train, val or test")
+            raise ColumnError(f"{origin}: column 'split': {min(strange)!r}", "is not train, val or test")
     channels = np.stack([np.from_dlpack(table[name].fill_null(np.nan)) for name in prepare.channels])
 
     times = np.from_dlpack(table["time"]) if "time" in table else np.zeros(len(ids.rows))
