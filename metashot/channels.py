@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from metashot.data import listing, series_table, tables
-from metashot.data.tables import Mistakes
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, Mistakes
 
 CLOCK = re.compile(
     r"(time|timestamp|date|datetime|ts?|step|frame|index|elapsed|epoch|(milli)?sec(ond)?)s?"

@@ -16,6 +16,7 @@ _SETTING = re.compile(  # as in a connection string of libpq or ODBC
 )
 _JOINERS = "\u200c\u200d"  # invisible, but part of how words of some languages are written
 SHOWN = 3  # cases of one reason
+NOUNS = "tables", "columns", "rows", "series"  # what mistakes are counted of
 
 
 def without_credentials(text: str) -> str:
@@ -77,6 +78,12 @@ def some(cases: Sequence[str]) -> str:
     return f"{', '.join(cases[:SHOWN])}{', …' if len(cases) > SHOWN else ''}"
 
 
+def short(value: object) -> str:
+    """A value in a message, which is one line of some length."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
 def grouped(mistakes: Iterable[tuple[str, str]], noun: str = "samples") -> list[str]:
     """A line for each reason, however many places it holds for; reasons that differ in numbers alone are one.
 
@@ -94,6 +101,42 @@ def grouped(mistakes: Iterable[tuple[str, str]], noun: str = "samples") -> list[
         many = f"{len(alike):,} {noun} ({wheres}): {reason.removeprefix('is ')}"
         lines.append(many if len(alike) > 1 else f"{where} {reason}")
     return lines
+
+
+class ColumnError(SampleError):
+    """What is wrong with the values of a column."""
+
+
+class Mistakes:
+    """Mistakes in tables, a line for each reason, with a count and the first three cases."""
+
+    def __init__(self) -> None:
+        self._cases: dict[str, list[tuple[str, str]]] = {noun: [] for noun in NOUNS}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._cases.values()))
+
+    def add(self, where: str, reason: str, noun: str = "rows") -> None:
+        """Take up a mistake: a place, with what is particular to it, and what it shares with others."""
+        self._cases[noun].append((where, reason))
+
+    def add_line(self, line: str | MetashotError) -> None:
+        """Take up what is wrong with a table as a whole, or with a column of it (`ColumnError`)."""
+        if isinstance(line, ColumnError):
+            self.add(line.where, line.reason, "columns")
+            return
+        where, _, reason = str(line).partition(": ")
+        self.add(f"{where}:", reason, "tables")
+
+    @property
+    def lines(self) -> list[str]:
+        """What is told."""
+        return [line for noun, cases in self._cases.items() for line in grouped(cases, noun)]
+
+    def refuse(self) -> None:
+        """Raise a MetashotError with all lines, joined to one, if there are any."""
+        if len(self):
+            raise MetashotError("; ".join(self.lines))
 
 
 def refuse(mistake: str) -> None:

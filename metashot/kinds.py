@@ -15,8 +15,7 @@ from PIL import Image
 from metashot import channels, nearness
 from metashot.data import folders, images, listing, series, series_table, sounds, tables, text_table, texts
 from metashot.data.source import Item
-from metashot.data.tables import Mistakes
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, Mistakes
 
 COLOURED = 16  # levels of 255 between the channels of a pixel that has a colour; JPEG makes a few of grey
 SHARE = 0.01  # of the pixels of a coloured picture; of the pictures of a coloured data set

@@ -32,7 +32,7 @@ from metashot.data import (
     text_table,
     walking,
 )
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, printable
 from metashot.lineage import digest
 from metashot.tracking import DOWNLOAD, Registered
 
@@ -277,7 +277,7 @@ def table(answers: Sequence[Answer]) -> Table:
     view.add_column("class")
     view.add_column("probability", justify="right")
     for answer in answers:  # names are of other people: no markup, and nothing that moves the cursor
-        names = (Text(_printable(name)) for name in (answer.sample, answer.label))
+        names = (Text(printable(name)) for name in (answer.sample, answer.label))
         view.add_row(*names, f"{answer.probability:.1%}")
     return view
 
@@ -292,10 +292,6 @@ def picture(shown: Shown, asked: Sequence[Sample], answers: Sequence[Answer]) ->
         for sample, answer in zip(asked, answers, strict=True)
     ]
     return plots.answers_plot(support, drawn)
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def labelled_texts(file: Path) -> list[tuple[Sample, str]]:

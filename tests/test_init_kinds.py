@@ -273,6 +273,22 @@ def test_what_many_columns_and_tables_share_is_told_once() -> None:
     assert len(said) < 1000
 
 
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ("{word},k,{word},1", "4 columns (many/one.csv: column 'split': 'one', many/six.csv: column"),
+        ("{word},k,train,1\n{word} ,k,train,2", "4 columns (many/one.csv: ids that read alike: 'one ' and"),
+    ],
+)
+def test_a_reason_is_told_once_whatever_the_tables_say(row: str, line: str) -> None:
+    Path("many").mkdir()
+    for word in ("one", "two", "ten", "six"):
+        Path("many", f"{word}.csv").write_text(f"id,label,split,x\n{row.format(word=word)}\n")
+    said = init("many", code=1)
+    assert said.count("error: ") == 1
+    assert line in said
+
+
 def test_rows_of_many_tables_are_one_number() -> None:
     Path("many").mkdir()
     for number in range(40):

@@ -375,6 +375,7 @@ def test_a_missing_file_is_never_another_one(name: str) -> None:
         ("0", "0", "0_{}.JPEG", "0{:03d}.jpg"),  # a label that is a number itself
         ("n01", "n01", "{}.JPEG", "n01{:08d}.jpg"),  # files that are not numbered behind their label
         ("n01", "pictures", "n01_{}.JPEG", "n01{:08d}.jpg"),
+        ("c0", "c0", "c0_{}.png", "c0{}.png"),  # numbered otherwise than miniImageNet's rows are
     ],
 )
 def test_a_place_counts_only_behind_a_label_among_files_of_that_name(
@@ -419,7 +420,7 @@ def test_files_of_one_class_and_name_are_all_there() -> None:
         arranged()
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_separators_and_byte_order_marks_of_lists_do_not_matter(separator: str, mark: str) -> None:
     put(f"c{c:02d}/{n:03d}.png" for c in range(6) for n in range(14))
@@ -432,6 +433,24 @@ def test_separators_and_byte_order_marks_of_lists_do_not_matter(separator: str, 
         for path in Path(suffix).iterdir():
             path.write_text(mark + path.read_text(), encoding="utf-8")
         assert len(arranged(lists=suffix).samples) == 84
+
+
+def test_lists_may_be_in_utf_16_and_name_classes_by_numbers() -> None:
+    put(f"{c}/{c}-{n}.png" for c in range(6) for n in range(4))
+    classes = {split: [2 * at, 2 * at + 1] for at, split in enumerate(SPLITS)}
+    want = {f"{s}/all/{c}/{c}-{n}.png" for s, its in classes.items() for c in its for n in range(4)}
+    for suffix, write in {
+        "json": lambda its: json.dumps(its),
+        "txt": lambda its: "".join(f"{c}/\r\n" for c in its),
+        "csv": lambda its: (
+            "filename\tlabel\n"
+            + "".join(f"{c}-{n}.png\t{c}{'.0' if n else ''}\n" for c in its for n in range(4))
+        ),
+    }.items():
+        Path(suffix).mkdir()
+        for split, its in classes.items():
+            Path(suffix, f"{split}.{suffix}").write_text(write(its), encoding="utf-16")
+        assert {*arranged(lists=suffix).samples} == want, suffix
 
 
 @pytest.mark.parametrize(("in_list", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -482,11 +501,13 @@ def test_the_lists_of_easyset_name_the_folders_of_classes() -> None:
         ("filename,label\n0.png,a/b\n", "a label that is no name of a class"),
         (
             "file,class\n0.png,a\n",
-            "the columns filename and label (it begins 'file,class')",
+            "the columns filename and label, once each (it begins 'file,class')",
         ),
-        ("", "not a CSV file with the columns filename and label"),
-        (b"\xff\xfef\0", "byte 0 is not UTF-8: save the file as UTF-8"),
-        ("filename,label\n0.png," + "x" * 200_000, "cannot be read (field larger than field limit"),
+        ("filename,label,filename\n0.png,a,1.png\n", "the columns filename and label, once each"),
+        ("", "has no column names: its first line"),
+        (b"filename,label\n\xff.png,a\n", "byte 15 is not UTF-8: save the file as UTF-8"),
+        ('filename,label\n0.png,"a\n1.png,a\n', "close quotation marks"),
+        ("filename,label\n0.png,a,b,c\n", "line 2: more values than columns"),
     ],
 )
 def test_a_list_of_files_that_is_none_is_one_line(content: str | bytes, message: str) -> None:

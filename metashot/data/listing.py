@@ -1,10 +1,8 @@
 """Lists of what is in each split: of classes, or of files, as benchmarks publish them.
 
-Lists are in UTF-8, with or without a byte order mark; names are compared in Unicode's form NFC.
+Lists are read as `delimited.decoded` does; names are compared in Unicode's form NFC.
 """
 
-import csv
-import io
 import json
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,13 +11,13 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from metashot.data import Split, label
-from metashot.errors import MetashotError, some
+from metashot.data import Split, delimited, label, label_of
+from metashot.errors import MetashotError, Mistakes, short, some
 
+DIGITS = 8  # of a number behind a label
 ALL = "all"  # the superclass where there is none
 HIERARCHY = "hierarchy.json"
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SEPARATORS = ",;\t"
 
 Read = Callable[[], bytes]
 Found = dict[str, Read]  # files by their path in a folder
@@ -152,9 +150,7 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
 def _text(path: Path) -> str:
     """The text of a list. Raises MetashotError where it is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MetashotError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        return delimited.decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise MetashotError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -182,23 +178,18 @@ def _listed(path: Path) -> Iterable[Any]:
             return [PurePosixPath(root.replace("\\", "/")).name for root in roots]
     if not isinstance(parsed, list):
         raise MetashotError(
-            f"{path}: {_short(parsed)}: expected a list of classes, of pairs of superclass and class, or of "
+            f"{path}: {short(parsed)}: expected a list of classes, of pairs of superclass and class, or of "
             "superclasses; or an object whose class_roots is a list of class folders"
         )
     return parsed
 
 
 def _parts(path: Path, entry: Any) -> tuple[str, ...]:
-    parts = entry.split("/") if isinstance(entry, str) else entry
-    if not isinstance(parts, list) or len(parts) > 2 or not all(isinstance(part, str) for part in parts):
-        raise MetashotError(f"{path}: {_short(entry)} is no class, and no pair of superclass and class")
-    return tuple(map(label, parts))
-
-
-def _short(value: Any) -> str:
-    """A value in a message, which is one line."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+    parts = entry.strip().rstrip("/").split("/") if isinstance(entry, str) else entry
+    parts = parts if isinstance(parts, list) else [parts]
+    if len(parts) > 2 or not all(isinstance(part, str | int | float) for part in parts):
+        raise MetashotError(f"{path}: {short(entry)} is no class, and no pair of superclass and class")
+    return tuple(map(label_of, parts))
 
 
 class _Row(NamedTuple):
@@ -284,7 +275,7 @@ def _numbered(found: Found, labels: set[str]) -> Callable[[_Row], list[str]]:
     def find(row: _Row) -> list[str]:
         stem = PurePosixPath(row.name).stem
         place = stem.removeprefix(row.label)
-        if place == stem or row.label.isdecimal() or not (place.isdecimal() and len(place) < 19):
+        if place == stem or row.label.isdecimal() or not (place.isdecimal() and len(place) == DIGITS):
             return []
         members = by_class.get(row.label, [])
         return [members[int(place) - 1][1]] if 0 < int(place) <= len(members) else []
@@ -293,32 +284,30 @@ def _numbered(found: Found, labels: set[str]) -> Callable[[_Row], list[str]]:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    """The rows of a list of files, whose columns are separated by commas, semicolons or tabs.
+    """The rows of a list of files.
 
-    Raises MetashotError where a row has no file name, or no label that a class can have.
+    Raises MetashotError where it cannot be read, and where a row lacks a file name or a label, or has a
+    label that is no name of a class.
     """
-    text = _text(path)
-    header = text.partition("\n")[0]
-    separator = max(SEPARATORS, key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    text, mistakes = _text(path), Mistakes()
+    columns = [column.lower() for column in delimited.header(text, str(path)).columns]
+    if any(columns.count(column) != 1 for column in ("filename", "label")):
+        begins = short(text.partition("\n")[0])
+        raise MetashotError(
+            f"{path}: not a CSV file with the columns filename and label, once each (it begins {begins})"
+        )
     lacking, unusable = [], []
-    try:
-        columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        if not {"filename", "label"} <= {*columns}:
-            raise MetashotError(
-                f"{path}: not a CSV file with the columns filename and label (it begins {_short(header)})"
-            )
-        for row in reader:
-            name = (row[columns["filename"]] or "").strip()
-            class_, where = label(row[columns["label"]] or ""), f"line {reader.line_num}"
-            if not (name and class_):
-                lacking.append(where)
-            elif "/" in class_ or "\\" in class_ or class_.startswith(".") or not class_.isprintable():
-                unusable.append(f"{where}: {_short(class_)}")
-            else:
-                yield _Row(f"{path}: {where}", name.replace("\\", "/"), class_)
-    except csv.Error as error:
-        raise MetashotError(f"{path}: line {reader.line_num}: cannot be read ({error})") from None
+    for place, row in delimited.rows(text, str(path), mistakes):
+        values = {column.lower(): value for column, value in row.items()}
+        name, class_ = values.get("filename", "").strip(), label_of(values.get("label"))
+        where = place.removeprefix(f"{path}: ")
+        if not (name and class_):
+            lacking.append(where)
+        elif "/" in class_ or "\\" in class_ or class_.startswith(".") or not class_.isprintable():
+            unusable.append(f"{where}: {short(class_)}")
+        else:
+            yield _Row(place, name.replace("\\", "/"), class_)
+    mistakes.refuse()
     for places, reason in (
         (lacking, "without a filename or a label"),
         (unusable, "with a label that is no name of a class: it has / or \\, or begins with a dot"),

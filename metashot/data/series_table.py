@@ -16,10 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute, csv
 
-from metashot.data import Key, archive, folders, listing, series, tables
+from metashot.data import Key, archive, delimited, folders, listing, series, tables
 from metashot.data.source import Item, ordered
-from metashot.data.tables import Mistakes
-from metashot.errors import MetashotError, some
+from metashot.errors import ColumnError, MetashotError, Mistakes, some
 
 SUFFIXES = tables.DELIMITED | {tables.PARQUET}
 FORMATS = "CSV, TSV or Parquet"
@@ -169,13 +168,14 @@ def of_table(
     table = _read(content, origin, suffix, prepare, mistakes)
     ids = _Names(table["id"], "id", origin, tables.Labels())
     if ids.labels.merged:
-        raise MetashotError(f"{origin}: ids that read alike: {ids.labels.merged.partition(': ')[2]}: rename")
+        alike = ids.labels.merged.partition(": ")[2]
+        raise ColumnError(f"{origin}: ids that read alike: {alike}:", "rename them")
     classes = _Names(table["label"], "label", origin, labels)
     columns = {"label": classes}
     if "split" in table:
         columns["split"] = splits = _Names(table["split"], "split", origin, tables.Labels())
         if strange := {*splits.names} - {*listing.SPLITS}:
-            raise MetashotError(f"{origin}: column 'split': {min(strange)!r} is not train, val or test")
+            raise ColumnError(f"{origin}: column 'split': {min(strange)!r}", "is not train, val or test")
     channels = np.stack([np.from_dlpack(table[name].fill_null(np.nan)) for name in prepare.channels])
 
     times = np.from_dlpack(table["time"]) if "time" in table else np.zeros(len(ids.rows))
@@ -231,17 +231,17 @@ def _read(
 
 def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mistakes: Mistakes) -> pa.Table:
     """A delimited text as a table; what is not in ``types`` gets the type that it looks like."""
-    text = tables.decoded(content, origin)
-    head = tables.header(text, origin)
+    text = delimited.decoded(content, origin)
+    head = delimited.header(text, origin)
     rows = text[head.start :]
-    columns = head.columns + [""] * (tables.width(rows, head) - len(head.columns))
+    columns = head.columns + [""] * (delimited.width(rows, head) - len(head.columns))
     if not rows.strip():
         return pa.table([pa.array([], pa.string())] * len(columns), names=columns)
 
     def skip(row: csv.InvalidRow) -> str:
         place = f"{origin}: line {head.lines + row.number}"
         if row.actual_columns > row.expected_columns:
-            tables.too_long(mistakes, place, head.separator)
+            delimited.too_long(mistakes, place, head.separator)
         else:
             mistakes.add(f"{place}:", "fewer values than columns")
         return "skip"
@@ -282,7 +282,7 @@ def _numbers(column: pa.Array, where: str) -> pa.Array:
     return compute.utf8_ltrim(text, "+").cast(pa.float64())
 
 
-def not_numbers(text: pa.Array, where: str) -> tables.ColumnError | None:
+def not_numbers(text: pa.Array, where: str) -> ColumnError | None:
     """What is wrong with a column of texts that are to be numbers: which are none; None for nothing."""
     bad = compute.invert(compute.match_substring_regex(text, f"^({NUMBER})$")).fill_null(False)
     rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
@@ -291,7 +291,7 @@ def not_numbers(text: pa.Array, where: str) -> tables.ColumnError | None:
     shown = some([f"{text[row].as_py()[:40]!r} in row {row}" for row in rows[:4]])
     comma = bool(compute.all(compute.match_substring_regex(text.take(rows), f"^({DECIMAL_COMMA})$")).as_py())
     mend = "write decimals with a point" if comma else "write numbers, or leave them empty"
-    return tables.ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are no numbers: {mend}")
+    return ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are no numbers: {mend}")
 
 
 def _ordered(kind: pa.DataType) -> pa.DataType:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from metashot.data import folders, label, label_of, listing, tables, texts
 from metashot.data.source import Item
-from metashot.data.tables import Mistakes
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, Mistakes, short
 
 SUFFIXES = tables.DELIMITED | tables.JSON | {tables.PARQUET}
 FORMATS = "CSV, TSV, JSON, JSON Lines or Parquet"
@@ -165,7 +164,7 @@ def _row(entry: Any, columns: Sequence[str], place: str, labels: Labels, mistake
             mistakes.add(f"{place}:", f"{column} has half a character, which JSON can write")
             return None
         except ValueError as error:
-            mistakes.add(f"{place}: {column} is {_short(entry[column])}:", str(error))
+            mistakes.add(f"{place}: {column} is {short(entry[column])}:", str(error))
             return None
         if not values[column].strip():
             mistakes.add(f"{place}:", f"{column} is empty")
@@ -181,11 +180,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("give a text")  # noqa: TRY004 - a mistake in the table
     return value
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
 
 def _samples(raw: Raw, root: Path, labels: tables.Labels) -> Mapping[str, listing.Read]:
