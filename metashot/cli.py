@@ -11,7 +11,7 @@ import typer
 
 from metashot import output
 from metashot.errors import MetashotError, line
-from metashot.output import echo
+from metashot.output import echo, say
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -391,11 +391,6 @@ def _root() -> Path:
     from metashot import lineage
 
     return Path.cwd() if os.environ.get("MLFLOW_TRACKING_URI") else lineage.find_root(Path.cwd())
-
-
-def say(text: object, err: bool = False) -> None:
-    """Print one line of text of any origin."""
-    echo(line(text), err=err)
 
 
 def say_json(value: Any) -> None:

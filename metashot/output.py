@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from metashot.errors import line
 from metashot.files import FULL
 
 # How to write what an encoding lacks; anything else becomes its number, such as \u0394
@@ -66,9 +67,9 @@ def guarded() -> Iterator[None]:
     except OSError as error:
         if error.filename is not None or error.errno not in {*FULL, errno.EPIPE, errno.EIO}:
             raise
-        silence()
+        silence(sys.stdout)
         if error.errno != errno.EPIPE:
-            say(f"error: standard output: cannot be written ({error.strerror}): free space", sys.stderr)
+            say(f"error: standard output: cannot be written ({error.strerror}): free space", err=True)
         raise SystemExit(1) from None
 
 
@@ -77,22 +78,19 @@ def echo(text: object, err: bool = False, nl: bool = True) -> None:
     print(text, end="\n" if nl else "", file=sys.stderr if err else sys.stdout)
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line for whoever may read it: work goes on without a reader."""
+def say(text: object, err: bool = False) -> None:
+    """Print one line of text of any origin, for whoever may read it: work goes on without a reader."""
+    stream = sys.stderr if err else sys.stdout
     try:
-        print(line, file=stream or sys.stdout, flush=True)
+        print(line(text), file=stream, flush=True)
     except OSError:
-        silence()
+        silence(stream)
 
 
-def silence() -> None:
-    """Let standard output, and errors where nobody takes them, end in nothing from here on."""
+def silence(stream: TextIO) -> None:
+    """Let a stream that nobody takes end in nothing from here on."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(nothing, 2)
+    os.dup2(nothing, stream.fileno())
     os.close(nothing)
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from metashot.data import Form, store
 from metashot.data.source import Item, Prepare, Source, decoder
 from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
+from metashot.output import say
 
 NAMED = 10  # of the reasons why samples cannot be read
 AT_ONCE = 16  # samples that a thread decodes in one go
@@ -75,7 +75,7 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
             raise MetashotError(f"{raw}: {lines[0]}")
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
-            print(f"{raw}: removed {removed:,} samples that are in two splits", file=sys.stderr)  # noqa: T201
+            say(f"{raw}: removed {removed:,} samples that are in two splits", err=True)
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from metashot.data import folders, label_of, listing
 from metashot.errors import MetashotError, grouped
+from metashot.output import say
 
 Entry = tuple[str, Any]  # where a row is, and the row
 DELIMITED = frozenset({".csv", ".tsv"})
@@ -95,7 +95,7 @@ class Labels:
     def tell(self, path: str) -> None:
         """Tell a person which labels count as one, if any do."""
         if self.merged:
-            print(f"{path}: {self.merged}", file=sys.stderr)  # noqa: T201
+            say(f"{path}: {self.merged}", err=True)
 
     @property
     def merged(self) -> str:
