@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from metashot import lineage, plain_yaml, scratch
 from metashot.declared import PARAMS, contents
 from metashot.errors import MetashotError, OneLine, printable, without_credentials
-from metashot.output import say
+from metashot.output import prepare, say
 
 Graph = dict[str, set[str]]
 
@@ -413,6 +413,7 @@ def _signal(number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     try:
         replace(Path(), *sys.argv[1:])
     except MetashotError as error:

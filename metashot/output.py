@@ -35,15 +35,18 @@ STANDARD = (0, 1, 2)  # input, output, errors
 
 
 def prepare() -> None:
-    """Make standard output and errors write something for every character, and keep their numbers taken.
+    """Make standard output and errors write something for every character, and lead somewhere if closed.
 
-    A file that was opened under the number of a closed output would get what is printed.
+    A file that was opened under the number of a closed output would get what is printed, and what is printed
+    to closed errors would be taken for a result.
     """
     for number in STANDARD:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number free: this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     codecs.register_error("metashot", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -62,8 +65,7 @@ def guarded() -> Iterator[None]:
         try:
             yield
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where an error can be told; Python flushes at its end
+            sys.stdout.flush()  # here, where an error can be told; Python flushes at its end
     except OSError as error:
         if error.filename is not None or error.errno not in {*FULL, errno.EPIPE, errno.EIO}:
             raise

@@ -312,6 +312,8 @@ def test_output_that_nobody_takes_is_no_traceback(repository):
     for redirect in ("2>/dev/full", "2> >(true)"):  # a warning that gets nowhere keeps no result back
         done = shell(repository, "compare", redirect=redirect, **away)
         assert (done.returncode, b"prototypical" in done.stdout) == (0, True)
+    done = shell(repository, "compare", "--json", redirect="2>&-", **away)
+    assert json.loads(done.stdout) == json.loads(invoke("compare", "--json").stdout)
 
 
 def test_help_imports_nothing_slow():
