@@ -103,6 +103,10 @@ def test_scheme_host_port_and_path_are_left_of_an_address() -> None:
         "models:/glyphs-5w1s@champion": "models:/glyphs-5w1s@champion",
         "with url: /?password=x/api/2.0 (Caused": "with url: / (Caused",
         "host=a password=x dbname=b": "host=a password=*** dbname=b",
+        "secret_access_key = 'x y' (line 3)": "secret_access_key = *** (line 3)",
+        "PREFECT_SERVER_API_AUTH_STRING=u:x, then": "PREFECT_SERVER_API_AUTH_STRING=***, then",
+        '{"user": "u", "api_key": "x"}': '{"user": "u", "api_key": ***}',
+        "cannot start any token: indent": "cannot start any token: indent",
     }.items():
         assert without_credentials(address) == left
 
