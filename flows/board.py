@@ -54,7 +54,7 @@ class Board:
         if not self.console.is_terminal and state != "waiting":
             took = "" if state == "running" else f" ({self._took(stage)})"
             try:
-                self.console.print(f"{stage}: {state}{took}", highlight=False)
+                self.console.print(f"{stage}: {state}{took}")
             except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
                 output.silence(sys.stdout)
 

@@ -551,4 +551,4 @@ def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> N
         console.print(comparing.pairs_table(comparison))
     plot = root / "reports" / f"{comparison.group}.png"
     if plot.exists():
-        console.print(f"plot: {plot.relative_to(root)}", highlight=False)
+        console.print(f"plot: {plot.relative_to(root)}")
