@@ -1,5 +1,6 @@
 """A pipeline's progress on the terminal: a live table, or plain lines where there is no terminal."""
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -53,9 +54,9 @@ class Board:
         if not self.console.is_terminal and state != "waiting":
             took = "" if state == "running" else f" ({self._took(stage)})"
             try:
-                self.console.print(f"{stage}: {state}{took}", highlight=False)
+                self.console.print(f"{stage}: {state}{took}")
             except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
-                output.silence()
+                output.silence(sys.stdout)
 
     def _took(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])

@@ -65,7 +65,7 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     from metashot.terminal import Terminal
 
     console, address = Terminal(), server.named()
-    console.print(f"Prefect: {_words(address)}", highlight=False)
+    console.print(f"Prefect: {_words(address)}")
     if address is None:
         server.use(server.temporary(root))
 
@@ -93,7 +93,7 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     show_all(root, (compare.compare(lineage.Lock(root), *group, methods) for group in groups))
     if not state.is_completed():
         raise MetashotError(state.message or state.name)
-    console.print(line(state.message), highlight=False, soft_wrap=True)
+    console.print(line(state.message), soft_wrap=True)
 
 
 def _words(address: str | None) -> str:

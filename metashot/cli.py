@@ -11,7 +11,7 @@ import typer
 
 from metashot import output
 from metashot.errors import MetashotError, line
-from metashot.output import echo
+from metashot.output import echo, say
 
 if TYPE_CHECKING:
     from metashot.compare import Comparison
@@ -393,11 +393,6 @@ def _root() -> Path:
     return Path.cwd() if os.environ.get("MLFLOW_TRACKING_URI") else lineage.find_root(Path.cwd())
 
 
-def say(text: object, err: bool = False) -> None:
-    """Print one line of text of any origin."""
-    echo(line(text), err=err)
-
-
 def say_json(value: Any) -> None:
     """Print a value for machines."""
     from metashot.terminal import as_json
@@ -556,4 +551,4 @@ def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> N
         console.print(comparing.pairs_table(comparison))
     plot = root / "reports" / f"{comparison.group}.png"
     if plot.exists():
-        console.print(f"plot: {plot.relative_to(root)}", highlight=False)
+        console.print(f"plot: {plot.relative_to(root)}")

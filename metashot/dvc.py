@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from metashot import lineage, plain_yaml, scratch
 from metashot.declared import PARAMS, contents
 from metashot.errors import MetashotError, OneLine, printable, without_credentials
-from metashot.output import say
+from metashot.output import prepare, say
 
 Graph = dict[str, set[str]]
 
@@ -89,7 +90,7 @@ def output(root: Path, *arguments: str) -> str:
         check=False,
     )
     if done.returncode and _BUSY in done.stderr:
-        _wait_for_others(root, _say)
+        _wait_for_others(root, partial(say, err=True))
         return output(root, *arguments)
     if done.returncode:
         _check_files(root)
@@ -291,7 +292,7 @@ def _alone(root: Path) -> Iterator[int]:
     """A lock that nothing of ours runs stages beside, and no DVC that somebody has started before."""
     _check_params(root)
     with _lock(root, fcntl.LOCK_EX) as lock:
-        _wait_for_others(root, _say)
+        _wait_for_others(root, partial(say, err=True))
         yield lock
 
 
@@ -304,7 +305,7 @@ def _lock(root: Path, kind: int) -> Iterator[int]:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(_waiting(_others(root)))
+            say(_waiting(_others(root)), err=True)
             _take(file.fileno(), kind)
         yield file.fileno()
 
@@ -357,10 +358,6 @@ def _is_dvc(info: Mapping[str, Any]) -> bool:
     except OSError:
         return False
     return b"dvc" in map(os.path.basename, words)
-
-
-def _say(line: str) -> None:
-    say(line, sys.stderr)
 
 
 def _waiting(others: Mapping[int, str]) -> str:
@@ -416,6 +413,7 @@ def _signal(number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     try:
         replace(Path(), *sys.argv[1:])
     except MetashotError as error:

@@ -11,8 +11,10 @@ _ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S*)")
 _AUTHORITY = re.compile(r"(?:.*@)?(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::\d*)?")
 _CLOSING = re.compile(r"[]'\")}>,.;:!]*$")  # what a sentence puts behind an address
 _QUERY = re.compile(r"\?[\w.%-]+=\S*")  # of an address without its host, as in requests' errors
-_SETTING = re.compile(  # as in a connection string of libpq or ODBC
-    r"(?i)\b((?:\w*[-_])?(?:password|passwd|pwd|token|secret|credentials?|api[-_]?key|access[-_]?key))=[^\s;&,'\")]+"
+_SETTING = re.compile(  # as in a connection string, a file of settings, JSON
+    r"(?i)\b((?:\w*[-_])?"
+    r"(?:password|passwd|pwd|token|secret|credentials?|auth[-_]string|signature|api[-_]?key|access[-_]?key))"
+    r"""(["']?\s*=\s*|["']\s*:\s*)(?:"[^"]*"|'[^']*'|[^\s;&,'")]+)"""
 )
 _JOINERS = "\u200c\u200d"  # invisible, but part of how words of some languages are written
 SHOWN = 3  # cases of one reason
@@ -27,7 +29,7 @@ def without_credentials(text: str) -> str:
     spaces in them cannot be seen in a text: whoever knows an address refuses these.
     """
     text = _ADDRESS.sub(_plain, text)
-    return _SETTING.sub(rf"\1={HIDDEN}", _QUERY.sub("", text))
+    return _SETTING.sub(rf"\1\2{HIDDEN}", _QUERY.sub("", text))
 
 
 def printable(text: str) -> str:

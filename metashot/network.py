@@ -30,9 +30,11 @@ def check_address(variable: str, address: str) -> None:
     try:
         parts = urlsplit(address)
         well_formed = bool(parts.scheme in ("http", "https") and parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number, or the brackets of an IPv6 address do not match
+        (parts.hostname or "").encode("idna")  # as is done before it is looked up
+    except ValueError:  # no number as port, brackets that do not match, a name with two dots in a row
         well_formed = False
-    if not well_formed or not address.isprintable() or " " in address or parts.netloc.count("@") > 1:
+    strange = not address.isprintable() or " " in address or "\\" in address
+    if not well_formed or strange or parts.netloc.count("@") > 1:
         raise MetashotError(
             f"{variable} is not an address such as https://host:port/path: correct or unset it; in a user "
             "name or password write characters other than letters and digits as %XX"

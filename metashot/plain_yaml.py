@@ -50,6 +50,8 @@ def read(path: Path, times: int = 1) -> str:
         MetashotError: There is none, or it is not text in UTF-8 of so many bytes.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise MetashotError(f"{path}: not a file: put one in its place")
         with path.open("rb") as file:
             content = file.read(times * SIZE + 1)
     except FileNotFoundError:

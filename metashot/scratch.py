@@ -7,7 +7,6 @@ without the folder everything is made again, only later.
 import fcntl
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -75,7 +74,7 @@ class Attempt:
         except BlockingIOError:
             other = _read(self.root, self.address)
             who = f"process {other.pid}" if other else "another process"
-            output.say(f"{self.address}: waits for {who}, which is still at it", sys.stderr)
+            output.say(f"{self.address}: waits for {who}, which is still at it", err=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._status = Status("running")
         self._write(self._status)

@@ -1,7 +1,6 @@
 """The terminal, to which text of any origin may be written: nothing in it acts on the terminal."""
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +9,6 @@ from rich.segment import Segment
 from rich.text import Text
 
 from metashot.errors import printable
-
-_RARE = re.compile(r"[^\x20-\x7e\n]")
 
 
 class Terminal(Console):
@@ -34,12 +31,8 @@ class Terminal(Console):
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON: text as it is written, but nothing in it acts on a terminal."""
-
-    def harmless(char: re.Match[str]) -> str:
-        return char[0] if printable(char[0]) == char[0] else json.dumps(char[0])[1:-1]
-
-    return _RARE.sub(harmless, json.dumps(value, indent=2, ensure_ascii=False))
+    """Return a value as JSON that passes through any encoding, and does nothing to a terminal."""
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
 
 
 def _lines(text: str) -> str:

@@ -52,16 +52,16 @@ def run(main: Callable[..., None]) -> None:
         with Attempt(Path(), address) as attempt, unchanged(stage, arguments):
             main(*arguments, **({"attempt": attempt} if asks else {}))
     except MetashotError as error:
-        say(f"error: {error}", sys.stderr)
+        say(f"error: {error}", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
             raise
         reason = " ".join(str(error).split()) or "no more is there"
-        say(f"error: out of memory: make network, samples or episodes smaller ({reason[:200]})", sys.stderr)
+        say(f"error: out of memory: make network, samples or episodes smaller ({reason[:200]})", err=True)
         sys.exit(1)
     except Preempted as stopped:
-        say(f"preempted: {stopped}", sys.stderr)
+        say(f"preempted: {stopped}", err=True)
         sys.exit(os.EX_TEMPFAIL)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from metashot.cards import write_report
 from metashot.compare import compare
-from metashot.errors import line
 from metashot.lineage import Lock
 from metashot.output import say
 from stages import read_params, run
@@ -19,7 +18,7 @@ def main(dataset: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(root, [(dataset, setting)], methods):
-        say(line(published))
+        say(published)
 
 
 if __name__ == "__main__":

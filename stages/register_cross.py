@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from metashot.errors import line
 from metashot.output import say
 from stages import read_params, run
 
@@ -12,7 +11,7 @@ def main(dataset: str, other: str, setting: str) -> None:
     from metashot import publishing  # slow to import
 
     for published in publishing.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
-        say(line(published))
+        say(published)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,11 @@ def test_a_server_that_never_answers_is_given_up(
 
 
 @pytest.mark.parametrize(
-    "address", ["junk", "http://", "http://u:Zq7/Yw2@host/api", "http://u:Zq7@Yw2@host", "ftp://host/api"]
+    "address",
+    [
+        *("junk", "http://", "http://u:Zq7/Yw2@host/api", "http://u:Zq7@Yw2@host", "ftp://host/api"),
+        *("http://host..example/api", f"http://{'a' * 64}/api", "http://u:Zq7\\@host/api"),
+    ],
 )
 def test_a_prefect_address_that_is_none_is_one_line(address: str) -> None:
     with (

@@ -1,5 +1,6 @@
 """params.yaml: what is refused, and in which words."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -156,6 +157,12 @@ def test_no_file_hurts_before_it_is_refused(path: Path, text: str, line: str) ->
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 300
     assert time.process_time() - began < 5
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(MetashotError, match=r"params.yaml: not a file: put one in its place$"):
+        check(tmp_path / "params.yaml")
 
 
 def test_a_byte_order_mark_aliases_and_merged_keys_are_read_and_kept(path: Path) -> None:

@@ -20,6 +20,7 @@ from metashot import files
 from metashot.data import Split, archive, label, listing, walking
 from metashot.data.source import Item
 from metashot.errors import MetashotError, grouped, some
+from metashot.output import say
 
 SUFFIXES = 10  # of files of other kinds, which are named
 LAYOUT = "<class>/<file> or <superclass>/<class>/<file>"
@@ -409,12 +410,12 @@ def refuse(mistakes: Sequence[str]) -> None:
 
 def _say_passed_by(raw: Pinned, others: Mapping[str, int]) -> None:
     if others:
-        walking.say(f"{raw.path}: passes by {passed_by(others)}")
+        say(f"{raw.path}: passes by {passed_by(others)}", err=True)
 
 
 def _say_left_out(raw: Divided, count: int) -> None:
     if count:
-        walking.say(f"{raw.path}: leaves out {count:,} files that no list in {raw.splits} names")
+        say(f"{raw.path}: leaves out {count:,} files that no list in {raw.splits} names", err=True)
 
 
 def _by_name(found: listing.Found, raw: Raw) -> listing.Found:

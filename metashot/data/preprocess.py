@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metashot.data import Form, store, walking
+from metashot.data import Form, store
 from metashot.data.source import Item, Prepare, Source, decoder
 from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
+from metashot.output import say
 
 NAMED = 10  # of the reasons why samples cannot be read
 AT_ONCE = 16  # samples that a thread decodes in one go
@@ -74,7 +75,7 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
             raise MetashotError(f"{raw}: {lines[0]}")
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
-            walking.say(f"{raw}: removed {removed:,} samples that are in two splits")
+            say(f"{raw}: removed {removed:,} samples that are in two splits", err=True)
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metashot.data import delimited, folders, label_of, listing, walking
+from metashot.data import delimited, folders, label_of, listing
 from metashot.errors import MetashotError, Mistakes
+from metashot.output import say
 
 Entry = tuple[str, Any]  # where a row is, and the row
 DELIMITED = frozenset({".csv", ".tsv"})
@@ -40,7 +41,7 @@ class Labels:
     def tell(self, path: str) -> None:
         """Tell a person which labels count as one, if any do."""
         if self.merged:
-            walking.say(f"{path}: {self.merged}")
+            say(f"{path}: {self.merged}", err=True)
 
     @property
     def merged(self) -> str:

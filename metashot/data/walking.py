@@ -1,13 +1,12 @@
 """Files below a folder: which there are, what reads each, and why some cannot be used."""
 
 import os
-import sys
 from pathlib import Path
 
-from metashot import output
 from metashot.data import archive
 from metashot.data.listing import Found, Read
-from metashot.errors import MetashotError, SampleError, line
+from metashot.errors import MetashotError, SampleError
+from metashot.output import say
 
 TOLD = 100_000  # files after which a walk says where it is
 MOST = 20_000_000  # files; more are no data set, but a whole disk
@@ -45,7 +44,7 @@ def walk(folder: Path, faults: list[tuple[str, str]]) -> tuple[Found, set[str], 
                 continue
             files[file] = reader(folder / file)
             if len(files) % TOLD == 0:
-                say(f"{folder}: {len(files):,} files so far, at {place!a}")
+                say(f"{folder}: {len(files):,} files so far, at {place!a}", err=True)
         if len(files) > MOST:
             raise MetashotError(
                 f"{folder}: more than {MOST:,} files: name the folder that holds the samples alone"
@@ -87,8 +86,3 @@ def unusable(folder: Path, path: Path) -> tuple[str, str] | None:
     if "\\" in path.name:
         return where, "a backslash in its name: rename it"
     return None
-
-
-def say(text: str) -> None:
-    """Tell a person of data what stops nothing: on one line, whatever names are in it."""
-    output.say(line(text), sys.stderr)
