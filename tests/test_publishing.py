@@ -283,7 +283,7 @@ def test_three_publishers_of_an_empty_store_make_one(tmp_path):
 
 
 def test_a_dead_server_is_one_line_soon_without_its_password(repository, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:p@ssw0rd@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:p%40ssw0rd@127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(MetashotError, match=r"MLflow at http://127.0.0.1:9 failed") as caught:
         publish(repository)
