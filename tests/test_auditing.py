@@ -919,7 +919,7 @@ FORGERIES: dict[Callable[[Repository], None], tuple[dict[str, str], str]] = {
     ),
     data_link_removed: ({OTHER: "data"}, "glyphs.parquet in MLflow is missing"),
     second_version: (
-        {OTHER: "registry", ADDED: "registry"},
+        {OTHER: "registry", ADDED: "registry, model"},  # whose folder says that it is version 2
         "registered twice: glyphs-5w1s/2, glyphs-5w1s/4",
     ),
     version_without_lineage: ({ADDED: "lineage"}, "glyphs-5w1s/4 carries no lineage.json"),
