@@ -374,6 +374,7 @@ class TestStages:
     def test_preprocess_of_a_truncated_archive(self, project: Path) -> None:
         (project / "data/processed").mkdir()
         (project / "data/processed/omniglot.parquet").write_bytes(b"previous")
+        (project / "data/raw/omniglot/images_background.zip").write_bytes(b"PK\x03\x04 cut off")
         done = self.run(project, "preprocess")
         assert done.returncode == 1
         assert done.stderr.startswith("error: data/raw/omniglot/images_background.zip: truncated or corrupt")

@@ -201,9 +201,8 @@ def test_dvc_never_records_a_model_under_parameters_or_code_that_it_is_not_of(he
         wait_until(lambda: training(process.pid))
         change()
         (held.root / "hold").unlink()
-        return process.communicate(timeout=120)[0].count("changed while the stage ran"), str(
-            process.returncode
-        )
+        printed = process.communicate(timeout=120)[0]
+        return printed.count("changed while the stage ran"), process.returncode
 
     assert during(lambda: budget("maml", 3)) == (1, 255)
     assert not model.exists()

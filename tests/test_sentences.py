@@ -446,4 +446,4 @@ def test_a_model_asks_for_the_encoders_package_and_an_audit_knows(published: tup
     synthetic.commit(root, "first")
     checks = {check.name: check.detail for check in auditing.audit(root)[0].checks}
     # No commit of this repository has metashot's code
-    assert checks["model"].startswith("no commit that its training or what is checked out here stands on has")
+    assert checks["model"].startswith("commit cccccccccc is in no branch or tag")

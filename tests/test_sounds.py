@@ -331,7 +331,7 @@ def test_file_names_can_say_the_class(named: Path) -> None:
 
 def test_a_folder_that_names_classes_twice_over_or_not_at_all(named: Path) -> None:
     for name, message in (
-        ("intro.wav", "sounds: 'intro.wav': its name says no class by raw.label"),
+        ("intro.wav", "sounds: 'intro.wav': no class in the name by raw.label"),
         ("ben/3_ben_1.flac", "sounds: '3_ben_1.flac' and 'ben/3_ben_1.flac' have one name"),
     ):
         toys.write_sound(named / name, 0, 2)
