@@ -31,8 +31,7 @@ LOADER = "pyfunc_model"  # the module that MLflow imports to load a model
 WEIGHTS = "artifacts"  # the folder of the files that DVC keeps
 ZIP, MLMODEL = "code.zip", "MLmodel"
 PACKAGES = "requirements.txt", "conda.yaml", "python_env.yaml"
-META = "registered_model_meta"  # MLflow writes it when a model is loaded by name and version
-UNNAMED = b"model_name: null\nmodel_version: null\n"  # there, when it is loaded by the logged model's id
+META = "registered_model_meta"  # MLflow writes it whenever a model is loaded from its registry
 RESULT, CODE = "metashot.result", "metashot.code"
 Files = dict[str, bytes]  # content by name
 IMPORT = re.compile(rb"^([ \t]*(?:from|import)[ \t]+)metashot\b", re.MULTILINE)
@@ -180,9 +179,15 @@ def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: st
 def meta(name: str, version: str) -> bytes:
     """Return what MLflow writes into a model's folder when it is loaded by name and version.
 
-    It lies there from the beginning, so that loading changes nothing.
+    It lies there from the beginning, so that loading adds no file.
     """
     return f"model_name: {name}\nmodel_version: '{version}'\n".encode()
+
+
+def metas(name: str, version: str) -> set[bytes]:
+    """Return all that MLflow makes of that file: by name and version, by alias, by the logged model's id."""
+    by_alias = f"model_name: {name}\nmodel_version: {version}\n".encode()
+    return {meta(name, version), by_alias, b"model_name: null\nmodel_version: null\n"}
 
 
 def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:

@@ -188,10 +188,9 @@ def _checked(version: Registered) -> tuple[Path, Form]:
             with untrusted.opened(folder, name) as file:
                 md5s[name] = hashlib.file_digest(file, "md5").hexdigest()
         named = untrusted.read(folder, carried.META, untrusted.DOCUMENT)
-        own = carried.meta(version.entry.name, version.entry.version)
         if digest(md5s) != version.entry.tags.get(tracking.FILES):
             raise untrusted.Refused("its files are not the ones that were registered")
-        if named not in (own, carried.UNNAMED):
+        if named not in carried.metas(version.entry.name, version.entry.version):
             raise untrusted.Refused(f"its {carried.META} names another version")
         about = untrusted.parsed(
             untrusted.read(folder, f"{carried.WEIGHTS}/model.json", untrusted.DOCUMENT), "model.json"

@@ -54,11 +54,11 @@ def load(root: Path, task: Path, home: Path, *addresses: str) -> list[str]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, str]]:
-    """Every path below a folder, with mode and content."""
+    """Every path below a folder, with mode and content; of the file that MLflow rewrites the path alone."""
     return {
         path.relative_to(folder).as_posix(): (
             path.stat().st_mode,
-            "" if path.is_dir() else hashlib.md5(path.read_bytes()).hexdigest(),
+            "" if path.is_dir() or path.name == carried.META else hashlib.md5(path.read_bytes()).hexdigest(),
         )
         for path in folder.rglob("*")
     }
@@ -66,13 +66,20 @@ def state(folder: Path) -> dict[str, tuple[int, str]]:
 
 def test_a_model_stays_as_it_was_registered_however_it_is_loaded(registered, task, tmp_path):
     artifacts = registered / "mlruns/artifacts"
-    before = state(artifacts)
     uri = f"sqlite:///{registered}/mlruns/mlflow.db"
     version = mlflow.MlflowClient(uri, uri).get_model_version_by_alias(GROUP, "champion")
     named = f"models:/{GROUP}/{version.version}"
-    answers = load(registered, task, tmp_path, version.source, named, f"models:/{GROUP}@champion", named)
-    assert len(set(answers)) == 1
-    assert state(artifacts) == before
+    before = state(artifacts)
+    written = Path(version.source.removeprefix("file://"), carried.META)
+    for uris in (
+        [version.source],
+        [named, named],
+        [f"models:/{GROUP}@champion"],
+        [f"models:/{version.source.split('/')[-2]}"],
+    ):
+        assert len(set(load(registered, task, tmp_path, *uris))) == 1
+        assert state(artifacts) == before
+        assert written.read_bytes() in carried.metas(GROUP, version.version)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         with serving(registered, {"served": named}, tmp_path):

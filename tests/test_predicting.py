@@ -172,7 +172,7 @@ def changed(name: str, old: str, new: str) -> Callable[[Path, str], None]:
         (evil_zip, "its files are not the ones that were registered"),
         (evil_package, "it has a file of its own: 'code/mlflow.py'"),
         (linked, "'artifacts/model.json' is a symbolic link, not a plain file"),
-        (other_meta, "its files are not the ones that were registered"),
+        (other_meta, "its registered_model_meta names another version"),
         (changed("MLmodel", "code.zip", "/tmp/elsewhere"), "its files are not the ones that were registered"),
         (
             changed("artifacts/model.json", '"images"', "[]"),
