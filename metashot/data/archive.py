@@ -147,7 +147,7 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such archive; run the download stage first") from None
     except OSError as error:
-        raise MetashotError(f"{path}: cannot be read ({error.strerror}): mend that, or name another") from None
+        raise MetashotError(f"{path}: cannot be read ({error.strerror})") from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the second: of a later format
         with path.open("rb") as file:
             begun = b"PK".startswith(file.read(2))  # an empty file is cut off too
