@@ -199,7 +199,7 @@ def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:
 
     Raises:
         Earlier: It is of an earlier metashot.
-        Refused: A file is missing, another is there, or one is no plain file.
+        Refused: A file is missing, another is there, or one is not a plain file.
         OSError: It cannot be read.
     """
     held = untrusted.listing(folder)

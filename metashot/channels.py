@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     Attributes:
         channels: Their names, in the order of the first table.
         listed: Whether a column says which split a series is in.
-        left_out: Other columns, and why they are no channels.
+        left_out: Other columns, and why they are not channels.
     """
 
     channels: tuple[str, ...]
@@ -39,8 +39,8 @@ class Columns(NamedTuple):
 def columns_of(found: listing.Found, path: str) -> Columns:
     """Judge the columns of tables by what is in all of them.
 
-    A column is no channel if it is an index or, as long as others are left, if it numbers the rows, tells the
-    time or is the same throughout each series.
+    A column is not a channel if it is an index or, as long as others are left, if it numbers the rows, tells
+    the time or is the same throughout each series.
 
     Raises MetashotError when a table cannot be read, has no id, no label or no column of numbers, when
     numbers are written as text, and when rows are not in the order of a column that tells the time.
@@ -113,7 +113,7 @@ def is_series(schema: pa.Schema) -> bool:
 
 
 def _reason(values: NDArray[np.float64], ids: NDArray[np.int32], field: pa.Field) -> str:
-    """Why a column is no channel; empty for a channel."""
+    """Why a column is not a channel; empty for a channel."""
     order = np.lexsort((values, ids))
     within = np.diff(ids[order]) == 0
     steps = np.diff(values[order])[within]
@@ -144,7 +144,7 @@ def _values(column: pa.Array) -> NDArray[np.float64]:
 
 
 def _other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
-    """What a column of no numbers is. Numbers with a few other values among them are a mistake."""
+    """What a column without numbers is. Numbers with a few other values among them are a mistake."""
     if not series_table.is_text(column.type):
         return "empty" if pa.types.is_null(column.type) else str(column.type)
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))

@@ -156,7 +156,7 @@ class Evidence:
         """Judge again, and fail where that is not the decision, whole.
 
         The rule, the bars and the adopted champions are those of a commit whose dvc.lock has the decision, or
-        of the workspace where none has. An incumbent that is none of the present models is tested again.
+        of the workspace where none has. An incumbent that is not one of the present models is tested again.
         """
         entry = lock.entries[f"gate@{name}"]
         same(f"command of {entry.stage} in {where(lock)}", entry.cmd, " ".join(entry.command))

@@ -25,7 +25,7 @@ def check_address(variable: str, address: str) -> None:
     """Check an address of a server before it is handed to anything, whose error could show a password in it.
 
     Raises:
-        MetashotError: It is none of the form ``http://user:password@host:port/path``.
+        MetashotError: It is not of the form ``http://user:password@host:port/path``.
     """
     try:
         parts = urlsplit(address)

@@ -55,7 +55,7 @@ class Store:
         """Where the object with a digest lies, if it is here.
 
         Raises:
-            MetashotError: It is no digest: whatever names it must not lead elsewhere.
+            MetashotError: It is not a digest: whatever names it must not lead elsewhere.
         """
         if not DIGEST.fullmatch(digest):
             raise MetashotError(f"{digest[:80]!r} is not the md5 of a file or folder")
@@ -74,7 +74,7 @@ class Store:
     def runs(self, cmd: str = "") -> Iterator[Entry]:
         """The run cache: what stages, of a command if one is given, were made from, and what came out.
 
-        What cannot be read is no run, as for DVC.
+        What cannot be read is not a run, as for DVC.
         """
         paths = self.fs.find(f"{self.base}/runs") if self.fs.exists(f"{self.base}/runs") else []
         for path in sorted(paths):

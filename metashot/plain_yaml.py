@@ -202,7 +202,7 @@ def _check_events(text: str, most: int) -> None:
 
 
 def _values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping or list, and where it is."""
+    """Every value that is neither a mapping nor a list, and where it is."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -303,7 +303,7 @@ def labelled_texts(file: Path) -> list[tuple[Sample, str]]:
     """
     if file.suffix.lower() not in text_table.SUFFIXES:
         raise MetashotError(
-            f"{file} is no table of texts: give the support set as {text_table.FORMATS} with the columns "
+            f"{file} is not a table of texts: give the support set as {text_table.FORMATS} with the columns "
             "text and label"
         )
     rows = text_table.read(walking.reader(file)(), str(file), ("text", "label"))

@@ -322,7 +322,9 @@ def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]
     except MlflowException as error:
         client.get_registered_model(model.name)  # which fails as well where MLflow is not reachable
         raise MetashotError(f"the versions of {model.name} cannot be read ({_line(error)})") from None
-    found.sort(key=lambda version: (len(str(version.version)), str(version.version)))  # it may be no number
+    found.sort(
+        key=lambda version: (len(str(version.version)), str(version.version))
+    )  # it may not be a number
     return [Registered(client, version, _aliases(model, version)) for version in found]
 
 
@@ -404,7 +406,7 @@ def _told(uri: str, advice: str) -> Iterator[None]:
 
 
 def _check(uri: str) -> None:
-    """Raise a MetashotError for what is no address, before anything puts parts of it into an error."""
+    """Raise a MetashotError for what is not an address, before anything puts parts of it into an error."""
     scheme = _scheme(uri)
     if scheme in ("http", "https"):
         network.check_address("MLFLOW_TRACKING_URI", uri)
@@ -421,8 +423,8 @@ def _check(uri: str) -> None:
             )
     elif not uri.startswith(SQLITE) and scheme not in DATABRICKS:
         raise MetashotError(
-            "MLFLOW_TRACKING_URI is no address of MLflow: unset it, or name a server (https://host), a file "
-            "(sqlite:///mlflow.db) or a database (postgresql://host/database)"
+            "MLFLOW_TRACKING_URI is not an address of MLflow: unset it, or name a server (https://host), a "
+            "file (sqlite:///mlflow.db) or a database (postgresql://host/database)"
         )
 
 
@@ -434,7 +436,7 @@ def _try(uri: str, write: bool = False) -> None:
     """Try a database once, before MLflow does so for minutes; a server it asks once, for ten seconds.
 
     Raises:
-        MetashotError: It is no file, or cannot be written to.
+        MetashotError: It is not a file, or cannot be written to.
         OSError, sqlite3.Error: What the database says, or its driver lacks.
     """
     if uri.startswith(SQLITE):

@@ -111,7 +111,7 @@ def parsed(content: bytes, name: str) -> Any:
     """Return a JSON document of bounded depth.
 
     Raises:
-        Refused: It is none.
+        Refused: It is not such a document.
     """
     try:
         value = json.loads(content)

@@ -187,7 +187,7 @@ def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path
 
 
 def test_an_audit_judges_again_and_tests_the_incumbent_again(project: Project, tmp_path: Path) -> None:
-    """Runs behind the tests above: the decision is on an incumbent that is none of the present models."""
+    """Runs behind the tests above: the decision is on an incumbent that is not one of the present models."""
     root = tmp_path / "audited"
     shutil.copytree(project.root, root, symlinks=True)
 

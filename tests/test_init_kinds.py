@@ -268,7 +268,7 @@ def test_what_many_columns_and_tables_share_is_told_once() -> None:
     for id_, rows in table.groupby("id"):
         rows.to_csv(f"many/{id_}.csv", sep=";", decimal=",", index=False)
     said = init("many", code=1)
-    assert said.count("are no numbers: write decimals with a point") == 1
+    assert said.count("are not numbers: write decimals with a point") == 1
     assert "1,920 columns (many/0.csv: column 'f0': 2 values ('0,1257" in said
     assert len(said) < 1000
 
@@ -527,7 +527,7 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
         (
             changed(x=lambda frame: frame["x"].round(3).astype(str).where(frame.index % 100 > 0, "?")),
             {},
-            "column 'x': 3 values ('?' in row 0, '?' in row 100, '?' in row 200) are no numbers: write",
+            "column 'x': 3 values ('?' in row 0, '?' in row 100, '?' in row 200) are not numbers: write",
         ),
         (
             lambda frame: telling_more(frame).sample(frac=1, random_state=0),

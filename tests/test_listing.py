@@ -165,7 +165,7 @@ def test_superclasses_divide_folders_without_them_through_a_hierarchy() -> None:
         ({"train": [], "val": ["fox"], "test": ["eel"]}, "an empty list of classes"),
         (
             {"train": ["a/b/c"], "val": ["fox"], "test": ["eel"]},
-            "is no class, and no pair of superclass and class",
+            "is neither a class nor a pair of superclass and class",
         ),
     ],
 )
@@ -498,7 +498,7 @@ def test_the_lists_of_easyset_name_the_folders_of_classes() -> None:
             "filename,label\n0.png,a\n1.png,\n2.png\n,a\n3.png, \n",
             "4 rows without a filename or a label (line 3,",
         ),
-        ("filename,label\n0.png,a/b\n", "a label that is no name of a class"),
+        ("filename,label\n0.png,a/b\n", "a label that is not the name of a class"),
         (
             "file,class\n0.png,a\n",
             "the columns filename and label, once each (it begins 'file,class')",

@@ -84,9 +84,9 @@ def test_a_star_stays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG = {
-    "junk": "is no address of MLflow",
-    "u:Zq7Yw2@host": "is no address of MLflow",
-    "file:///mlruns": "is no address of MLflow",
+    "junk": "is not an address of MLflow",
+    "u:Zq7Yw2@host": "is not an address of MLflow",
+    "file:///mlruns": "is not an address of MLflow",
     "http://": "is not an address such as",
     "http://host:port/": "is not an address such as",
     "http://u:Zq7/Yw2@host": "is not an address such as",
@@ -198,7 +198,7 @@ def test_a_home_that_prefect_cannot_write_to_is_one_line(home: str, tmp_path: Pa
 def test_settings_that_prefect_cannot_read_are_one_line(
     variable: str, profiles: str, message: str, tmp_path: Path
 ) -> None:
-    """A profile that names no server is none of them: it leaves the choice to us."""
+    """A profile without a server is not one of them: it leaves the choice to us."""
     (tmp_path / "profiles.toml").write_text(profiles)
     code = (
         "from flows import server\nfrom metashot.errors import MetashotError\n"

@@ -255,7 +255,7 @@ def test_flat_files_of_a_support_set_can_name_their_class(tmp_path: Path) -> Non
     ]
     with pytest.raises(MetashotError, match=r"--label '\^\(\?P<label>"):
         predicting.labelled(tmp_path, WAV)
-    with pytest.raises(MetashotError, match=r"^--label: '\[' is no regular expression"):
+    with pytest.raises(MetashotError, match=r"^--label: '\[' is not a regular expression"):
         predicting.labelled(tmp_path, WAV, "[")
 
 

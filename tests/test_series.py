@@ -258,7 +258,7 @@ ROWS = as_csv(rows_of())
             {"a.csv": b"id,label,x,y,x\n1,a,1,2,3\n"},
             "more than one column 'x' (there are id, label, x, y, x)",
         ),
-        ({"a.csv": b"id,label,x,y\n1,a,1,tall\n"}, "column 'y': 1 values ('tall' in row 0) are no numbers"),
+        ({"a.csv": b"id,label,x,y\n1,a,1,tall\n"}, "column 'y': 1 values ('tall' in row 0) are not numbers"),
         ({"a.csv": b"id,label,x,y,time\n1,a,1,2,noon\n"}, "cannot be read as a table of series ("),
         ({"a.csv": b"id,label,x,y\n\xff\xfe,a,1,2\n"}, "member 'a.csv': byte 13 is not UTF-8: save the file"),
         ({"a.parquet": b"no table"}, "member 'a.parquet': cannot be read (Parquet"),

@@ -587,8 +587,8 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
         ("a.csv", b"text,label\na,b\nc,B\n", "a.csv: the classes 'all/B' and 'all/b' differ in nothing but"),
         ("a.json", b"[1", "a.json: cannot be read ("),
         ("a.json", b"[" * 100_000, "a.json: cannot be read ("),
-        ("a.json", b"3", "a.json: is no list of rows"),
-        ("a.json", b'{"a": 3}', "a.json: a: is no list of rows"),
+        ("a.json", b"3", "a.json: is not a list of rows"),
+        ("a.json", b'{"a": 3}', "a.json: a: is not a list of rows"),
         ("a.json", b"[3]", "a.json: row 0: give an object with text and label"),
         ("a.json", b'[["a"]]', "a.json: row 0: give an object with text and label"),
         ("a.json", b'["a"]', "a.json: row 0: give an object with text and label"),
@@ -869,7 +869,8 @@ def test_predict_wants_a_table_to_learn_texts_from(
     done = CliRunner().invoke(app, ["predict", GROUP, str(tables), "--support", str(tables)])
     assert done.exit_code == 1
     assert (
-        "is no table of texts: give the support set as CSV, TSV, JSON, JSON Lines or Parquet" in done.stderr
+        "is not a table of texts: give the support set as CSV, TSV, JSON, JSON Lines or Parquet"
+        in done.stderr
     )
 
 

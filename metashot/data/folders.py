@@ -52,7 +52,7 @@ class Raw:
         try:
             groups = re.compile(self.label).groupindex
         except re.error as error:
-            raise ValueError(f"label: {self.label!r} is no regular expression ({error})") from None
+            raise ValueError(f"label: {self.label!r} is not a regular expression ({error})") from None
         if self.label and "label" not in groups:
             raise ValueError(f"label: {self.label!r} has no group `label`: write (?P<label>...)")
 
@@ -490,7 +490,7 @@ def _empty(shown: str, walked: _Walked) -> list[str]:
 
 
 def indistinct(shown: str, classes: Iterable[str]) -> Iterator[str]:
-    """Names of classes that a person cannot tell apart, that break lines, or are none.
+    """Names of classes that a person cannot tell apart, that break lines, or are not names.
 
     A line for each reason.
     """

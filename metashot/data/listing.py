@@ -148,7 +148,7 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
 
 
 def _text(path: Path) -> str:
-    """The text of a list. Raises MetashotError where it is none."""
+    """The text of a list. Raises MetashotError where it is not one."""
     try:
         return delimited.decoded(path.read_bytes(), str(path))
     except OSError as error:
@@ -188,7 +188,7 @@ def _parts(path: Path, entry: Any) -> tuple[str, ...]:
     parts = entry.strip().rstrip("/").split("/") if isinstance(entry, str) else entry
     parts = parts if isinstance(parts, list) else [parts]
     if len(parts) > 2 or not all(isinstance(part, str | int | float) for part in parts):
-        raise MetashotError(f"{path}: {short(entry)} is no class, and no pair of superclass and class")
+        raise MetashotError(f"{path}: {short(entry)} is neither a class nor a pair of superclass and class")
     return tuple(map(label_of, parts))
 
 
@@ -287,7 +287,7 @@ def _rows(path: Path) -> Iterator[_Row]:
     """The rows of a list of files.
 
     Raises MetashotError where it cannot be read, and where a row lacks a file name or a label, or has a
-    label that is no name of a class.
+    label that is not the name of a class.
     """
     text, mistakes = _text(path), Mistakes()
     columns = [column.lower() for column in delimited.header(text, str(path)).columns]
@@ -310,7 +310,7 @@ def _rows(path: Path) -> Iterator[_Row]:
     mistakes.refuse()
     for places, reason in (
         (lacking, "without a filename or a label"),
-        (unusable, "with a label that is no name of a class: it has / or \\, or begins with a dot"),
+        (unusable, "with a label that is not the name of a class: it has / or \\, or begins with a dot"),
     ):
         if places:
             raise MetashotError(f"{path}: {len(places):,} rows {reason} ({some(places)})")

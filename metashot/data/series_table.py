@@ -272,7 +272,7 @@ def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
 
 
 def _numbers(column: pa.Array, where: str) -> pa.Array:
-    """A column as numbers. Raises ColumnError that says which values are none."""
+    """A column as numbers. Raises ColumnError that says which values are not numbers."""
     if not is_text(column.type):
         return column.cast(pa.float64())
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
@@ -283,7 +283,7 @@ def _numbers(column: pa.Array, where: str) -> pa.Array:
 
 
 def not_numbers(text: pa.Array, where: str) -> ColumnError | None:
-    """What is wrong with a column of texts that are to be numbers: which are none; None for nothing."""
+    """What is wrong with a column of texts that should be numbers: which are not; None if all are."""
     bad = compute.invert(compute.match_substring_regex(text, f"^({NUMBER})$")).fill_null(False)
     rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
     if not len(rows):
@@ -291,7 +291,7 @@ def not_numbers(text: pa.Array, where: str) -> ColumnError | None:
     shown = some([f"{text[row].as_py()[:40]!r} in row {row}" for row in rows[:4]])
     comma = bool(compute.all(compute.match_substring_regex(text.take(rows), f"^({DECIMAL_COMMA})$")).as_py())
     mend = "write decimals with a point" if comma else "write numbers, or leave them empty"
-    return ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are no numbers: {mend}")
+    return ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are not numbers: {mend}")
 
 
 def _ordered(kind: pa.DataType) -> pa.DataType:

@@ -146,7 +146,7 @@ def _json(text: str, where: str, parts: Sequence[str], mistakes: Mistakes) -> It
         shown = f"{where}: {part}" if part else where
         if not isinstance(lists[part], list):
             raise MetashotError(
-                f"{shown}: is no list of rows: write a list of objects (pandas: orient='records')"
+                f"{shown}: is not a list of rows: write a list of objects (pandas: orient='records')"
             )
         yield from ((f"{shown}: row {number}", entry) for number, entry in enumerate(lists[part]))
 
@@ -212,7 +212,7 @@ def some(columns: Sequence[str]) -> str:
 
 
 def parquet(content: bytes, where: str) -> pq.ParquetFile:
-    """A Parquet file. Raises MetashotError where it is none."""
+    """A Parquet file. Raises MetashotError where it is not one."""
     try:
         return pq.ParquetFile(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:

@@ -203,7 +203,7 @@ def contents(raw: Raw, root: Path, labels: tables.Labels) -> folders.Contents:
             mistakes.add(f"{where}: label {class_!r}", f"is in no group of {raw.groups}")
             continue
         if bad := [name for name in (class_, superclass) if not _NAME.fullmatch(name)]:
-            reason = "is no name of a class: it has / \\ or :, or begins with a dot"
+            reason = "is not the name of a class: it has / \\ or :, or begins with a dot"
             mistakes.add(f"{where}: {bad[0]!r}", reason)
             continue
         place = f"{superclass}/{class_}/{texts.digest(texts.normalised(text)).hex()}.txt"

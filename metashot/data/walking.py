@@ -9,13 +9,13 @@ from metashot.errors import MetashotError, SampleError
 from metashot.output import say
 
 TOLD = 100_000  # files after which a walk says where it is
-MOST = 20_000_000  # files; more are no data set, but a whole disk
+MOST = 20_000_000  # files; more are a whole disk, not a data set
 
 
 def walk(folder: Path, faults: list[tuple[str, str]]) -> tuple[Found, set[str], set[str]]:
     """Files, folders, and what of both is hidden, below a folder; links are not followed out of it.
 
-    Hidden folders are not walked: they are none of the data, and may not be readable. Adds to ``faults``.
+    Hidden folders are not walked: they are not part of the data, and may not be readable. Adds to ``faults``.
     """
     if folder.resolve() == Path(folder.resolve().anchor):
         raise MetashotError(f"{folder}: the whole file system: name the folder that holds the samples")
