@@ -43,7 +43,8 @@ class Conv4Params:
     def __post_init__(self) -> None:
         _require_between(self, "width", 1, WIDEST)
         _require(
-            self.downsample in ("pool", "stride"), f"downsample: {self.downsample!r} is no `pool` or `stride`"
+            self.downsample in ("pool", "stride"),
+            f"downsample: {self.downsample!r} is neither `pool` nor `stride`",
         )
         _require_precision(self.precision)
 
@@ -150,7 +151,9 @@ def _require_between(params: object, key: str, least: int, most: int) -> None:
 
 
 def _require_precision(precision: str) -> None:
-    _require(precision in get_args(Precision), f"precision: {precision!r} is no `float32` or `bfloat16`")
+    _require(
+        precision in get_args(Precision), f"precision: {precision!r} is neither `float32` nor `bfloat16`"
+    )
 
 
 def build(params: Params, shape: tuple[int, ...]) -> "Backbone":

@@ -28,7 +28,7 @@ from metashot.lineage import digest
 PACKAGE = Path(__file__).parent
 PROJECT = "pyproject.toml"  # which says what a model takes along
 LOADER = "pyfunc_model"  # the module that MLflow imports to load a model
-WEIGHTS = "artifacts"  # the folder of the files that DVC keeps
+ARTIFACTS = "artifacts"  # the folder of the files that DVC keeps
 ZIP, MLMODEL = "code.zip", "MLmodel"
 PACKAGES = "requirements.txt", "conda.yaml", "python_env.yaml"
 META = "registered_model_meta"  # MLflow writes it whenever a model is loaded from its registry
@@ -158,7 +158,7 @@ def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: st
     flavor = {
         "loader_module": f"{code.package}.{LOADER}",
         "code": ZIP,
-        "data": WEIGHTS,
+        "data": ARTIFACTS,
         "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
         "python_version": python,
     }
@@ -208,7 +208,7 @@ def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:
             "registered by an earlier metashot, with its code as single files: `metashot publish` registers "
             "present results again; for all, make MLflow anew (docs/lineage.md, Rebuilding)"
         )
-    names = {ZIP, MLMODEL, META, *PACKAGES, *(f"{WEIGHTS}/{name}" for name in weights)}
+    names = {ZIP, MLMODEL, META, *PACKAGES, *(f"{ARTIFACTS}/{name}" for name in weights)}
     if differing := sorted(names ^ set(held)):
         problem = "lacks" if differing[0] in names else "has a file of its own:"
         raise untrusted.Refused(f"it {problem} {differing[0]!a}")
@@ -222,7 +222,7 @@ def files_digest(files: Mapping[str, bytes], weights: Mapping[str, str]) -> str:
         files: As `described`.
         weights: The md5 of each file that DVC has, by name.
     """
-    md5s = {f"{WEIGHTS}/{name}": md5 for name, md5 in weights.items()}
+    md5s = {f"{ARTIFACTS}/{name}": md5 for name, md5 in weights.items()}
     return digest(md5s | {name: hashlib.md5(content).hexdigest() for name, content in files.items()})
 
 

@@ -102,7 +102,7 @@ def _refuse_other(schema: pa.Schema, origin: str) -> None:
     if not is_series(schema):
         raise MetashotError(
             f"{origin}: a table of series has the columns id and label, and others of numbers (there are "
-            f"{tables.some(schema.names)})"
+            f"{tables.named(schema.names)})"
         )
 
 

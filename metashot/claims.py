@@ -300,9 +300,9 @@ class Claim:
                 _equal(name, held, content)
         largest = next(int(out["size"]) for out in self.cell.train.outs if out["path"] == self.cell.model)
         for name, md5 in weights.items():
-            if (size := sizes[f"{carried.WEIGHTS}/{name}"]) > largest:
+            if (size := sizes[f"{carried.ARTIFACTS}/{name}"]) > largest:
                 raise Differs(f"size of {name} of the registered model is {size:,} bytes, more than DVC has")
-            with untrusted.opened(folder, f"{carried.WEIGHTS}/{name}") as file:
+            with untrusted.opened(folder, f"{carried.ARTIFACTS}/{name}") as file:
                 _same(f"{name} of the registered model", hashlib.file_digest(file, "md5").hexdigest(), md5)
         digest_ = carried.files_digest(self.described, weights)
         for holder, tags in (("version", entry.tags), ("logged model", self.version.model.tags)):

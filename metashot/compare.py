@@ -97,8 +97,8 @@ class Decision:
         incumbent: The champion that was adopted last and is not barred.
         challenger: The most accurate of the judged models that is not barred.
         difference: Challenger minus incumbent, unless they are the same model.
-        retested: Each judged model minus the incumbent, by method, where the incumbent is none of them: its
-            answers to these episodes are nowhere else.
+        retested: Each judged model minus the incumbent, by method, where the incumbent is not one of them:
+            its answers to these episodes are nowhere else.
         champion: One of these two.
         promoted: Whether the champion is another model than the incumbent.
         reasons: What led to it, a sentence each.

@@ -111,7 +111,7 @@ def graph(root: Path) -> Graph:
             found.setdefault(edge["needed"], set())
         elif node := _NODE.match(line):
             found.setdefault(node["node"], set())
-    stages = {name for name in found if not name.endswith(".dvc")}  # files under DVC's care are no work
+    stages = {name for name in found if not name.endswith(".dvc")}  # files under DVC's care need no work
     return {name: found[name] & stages for name in found if name in stages}
 
 

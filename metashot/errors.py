@@ -81,7 +81,7 @@ def some(cases: Sequence[str]) -> str:
 
 
 def short(value: object) -> str:
-    """A value in a message, which is one line of some length."""
+    """A value in a message: as Python writes it, cut where it is long."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
@@ -149,7 +149,7 @@ def refuse(mistake: str) -> None:
 class Preempted(OneLine):
     """Stopped from outside, to be run again. The message is one line.
 
-    Stages print it as ``preempted: <message>`` and exit with status 75. Like KeyboardInterrupt it is no
+    Stages print it as ``preempted: <message>`` and exit with status 75. Like KeyboardInterrupt it is not an
     Exception, so that no library's ``except Exception`` takes it for an error of its own and goes on.
     """
 

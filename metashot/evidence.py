@@ -119,7 +119,7 @@ class Evidence:
                 if identity(modules, project, kind) == digest_:
                     return Code.of(self._contents(commit, patch, prefix), project, kind)
         if git.shallow(self.root):
-            raise Unknown("its code is of no commit in this shallow clone: `git fetch --unshallow`")
+            raise Unknown("no commit in this shallow clone has its code: `git fetch --unshallow`")
         raise Differs(
             "no commit that its training or what is checked out here stands on has the code and the packages "
             f"{digest_[:12]} that it carries, all of one commit: check out what it was published from"
@@ -138,7 +138,7 @@ class Evidence:
         try:
             found: Decision = TypeAdapter(Decision).validate_json(text)
         except ValidationError:
-            raise Differs(f"{digest_[:12]} is no decision of the gate") from None
+            raise Differs(f"{digest_[:12]} is not a decision of the gate") from None
         return found
 
     def decisions(self, name: str) -> list[tuple[Lock, str]]:

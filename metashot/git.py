@@ -175,7 +175,7 @@ def commit(root: Path, branch: str, paths: Sequence[str], message: str) -> str:
         The commit; where there is nothing new, the branch as it is.
 
     Raises:
-        MetashotError: It is no repository, or has no commit, or the branch was moved meanwhile.
+        MetashotError: It is not a repository, or has no commit, or the branch was moved meanwhile.
     """
     there = [path for path in paths if (root / path).exists()]
     head, ref = run(root, "rev-parse", "--verify", "HEAD"), f"refs/heads/{branch}"
@@ -198,7 +198,7 @@ def holds(root: Path, branch: str, paths: Sequence[str]) -> bool:
     """Whether a branch is there and has files as they are in the workspace; missing ones do not count.
 
     Raises:
-        MetashotError: It is no repository.
+        MetashotError: It is not a repository.
     """
     tip = run(root, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
     there = [path for path in paths if (root / path).exists()]

@@ -511,7 +511,7 @@ def _columns(path: str, entries: Sequence[Any]) -> tuple[str, str]:
     if found := _named(columns):
         return found
     raise MetashotError(
-        f"{path}: which columns are texts and labels? (there are {tables.some(columns) or 'none'}): name "
+        f"{path}: which columns are texts and labels? (there are {tables.named(columns) or 'none'}): name "
         f"them {TEXT[0]} and {LABEL[0]}; a table of series has id, label and columns of numbers"
     )
 

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode
 
 from metashot import plain_yaml
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, short
 
 Hyper = TypeVar("Hyper")
 
@@ -199,13 +199,13 @@ def training(path: Path, key: str, hyper: Hyper, said: Any) -> tuple[int, Hyper]
         said: The steps alone, or a mapping of ``steps`` and those hyper-parameters that are others here.
 
     Raises:
-        MetashotError: The steps are no number above 0, or the method refuses a hyper-parameter.
+        MetashotError: The steps are not a number above 0, or the method refuses a hyper-parameter.
     """
     steps, own = budgeted(said)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= STEPS:
         raise MetashotError(
             f"{path}: {key}: needs outer steps, a whole number above 0 and at most {STEPS:,} "
-            f"(it is {plain_yaml.short(steps)})"
+            f"(it is {short(steps)})"
         )
     return steps, _valid(path, key, type(hyper), {**asdict(hyper), **own})  # type: ignore[call-overload]
 
@@ -326,7 +326,7 @@ def _describe(key: str, error: Any, type_: Any, value: Any) -> str:
         return f"{where}: missing"
     if error["type"] == "value_error":  # raised by a dataclass about one of its keys, which it names
         return f"{where}.{error['ctx']['error']}"
-    return f"{where}: {error['msg']} (it is {plain_yaml.short(error['input'])})"
+    return f"{where}: {error['msg']} (it is {short(error['input'])})"
 
 
 def named(types: Any) -> Any:

@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
     ScalarEvent,
 )
 
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, short
 
 SIZE = 1_000_000  # bytes of a file that a person writes
 VALUES = 50_000  # in it, each alias counted for all that it stands for
@@ -225,9 +225,3 @@ def _problem(error: Exception) -> str:
         hint = ": indent with spaces, and put texts with marks in quotes"
         return problem + hint if "cannot start any token" in problem else problem
     return " ".join(str(error).split())
-
-
-def short(value: object) -> str:
-    """A value in a message."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < INTEGER else f"about {float(value):.0e}"
-    return text if len(text) <= 60 else f"{text[:57]}..."

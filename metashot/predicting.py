@@ -193,7 +193,7 @@ def _checked(version: Registered) -> tuple[Path, Form]:
         if named not in carried.metas(version.entry.name, version.entry.version):
             raise untrusted.Refused(f"its {carried.META} names another version")
         about = untrusted.parsed(
-            untrusted.read(folder, f"{carried.WEIGHTS}/model.json", untrusted.DOCUMENT), "model.json"
+            untrusted.read(folder, f"{carried.ARTIFACTS}/model.json", untrusted.DOCUMENT), "model.json"
         )
         return folder, Form.parse(about["form"])
     except carried.Earlier as error:
@@ -232,7 +232,7 @@ def labelled(support: Path, kind: Files, pattern: str = "") -> Shown:
         pattern: Where file names say the class and folders do not: as `folders.Raw.label`.
 
     Raises:
-        MetashotError: It is none, or has what `metashot init` refuses.
+        MetashotError: It is not one, or has what `metashot init` refuses.
     """
     if not support.exists():
         raise MetashotError(f"{support} is not there")

@@ -503,7 +503,7 @@ class _ResultPublisher:
         """Write an MLflow model (`metashot.carried`); returns the digest of its files."""
         created = (model.model_id, model.source_run_id, model.creation_timestamp)
         described = carried.described(self.carried, self.document, *created)
-        weights = folder / carried.WEIGHTS
+        weights = folder / carried.ARTIFACTS
         weights.mkdir(parents=True)
         for name, content in described.items():
             (folder / name).write_bytes(content)

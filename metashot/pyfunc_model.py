@@ -80,7 +80,7 @@ def numbers(nested: Any, form: "Form") -> NDArray[np.float32]:
     """Bring a series, lists ``[channels][time]``, to ``[C, length]`` as the training data were.
 
     Raises:
-        ValueError: As `series.fitted` does, and for what is no such list.
+        ValueError: As `series.fitted` does, and for what is not such a list.
     """
     from metashot.data import series
 
@@ -228,7 +228,7 @@ def _rows(table: Any, samples: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table into labelled and unlabelled rows, numbered from 0."""
     try:
         table = pd.DataFrame(table).reset_index(drop=True).map(_scalar)
-    except (ValueError, TypeError, AttributeError):  # what pandas raises at what is no table
+    except (ValueError, TypeError, AttributeError):  # what pandas raises at what is not a table
         raise TableError(f"not a table: give the columns `{samples}` and `label`, equally long") from None
     for column in table.columns:
         if column not in (samples, "label"):
@@ -275,7 +275,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _decoded(value: Any, form: "Form") -> NDArray[Any]:
-    """A sample out of the table, as the network takes it. Raises ValueError for what is none."""
+    """A sample out of the table, as the network takes it. Raises ValueError for what is not one."""
     if form.kind == "series":
         return numbers(value, form)
     if form.kind in ("texts", "sentences"):

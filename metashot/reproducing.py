@@ -173,7 +173,7 @@ class _Reproduction:
         for stage, record in zip((self.cell.train, self.cell.evaluate), self.records, strict=True):
             commit, dirty = record["git"]["commit"], record["git"]["dirty"]
             if commit is None:
-                raise Unknown("it was not made in a git repository: its code is on no record")
+                raise Unknown("it was not made in a git repository: its code was not recorded")
             tree = commit, self.evidence.patch(stage) if dirty else None
             if entry is stage:
                 trees = [tree]

@@ -35,8 +35,8 @@ def path(root: Path, document: Mapping[str, Any], code: str) -> Path:
     name, result = str(document.get("name")), str(document.get("result"))
     if not NAME.fullmatch(name) or not RESULT.fullmatch(result) or not RESULT.fullmatch(code):
         raise MetashotError(
-            f"a lineage of {name[:80]!r} with the result {result[:80]!r} and the code {code[:80]!r} is none "
-            "that metashot writes: `metashot audit` says what else is wrong"
+            f"a lineage of {name[:80]!r} with the result {result[:80]!r} and the code {code[:80]!r} is not "
+            "one that metashot writes: `metashot audit` says what else is wrong"
         )
     return root / SIGNATURES / name / f"{result}-{code}.json"
 
@@ -107,7 +107,7 @@ def verify(file: Path, document: Mapping[str, Any], files: Mapping[str, bytes], 
         signers: Folder of the public keys that are trusted.
 
     Raises:
-        MetashotError: It is no signature, by none of the keys, or over another lineage.
+        MetashotError: It is not a signature, by none of the keys, or over another lineage.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key

@@ -154,7 +154,7 @@ def test_second_order_gradients_in_bfloat16_are_those_in_float32_but_for_roundin
 
 @pytest.mark.parametrize("backbone", [RESNET, Conv4Params(name="conv4", width=4, downsample="pool")])
 def test_an_unknown_precision_is_refused(backbone: backbones.Params) -> None:
-    with pytest.raises(ValueError, match=r"^precision: 'float16' is no `float32` or `bfloat16`"):
+    with pytest.raises(ValueError, match=r"^precision: 'float16' is neither `float32` nor `bfloat16`"):
         dataclasses.replace(backbone, precision="float16")
 
 

@@ -503,7 +503,7 @@ class TestGlyphs:
         shutil.copy(glyphs_raw / "glyphs.zip", tmp_path)
         with zipfile.ZipFile(tmp_path / "glyphs.zip", "a") as file:
             file.writestr("Klingon/U+F8D0/01.png", png(0))
-        with pytest.raises(MetashotError, match="'Klingon' is none of the scripts"):
+        with pytest.raises(MetashotError, match="'Klingon' is not one of the scripts"):
             preprocess(glyphs, GLYPHS, tmp_path, tmp_path / "out.parquet")
 
 
@@ -524,7 +524,7 @@ def test_params_name_the_key_that_is_wrong(build: Callable[[], object], key: str
 
 def test_source() -> None:
     assert source("omniglot") is omniglot
-    with pytest.raises(MetashotError, match="'store' is no source"):
+    with pytest.raises(MetashotError, match="'store' is not a source"):
         source("store")
     with pytest.raises(MetashotError, match=r"there is no metashot/data/klingon\.py"):
         source("klingon")

@@ -171,7 +171,9 @@ DIRT = [
     Dirt("a link to the folder itself", link("class0/x", "..", folder=True), stops="x': a link to a folder"),
     Dirt("a broken link", link("class0/x.png", "nothing.png"), stops="x.png': cannot be read (No such file"),
     Dirt("a link that leads to itself", link("class0/x.png", "x.png"), stops="x.png': cannot be read ("),
-    Dirt("a pipe", lambda f: os.mkfifo(f / "class0/x.png"), stops="x.png': cannot be read (no regular file)"),
+    Dirt(
+        "a pipe", lambda f: os.mkfifo(f / "class0/x.png"), stops="x.png': cannot be read (not a regular file)"
+    ),
     Dirt(
         "class names of one look",
         lambda f: (

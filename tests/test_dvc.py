@@ -77,7 +77,7 @@ def test_a_killed_run_stops_no_later_one(runs: Runs) -> None:
     holder.communicate()
     rwlock = runs.root / ".dvc/tmp/rwlock"
     assert str(holder.pid) in rwlock.read_text()
-    # by now its number is that of a process that is no DVC, as after a restart of a container
+    # by now its number is that of a process other than DVC, as after a restart of a container
     rwlock.write_text(rwlock.read_text().replace(str(holder.pid), str(os.getppid())))
     (runs.root / "go").touch()
     done = runs.start(OURS)

@@ -236,7 +236,7 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
     for line in (
         "many/a.csv: line 62: text is empty",
         "many/a.csv: line 63: label is empty",
-        "many/a.csv: line 64: 'a/b' is no name of a class",
+        "many/a.csv: line 64: 'a/b' is not the name of a class",
         "many/a.csv: line 65: more values than columns",
         "the classes 'all/Class2' and 'all/class2' differ in nothing but case",
         "many/b.jsonl: line 2: is not JSON",

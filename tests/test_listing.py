@@ -146,7 +146,7 @@ def test_superclasses_divide_folders_without_them_through_a_hierarchy() -> None:
     with pytest.raises(MetashotError, match=r"'fish/eel' has no folder with samples in images"):
         arranged()
     Path("lists/hierarchy.json").write_text(json.dumps(["fish"]))
-    with pytest.raises(MetashotError, match=r"hierarchy.json: 'fish' is no pair of superclass and class"):
+    with pytest.raises(MetashotError, match=r"hierarchy.json: 'fish' is not a pair of superclass and class"):
         arranged()
 
 

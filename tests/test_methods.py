@@ -142,7 +142,7 @@ def test_loading_what_is_no_model_is_one_clear_line(tmp_path) -> None:
         ({"method": 5}, "unknown method"),
         ({"hyperparameters": {"lr": 4}}, "damaged or not a saved model"),
         ({"backbone": good["backbone"] | {"width": 5}}, "damaged or not a saved model"),
-        ({"backbone": good["backbone"] | {"downsample": "fold"}}, "downsample: 'fold' is no `pool`"),
+        ({"backbone": good["backbone"] | {"downsample": "fold"}}, "downsample: 'fold' is neither `pool`"),
     ]:
         (tmp_path / "model.json").write_text(json.dumps(good | change))
         with pytest.raises(MetashotError, match=line) as error:

@@ -220,7 +220,7 @@ def without(column: str) -> Callable[[Rows], Rows]:
         (spoil(label=None), "column 'label' is empty in row 0"),
         (spoil(time=None), "column 'time' is empty in row 0"),
         (spoil(label="c99"), "') has more than one label"),
-        (spoil(time=99.5), ""),  # is no mistake
+        (spoil(time=99.5), ""),  # is not a mistake
         (lambda rows: [*rows, rows[0]], "has two rows at one time"),
         (
             lambda rows: [*rows, *(row | {"id": "z", "label": "C1"} for row in rows[:1])],

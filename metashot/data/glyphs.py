@@ -125,7 +125,7 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
 
 def _split_of(script: str) -> Split:
     if script not in SCRIPTS:
-        raise MetashotError(f"glyphs: {script!r} is none of the scripts {', '.join(SCRIPTS)}")
+        raise MetashotError(f"glyphs: {script!r} is not one of the scripts {', '.join(SCRIPTS)}")
     return SCRIPTS[script].split
 
 

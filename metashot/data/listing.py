@@ -110,7 +110,7 @@ def _by_class(found: Found, shown: str, folder: Path, lists: dict[Split, Path]) 
     if (tree := folder / HIERARCHY).is_file():
         for pair in _classes(tree):
             if len(pair) != 2:
-                raise MetashotError(f"{tree}: {'/'.join(pair)!r} is no pair of superclass and class")
+                raise MetashotError(f"{tree}: {'/'.join(pair)!r} is not a pair of superclass and class")
             hierarchy[pair[0]].append(pair)
     for split, listed in lists.items():
         lines = _classes(listed)

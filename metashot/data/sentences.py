@@ -58,7 +58,7 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
     Each text is encoded by itself: its vector depends on nothing else.
 
     Raises:
-        ValueError: It is no UTF-8, without a character, or its vector is not of finite numbers.
+        ValueError: It is not UTF-8, without a character, or its vector is not of finite numbers.
         MetashotError: There is no such encoder.
     """
     text = content.decode()
@@ -85,7 +85,7 @@ def digest(place: Path) -> str:
     """Digest of an encoder: of names and contents of the files in its folder, hidden ones left out.
 
     Raises:
-        MetashotError: It is no folder in the layout of Sentence Transformers, or cannot be read.
+        MetashotError: It is not a folder in the layout of Sentence Transformers, or cannot be read.
     """
     if not (place / "modules.json").is_file():
         raise MetashotError(

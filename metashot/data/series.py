@@ -62,7 +62,7 @@ def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
 
     A channel that never changes becomes 0 where series are standardised.
 
-    Raises ValueError for fewer than two steps, and for what is no finite number in single precision.
+    Raises ValueError for fewer than two steps, and for what is not a finite number in single precision.
     """
     (_, length), steps = form.shape, series.shape[1]
     if steps < 2:

@@ -94,7 +94,7 @@ def source(name: str) -> Source:
     """Return the module of a source that params.yaml names. Raises MetashotError where there is none."""
     module = _module(name)
     if not hasattr(module, "ABOUT"):
-        raise MetashotError(f"{name!r} is no source: metashot/data/{name}.py says nothing about its data")
+        raise MetashotError(f"{name!r} is not a source: metashot/data/{name}.py says nothing about its data")
     return cast(Source, module)
 
 

@@ -191,7 +191,7 @@ def writing(path: Path, form: Form, *, rotations: bool, about: Mapping[str, obje
 def memory() -> int:
     """Bytes of a split's samples that may be in memory: METASHOT_MEMORY in MiB, 4,096 unless it is set.
 
-    Raises MetashotError when it is no whole number.
+    Raises MetashotError when it is not a whole number.
     """
     said = os.environ.get("METASHOT_MEMORY", "4096")
     if not said.isdigit():

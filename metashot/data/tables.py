@@ -140,7 +140,7 @@ def _json(text: str, where: str, parts: Sequence[str], mistakes: Mistakes) -> It
     lists = content if isinstance(content, dict) else {"": content}
     for part in parts:
         if part not in lists:
-            known = some([*filter(None, lists)]) or "none"
+            known = named([*filter(None, lists)]) or "none"
             raise MetashotError(f"{where}: no part {part!r} (there are {known})")
     for part in parts or lists:
         shown = f"{where}: {part}" if part else where
@@ -202,10 +202,10 @@ def require(wanted: Sequence[str], columns: Sequence[str], where: str) -> None:
     for column in wanted:
         if columns.count(column) != 1:
             problem = "more than one" if column in columns else "no"
-            raise MetashotError(f"{where}: {problem} column {column!r} (there are {some(columns)})")
+            raise MetashotError(f"{where}: {problem} column {column!r} (there are {named(columns)})")
 
 
-def some(columns: Sequence[str]) -> str:
+def named(columns: Sequence[str]) -> str:
     """Names of columns in a message, cut where they are many or long."""
     names = [name if len(name) <= 40 else f"{name[:39]}…" for name in columns[:SHOWN]]
     return ", ".join(names) + (f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else "")

@@ -78,8 +78,8 @@ def download(raw: Raw, directory: Path) -> None:
     What is the same but for case and spaces is one text of its class.
 
     Raises MetashotError when there are no such files, they cannot be read, lack a column or a part, a text or
-    a label is empty, a label is no name for a folder or in no group, lists of splits name what is not there,
-    and when the digest is not ``raw.md5``.
+    a label is empty, a label is not a name for a folder or in no group, lists of splits name what is not
+    there, and when the digest is not ``raw.md5``.
     """
     labels = tables.Labels()
     folders.pack(_samples(raw, Path(), labels).items(), raw, directory / _TEXTS.packed)
@@ -228,7 +228,7 @@ def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> It
     else:
         names = raw.parts or list(found)
         for absent in [name for name in names if name not in found]:
-            known = tables.some([*found])
+            known = tables.named([*found])
             mistakes.add_line(f"raw.parts: no file {absent!r} in {raw.path} (there are {known})")
         files = [(found[name], f"{raw.path}/{name}", []) for name in names if name in found]
     for read_file, where, parts in files:

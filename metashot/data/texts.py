@@ -61,7 +61,7 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.int32], bytes]:
 
     Numbers are 1 to 2**31 - 1, half of the CRC-32 of the n-gram, the same on every machine; 0 is padding.
 
-    Raises ValueError for what is no UTF-8, and for a text without a character.
+    Raises ValueError for what is not UTF-8, and for a text without a character.
     """
     text = normalised(content.decode())
     if not text:

@@ -82,7 +82,7 @@ def unusable(folder: Path, path: Path) -> tuple[str, str] | None:
     except OSError as error:
         return where, f"cannot be read ({error.strerror})"
     if not path.is_file():
-        return where, "cannot be read (no regular file)"
+        return where, "cannot be read (not a regular file)"
     if "\\" in path.name:
         return where, "a backslash in its name: rename it"
     return None

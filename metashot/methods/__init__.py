@@ -35,7 +35,7 @@ def method_class(name: str) -> type[Method]:
 def save(method: Method, directory: Path) -> None:
     """Write the model into the existing folder ``directory``."""
     state = {key: value.contiguous().cpu() for key, value in method.inference_state().items()}
-    # not save_file, whose error on a full disk is no OSError
+    # not save_file, whose error on a full disk is not an OSError
     (directory / "model.safetensors").write_bytes(serialise(state))
     about = {
         "format": FORMAT,
