@@ -338,7 +338,10 @@ def _others(root: Path) -> dict[int, str]:
     path = root / ".dvc/tmp/rwlock"
     with contextlib.suppress(FileNotFoundError), path.with_name("rwlock.lock").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # as DVC does whenever it reads or writes the file
-        held = json.loads(path.read_text() or "{}")
+        try:
+            held = json.loads(path.read_text() or "{}")
+        except ValueError:
+            raise MetashotError(f"{path} is damaged: delete it once no DVC runs here") from None
         readers = {
             at: [info for info in infos if _is_dvc(info)] for at, infos in held.get("read", {}).items()
         }

@@ -39,7 +39,6 @@ ELSEWHERE = 0.01  # by which an accuracy may be another on another machine, as a
 RETESTED = {"incumbent", "difference", "retested", "champion", "reasons"}  # what an incumbent's test decides
 MEASURED = {"mean", "low", "high"}  # of a difference
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-PATCH = "tree.patch"  # in a record: what a dirty tree had beyond its commit
 
 
 class Differs(Exception):
@@ -339,7 +338,7 @@ class Evidence:
         """Digest of the changes that the tree of a training or an evaluation had."""
         for out in stage.outs:
             if str(out["path"]).startswith(RECORDS):
-                return self.listing(str(out["md5"])).get(PATCH)
+                return self.listing(str(out["md5"])).get(git.PATCH)
         return None
 
     def parameters(self, commit: str, patch: str | None, path: str) -> Any:

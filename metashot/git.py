@@ -18,6 +18,7 @@ PLAIN = (  # a patch, whatever the user has git show differences like
     *("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--unified=3"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
 )
+PATCH = "tree.patch"  # in a record: what `diff` found
 SEEN = "refs/metashot/remote"  # what a worker's clone has seen of its remote
 # Nothing of a repository may pass for another: its replacements and grafts count for nobody but their author.
 # In C, git's messages are those looked for here.

@@ -19,7 +19,6 @@ from metashot import code, git, runtime
 from metashot.files import md5
 
 PACKAGES = ("metashot", "torch", "numpy", "pyarrow")
-PATCH = "tree.patch"  # what code and parameters of a dirty tree had beyond its commit, for `git apply`
 NAMED = 20  # other files of a dirty tree
 
 
@@ -61,7 +60,7 @@ class Record:
         spent = {"seconds": time.time() - self.started, "peak_memory_mb": peak}
         (directory / "record.json").write_text(json.dumps({**self.facts, **spent, **facts}, indent=2) + "\n")
         if self.patch:
-            (directory / PATCH).write_bytes(self.patch)
+            (directory / git.PATCH).write_bytes(self.patch)
         if journal:
             lines = (json.dumps(point) + "\n" for point in journal)
             (directory / "journal.jsonl").write_text("".join(lines))

@@ -129,6 +129,13 @@ def test_locks_of_the_living_stay(tmp_path: Path) -> None:
     assert json.loads(rwlock.read_text()) == {"write": {}, "read": {}}
 
 
+def test_a_damaged_lock_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {')
+    with pytest.raises(MetashotError, match=r"rwlock is damaged: delete it once no DVC runs here$"):
+        dvc._others(tmp_path)
+
+
 WORK = """
 import time
 from pathlib import Path
