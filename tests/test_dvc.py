@@ -12,6 +12,7 @@ import pytest
 from project import ROOT, wait_until
 
 from metashot import dvc
+from metashot.errors import MetashotError
 
 DVC_YAML = """
 stages:
