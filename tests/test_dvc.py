@@ -93,7 +93,7 @@ def test_a_stage_of_the_flow_waits_as_well(runs: Runs) -> None:
         "from pathlib import Path; from metashot import dvc; dvc.make(Path(), 'slow', echo=print);"
         "print(dvc.status(Path()))"
     )
-    flow = runs.start([sys.executable, "-c", code])
+    flow = runs.start([sys.executable, "-u", "-c", code])
     assert flow.stdout is not None
     line = next(line for line in flow.stdout if line.startswith("waits"))
     assert line == f"waits for process {holder.pid} (repro), which makes stages of this repository\n"
