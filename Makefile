@@ -27,7 +27,7 @@ help: ## list the commands
 
 # What DVC takes from its cache or remote registers nothing in MLflow; `publish` does, and adds nothing twice
 run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
-	@python -m metashot.dvc repro && metashot publish; status=$$?; metashot compare && exit $$status
+	@python -m metashot.project.dvc repro && metashot publish; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
 	METASHOT_MIRROR="$(MIRROR)" metashot run --data omniglot
@@ -69,4 +69,4 @@ peers: .venv/installed .venv-peers/installed ## speed, against other few-shot li
 	.venv-peers/bin/python -m benchmarks.peers
 
 clean: ## remove what the pipeline made and checkpoints; the DVC cache, MLflow's records and .venv stay
-	rm -rf data/raw data/processed data/episodes data/params.ok models results records reports .metashot
+	rm -rf data/code data/raw data/processed data/episodes data/params.ok models results records reports .metashot

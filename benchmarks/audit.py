@@ -21,7 +21,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from metashot import compare, gate, params
+from metashot.config import params
+from metashot.results import gate
+from metashot.results.decision import decision_path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -109,7 +111,7 @@ class Repository(Project):
                 path = self.root / "params.yaml"
                 rule: params.Gate = params.read(path, "gate", params.Gate)
                 decision = gate.judge(self.root, "glyphs", "5w1s", METHODS, rule, [], 1)
-                (self.root / compare.decision_path(GROUP)).write_text(decision.json)
+                (self.root / decision_path(GROUP)).write_text(decision.json)
                 self.lock(f"gate@{GROUP}")
                 self.git("commit", "-qam", f"{method} trained")
                 self.versions += 1

@@ -19,9 +19,9 @@ import yaml
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.pipeline import pipeline
-from metashot import dvc
+from metashot.project import dvc
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from project import Project
 
 FEW, MANY = 4, 24

@@ -21,13 +21,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from metashot import backbones, methods, params, runtime
-from metashot.data import Form, images
+from metashot.config import params
+from metashot.data import Form
+from metashot.data.kinds import images
 from metashot.data.store import SampleSet
-from metashot.episodes import Episodes, sample
-from metashot.evaluation import correct_queries
-from metashot.methods.base import Method, Problem
-from metashot.training import train
+from metashot.learning.evaluation import correct_queries
+from metashot.learning.models import backbones, methods, runtime
+from metashot.learning.models.backbones.conv1d import Conv1dParams
+from metashot.learning.models.backbones.conv4 import Conv4Params
+from metashot.learning.models.backbones.dense import DenseParams
+from metashot.learning.models.backbones.ngrams import NgramsParams
+from metashot.learning.models.backbones.resnet12 import Resnet12Params
+from metashot.learning.models.episodes import Episodes, sample
+from metashot.learning.models.methods.base import Method, Problem
+from metashot.learning.training import train
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("siamese", "matching", "prototypical", "maml", "reptile", "transfer")
@@ -48,27 +55,21 @@ class Network(NamedTuple):
 
 PICTURE, PHOTO = images.form(28, 1), images.form(32, 3)
 NETWORKS = {
-    "conv4": Network(backbones.Conv4Params(name="conv4", width=64, downsample="pool"), PICTURE, 1.0),
-    "conv4, strided": Network(
-        backbones.Conv4Params(name="conv4", width=32, downsample="stride"), PHOTO, noise=1.0
-    ),
+    "conv4": Network(Conv4Params(name="conv4", width=64, downsample="pool"), PICTURE, 1.0),
+    "conv4, strided": Network(Conv4Params(name="conv4", width=32, downsample="stride"), PHOTO, noise=1.0),
     "conv4, bfloat16": Network(
-        backbones.Conv4Params(name="conv4", width=64, downsample="pool", precision="bfloat16"), PICTURE, 1.0
+        Conv4Params(name="conv4", width=64, downsample="pool", precision="bfloat16"), PICTURE, 1.0
     ),
-    "resnet12": Network(
-        backbones.Resnet12Params(name="resnet12", width=16, drop_rate=0.0, drop_size=5), PHOTO, 1.0
-    ),
+    "resnet12": Network(Resnet12Params(name="resnet12", width=16, drop_rate=0.0, drop_size=5), PHOTO, 1.0),
     "conv1d": Network(
-        backbones.Conv1dParams(name="conv1d", width=64, kernel=5), Form("series", (3, 64), "float32", {}), 0.7
+        Conv1dParams(name="conv1d", width=64, kernel=5), Form("series", (3, 64), "float32", {}), 0.7
     ),
     "ngrams": Network(
-        backbones.NgramsParams(name="ngrams", buckets=4096, width=64, drop_rate=0.0),
+        NgramsParams(name="ngrams", buckets=4096, width=64, drop_rate=0.0),
         Form("texts", (64,), "int32", {}),
         0.5,
     ),
-    "dense": Network(
-        backbones.DenseParams(name="dense", width=64), Form("sentences", (96,), "float32", {}), 0.4
-    ),
+    "dense": Network(DenseParams(name="dense", width=64), Form("sentences", (96,), "float32", {}), 0.4),
 }
 
 
@@ -117,7 +118,7 @@ def in_double(episodes: Episodes) -> Episodes:
 
 def compare(name: str, network: Network, gpu: torch.device) -> tuple[list[str], bool]:
     """A row of the table, and whether all of it is as it should be."""
-    cls: Any = methods.method_class(name)
+    cls: Any = methods.METHODS[name]
     hyper = params.read(ROOT / "params.yaml", f"method.{name}", cls.params_type)
     with runtime.reproducible(0):
         start = cls(hyper, Problem(network.form, network.backbone, CLASSES)).state_dict()

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import toys
-from metashot import backbones, methods, params, runtime
-from metashot.data import audio_folder, folders, series_table, store
+from metashot.config import params
+from metashot.data import store
+from metashot.data.files import folders
 from metashot.data.preprocess import preprocess
-from metashot.data.source import Source
-from metashot.episodes import sample
-from metashot.evaluation import correct_queries
-from metashot.methods.base import Problem
-from metashot.statistics import mean_and_interval
-from metashot.training import train
+from metashot.data.sources import Source, audio_folder, series_table
+from metashot.learning.evaluation import correct_queries
+from metashot.learning.models import methods, runtime
+from metashot.learning.models.backbones.conv1d import Conv1dParams
+from metashot.learning.models.backbones.conv4 import Conv4Params
+from metashot.learning.models.episodes import sample
+from metashot.learning.models.methods.base import Problem
+from metashot.learning.statistics import mean_and_interval
+from metashot.learning.training import train
 
 ROOT = Path(__file__).parents[1]
 CLASSES, SAMPLES, THREADS = 100, 20, 2
@@ -45,7 +49,7 @@ def sounds(folder: Path) -> tuple[Source, Any, Any, int]:
         repeated="refuse",
         split=division,
     )
-    network = backbones.Conv4Params(name="conv4", width=64, downsample="pool")
+    network = Conv4Params(name="conv4", width=64, downsample="pool")
     return audio_folder, prepare, network, CLASSES * SAMPLES  # type: ignore[return-value]
 
 
@@ -63,7 +67,7 @@ def series(folder: Path) -> tuple[Source, Any, Any, int]:
         repeated="refuse",
         split="listed",
     )
-    network = backbones.Conv1dParams(name="conv1d", width=64, kernel=5)
+    network = Conv1dParams(name="conv1d", width=64, kernel=5)
     return series_table, prepare, network, CLASSES * SAMPLES  # type: ignore[return-value]
 
 
@@ -90,7 +94,7 @@ def main() -> None:
             for split, episodes in (("val", 40), ("test", 500))
         )
         for method, steps in STEPS.items():
-            cls = methods.method_class(method)
+            cls = methods.METHODS[method]
             said = params.read(ROOT / "params.yaml", f"method.{method}", dict[str, Any])
             hyper = cls.params_type(**said | {"train_way": way})
             with runtime.reproducible(0):

@@ -36,13 +36,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import utils
 from torchvision.transforms.functional import to_tensor
 
-from metashot import methods, params, runtime
-from metashot.backbones import Conv4Params
-from metashot.data.images import form
+from metashot.config import params
+from metashot.data.kinds.images import form
 from metashot.data.store import SampleSet
-from metashot.episodes import Episodes, Manifest, sample
-from metashot.evaluation import correct_queries
-from metashot.methods import adaptation, base
+from metashot.learning.evaluation import correct_queries
+from metashot.learning.models import methods, runtime
+from metashot.learning.models.backbones.conv4 import Conv4Params
+from metashot.learning.models.episodes import Episodes, Manifest, sample
+from metashot.learning.models.methods import adaptation, base
 
 # What the libraries expect of an older torch and torchvision
 Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign]  # easyfsl names it
@@ -239,7 +240,7 @@ def classifier(kit: Any = nn) -> Any:
 
 def metashot_method(name: str, ours: str, **changes: Any) -> base.Method:
     """One of metashot's, with the hyper-parameters of params.yaml but for some."""
-    cls = methods.method_class(name)
+    cls = methods.METHODS[name]
     usual = params.read(PARAMS, f"method.{name}", cls.params_type)
     hyper = dataclasses.replace(usual, lr=OUTER_LR, train_way=N_WAY, **changes)
     return cls(hyper, base.Problem(FORM, OURS[ours], len(images().class_names)))

@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from metashot.data.archive import pack, zips
+from metashot.data.files.archive import pack, zips
 
 CLASSES, SIZE, ROUNDS, WORKERS = 100, 32, 3, 2
 COMPARED = 60_000  # pictures, up to which torchvision reads them too: it needs a file for each
@@ -41,8 +41,9 @@ def pictures_of(count: int) -> Iterator[tuple[str, bytes]]:
 
 def ours(folder: Path) -> None:
     """Archive to Parquet: decoded, compared with each other, divided, written."""
-    from metashot.data import folders, image_folder
+    from metashot.data.files import folders
     from metashot.data.preprocess import preprocess
+    from metashot.data.sources import image_folder
 
     division = folders.Shares(of="classes", seed=0, val=0.2, test=0.2)
     prepare = image_folder.Prepare(

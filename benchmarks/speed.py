@@ -27,19 +27,21 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from metashot import backbones, params, runtime
+from metashot.config import params
 from metashot.data import Key, store
-from metashot.data.images import form
+from metashot.data.kinds.images import form
 from metashot.data.store import SampleSet
-from metashot.episodes import Episodes, Manifest, sample
-from metashot.evaluation import correct_queries
-from metashot.methods import adaptation, base, maml, prototypical
+from metashot.learning.evaluation import correct_queries
+from metashot.learning.models import runtime
+from metashot.learning.models.backbones.conv4 import Conv4Params
+from metashot.learning.models.episodes import Episodes, Manifest, sample
+from metashot.learning.models.methods import adaptation, base, maml, prototypical
 
 ROUNDS = 5
 ROOT = Path(__file__).parents[1]
 SIZE = (1, 28, 28)
 FORM = form(28, 1)
-NETWORK = backbones.Conv4Params(name="conv4", width=64, downsample="pool")
+NETWORK = Conv4Params(name="conv4", width=64, downsample="pool")
 METRIC: prototypical.Params = params.read(ROOT / "params.yaml", "method.prototypical", prototypical.Params)
 GRADIENT: maml.Params = params.read(ROOT / "params.yaml", "method.maml", maml.Params)
 

@@ -9,9 +9,10 @@ from types import TracebackType
 from rich.live import Live
 from rich.table import Table
 
-from metashot import output, scratch
-from metashot.compare import duration
+from metashot import output
 from metashot.errors import line
+from metashot.formatting import duration
+from metashot.project import attempts
 from metashot.terminal import Terminal
 
 REFRESH = 0.5  # seconds
@@ -76,7 +77,7 @@ class Board:
     def _progress(self, stage: str) -> str:
         """Time so far, and the steps of a training."""
         said = [duration(time.monotonic() - self._started[stage])]
-        status = scratch.read_status(self.root, stage)
+        status = attempts.read_status(self.root, stage)
         if status and status.state == "running" and status.progress:
             said.append("step {step} of {steps}".format_map(status.progress))
             if "val_accuracy" in status.progress:

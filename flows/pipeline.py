@@ -8,19 +8,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import worker
-from metashot import cards, dvc, lineage, params, scratch
-from metashot.compare import compare
+from flows.plan import Step, plan
+from metashot.config import params
 from metashot.errors import MetashotError
-from metashot.plan import Step, plan
+from metashot.lineage import lockfile
+from metashot.project import attempts, dvc
+from metashot.results import cards
+from metashot.results.compare import compare
 
 ATTEMPTS = 3  # at a stage that is preempted or killed
 
@@ -81,7 +86,7 @@ def make(root: Path, step: Step, free: Any, watch: Any, pool: str | None, commit
     slot = {} if pool else free.get()
     try:
         watch(target, "running")
-        before = scratch.read_status(root, target)
+        before = attempts.read_status(root, target)
         if pool and commit:
             worker.make(root, target, pool, commit, log)
         else:
@@ -89,7 +94,7 @@ def make(root: Path, step: Step, free: Any, watch: Any, pool: str | None, commit
             dvc.make(root, target, pull=pull, echo=log, environment=slot)
         if commit and not pool:  # workers need what it stands for
             worker.push(root, target)
-        watch(target, "cached" if scratch.read_status(root, target) == before else "made")
+        watch(target, "cached" if attempts.read_status(root, target) == before else "made")
     except BaseException as error:
         watch(target, f"failed: {error}")
         raise
@@ -105,9 +110,9 @@ def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str
     Raises:
         MetashotError: MLflow cannot be reached; a later publish makes up for it.
     """
-    from metashot import publishing  # slow to import
+    from metashot.registry import publish  # slow to import
 
-    return [str(published) for published in publishing.publish(root, groups, methods)]
+    return [str(published) for published in publish.publish(root, groups, methods)]
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=256), validate_parameters=False)  # type: ignore[arg-type]
@@ -169,15 +174,30 @@ def pipeline(
     return Completed(message="; ".join([done, *(published.result() if published else [])]))
 
 
+def run(root: Path, targets: Sequence[str], jobs: int | None, watch: Watch, remote: bool) -> State[Any]:
+    """Run the flow to its end, whatever that is. Arguments as `pipeline`.
+
+    Raises:
+        MetashotError: Prefect itself gave up; what fails within the flow ends in its state.
+    """
+    try:
+        state: State[Any] = pipeline(root, targets, jobs, watch, remote, return_state=True)
+    except (RuntimeError, httpx.HTTPError, PrefectException) as error:
+        raise MetashotError(
+            f"Prefect gave up ({' '.join(str(error).split())}): run again, or use `dvc repro`"
+        ) from None
+    return state
+
+
 def _show(root: Path, planned: Sequence[Step]) -> State[Any] | None:
     """Publish what is made, and leave each comparison as an artifact; None where nothing is made yet."""
-    methods = lineage.listed(root, "methods")
+    methods = lockfile.listed(root, "methods")
     groups = made(root, [step.stage for step in planned])
     if not groups:
         return None
     published: State[Any] = publish(root, groups, methods, return_state=True)
     for dataset, setting in groups:
-        comparison = compare(lineage.Lock(root), dataset, setting, methods)
+        comparison = compare(lockfile.Lock(root), dataset, setting, methods)
         create_markdown_artifact(
             key=f"comparison-{comparison.group}".lower().replace("_", "-"),
             markdown=cards.overview(comparison),
@@ -189,11 +209,11 @@ def _show(root: Path, planned: Sequence[Step]) -> State[Any] | None:
 def made(root: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
     """Return the data sets and settings, of those that stages register, whose methods are all judged."""
     datasets, settings, methods = (
-        lineage.listed(root, "datasets"),
-        lineage.listed(root, "settings"),
-        lineage.listed(root, "methods"),
+        lockfile.listed(root, "datasets"),
+        lockfile.listed(root, "settings"),
+        lockfile.listed(root, "methods"),
     )
-    done = set(lineage.Lock(root).entries) if (root / "dvc.lock").exists() else set()
+    done = set(lockfile.Lock(root).entries) if (root / "dvc.lock").exists() else set()
     done -= set(dvc.status(root))
     cells = ("train", "evaluate")
     return [

@@ -15,13 +15,17 @@ from prefect.states import Completed, Failed
 
 from flows.parameters import Retraining, checked
 from flows.pipeline import pipeline, publish
-from metashot import champions, dvc, git, lineage, params
-from metashot.compare import accuracy, compare, decision_path
-from metashot.data import source
+from flows.plan import plan
+from metashot.config import check, pin
 from metashot.errors import MetashotError
-from metashot.plan import plan
+from metashot.formatting import accuracy
+from metashot.lineage import lockfile
+from metashot.project import dvc, find_root, git
+from metashot.results import champions
+from metashot.results.compare import compare
+from metashot.results.decision import decision_path
 
-COMMITTED = ("params.yaml", "dvc.lock", lineage.CHAMPIONS)  # what a retraining changes of what git keeps
+COMMITTED = ("params.yaml", "dvc.lock", lockfile.CHAMPIONS)  # what a retraining changes of what git keeps
 NO_CHANGE, UNPUBLISHED = "No change", "Unpublished"
 REGISTER = "register@", "register_cross@"  # the stages that need MLflow
 
@@ -61,7 +65,7 @@ def retrain(
     except MetashotError as error:
         return Failed(message=str(error))
     try:
-        outcome = _retrain(lineage.find_root(Path.cwd()), branch, tag, push, jobs)
+        outcome = _retrain(find_root(Path.cwd()), branch, tag, push, jobs)
     except MetashotError as error:
         outcome = Failed(message=str(error))
     if notify and outcome.name != NO_CHANGE:
@@ -71,7 +75,7 @@ def retrain(
 
 def _retrain(root: Path, branch: str, tag: bool, push: bool, jobs: int | None) -> State[Any]:
     _check(root)
-    groups = [(d, s) for d in lineage.listed(root, "datasets") for s in lineage.listed(root, "settings")]
+    groups = [(d, s) for d in lockfile.listed(root, "datasets") for s in lockfile.listed(root, "settings")]
     if new := refresh(root):
         commit(root, branch, f"New data: {', '.join(new)}")
     steps = plan(root)
@@ -86,7 +90,7 @@ def _retrain(root: Path, branch: str, tag: bool, push: bool, jobs: int | None) -
             return Failed(message=made.message)
         waits, said = bool(left) or not made.is_completed(), made.message
     else:  # what MLflow lacks, as it was down or is new, it gets all the same
-        published = publish(root, groups, lineage.listed(root, "methods"), return_state=True)
+        published = publish(root, groups, lockfile.listed(root, "methods"), return_state=True)
         waits = not published.is_completed()
         said = (
             str(published.result(raise_on_failure=False)) if waits else f"{len(steps)} stages are up to date"
@@ -109,7 +113,7 @@ def _name(todo: Sequence[str]) -> str:
 
 def _check(root: Path) -> None:
     """Raise a MetashotError for parameters that are wrong, and for code that no commit holds."""
-    params.check(root / "params.yaml")
+    check.check(root / "params.yaml")
     others = [f":(exclude,top){path}" for path in COMMITTED]
     if changed := git.run(
         root, "status", "--porcelain", "--untracked-files=normal", "--", ":/", *others
@@ -123,7 +127,7 @@ def _check(root: Path) -> None:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def refresh(root: Path) -> list[str]:
     """Pin the present content of every local data set; returns those that are new."""
-    new = [dataset for dataset in lineage.listed(root, "datasets") if source.refresh(root, dataset)]
+    new = [dataset for dataset in lockfile.listed(root, "datasets") if pin.refresh(root, dataset)]
     get_run_logger().info("new data: %s", ", ".join(new) or "none")
     return new
 
@@ -132,13 +136,13 @@ def refresh(root: Path) -> list[str]:
 def adopt(root: Path, dataset: str, setting: str) -> None:
     """Make the champion the incumbent that new models have to beat, if it is not so already."""
     group = f"{dataset}-{setting}"
-    pointer, decided = f"{lineage.CHAMPIONS}/{group}.dvc", decision_path(group)
-    if not (root / "dvc.lock").exists() or f"gate@{group}" not in lineage.Lock(root).entries:
+    pointer, decided = f"{lockfile.CHAMPIONS}/{group}.dvc", decision_path(group)
+    if not (root / "dvc.lock").exists() or f"gate@{group}" not in lockfile.Lock(root).entries:
         return
     # What a run that was killed may have taken away
     dvc.output(root, "checkout", "--force", decided, *([pointer] if (root / pointer).exists() else []))
     champion = json.loads((root / decided).read_text(encoding="utf-8"))["champion"]
-    incumbents = {cell.weights for _, cell in lineage.adopted(root, dataset, setting)}
+    incumbents = {cell.weights for _, cell in lockfile.adopted(root, dataset, setting)}
     # After a run that failed half-way some results are no more those that were judged; but it has adopted
     if champion and champion["model"] not in incumbents:
         champions.adopt(root, dataset, setting)
@@ -179,7 +183,7 @@ def _story(root: Path, name: str, groups: Sequence[Group]) -> str:
     verdicts, reasons = [], []
     for dataset, setting in groups:
         group = f"{dataset}-{setting}"
-        decision = compare(lineage.Lock(root), dataset, setting, lineage.listed(root, "methods")).decision
+        decision = compare(lockfile.Lock(root), dataset, setting, lockfile.listed(root, "methods")).decision
         champion = "no champion"
         if decision.champion:
             shown = accuracy(decision.champion.accuracy, decision.champion.ci95)

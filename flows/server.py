@@ -21,8 +21,9 @@ from typing import Any
 
 import requests
 
-from metashot import network, scratch
+from metashot import network
 from metashot.errors import MetashotError
+from metashot.project import attempts
 
 ANSWER = 10.0  # seconds that a server is given to answer
 START = 120.0  # seconds that a temporary one is given to start: a busy machine takes one
@@ -78,7 +79,7 @@ def temporary(root: Path) -> str:
             f"Prefect cannot write to {home} ({error.strerror}): name another folder in PREFECT_HOME; "
             f"{WITHOUT}"
         ) from None
-    log = root / scratch.FOLDER / "logs/prefect.log"
+    log = root / attempts.FOLDER / "logs/prefect.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -26,9 +26,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Completed, Crashed, Failed
 
 from flows.parameters import Making, checked
-from metashot import dvc, git, lineage, scratch
+from flows.plan import Step
 from metashot.errors import MetashotError, line
-from metashot.plan import Step
+from metashot.lineage import lockfile
+from metashot.project import attempts, dvc, git
 
 NAME = "make-remotely"
 POLL = 1.0  # seconds between looks at a worker's flow run
@@ -156,9 +157,9 @@ def make(root: Path, target: str, pool: str, commit: str, echo: Callable[[str], 
     if not outcome.is_completed():
         raise MetashotError(f"{target} on pool {pool}: {outcome.name}")
     echo(f"made on pool {pool}: {line(outcome.message)}")
-    before = scratch.read_status(root, target)
+    before = attempts.read_status(root, target)
     dvc.make(root, target, pull=True, echo=echo)
-    if scratch.read_status(root, target) != before:
+    if attempts.read_status(root, target) != before:
         echo(f"warning: {target} was made again here: the DVC remote lacks what the worker made")
 
 
@@ -216,7 +217,7 @@ def _check_pool(client: SyncPrefectClient, pool: str) -> None:
 
 def _summary(root: Path, target: str) -> str:
     """What was made, where, and how long it took."""
-    entry = lineage.Lock(root).entries[target]
+    entry = lockfile.Lock(root).entries[target]
     said = [f"key {entry.key[:12]}, result {entry.result[:12]}"]
     for out in entry.outs:
         record = root / str(out["path"]) / "record.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from metashot.errors import MetashotError
 
+CACHE = "__pycache__"  # which DVC ignores (.dvcignore)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota, limit of the process
 
 
@@ -53,7 +54,7 @@ def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
 def md5(path: Path) -> str:
     """DVC's digest of a file, its md5, or of a folder (``<md5 of its sorted listing>.dir``)."""
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.is_file())
+        inside = (file for file in path.rglob("*") if file.is_file() and CACHE not in file.parts)
         return folder_md5({file.relative_to(path).as_posix(): md5(file) for file in inside})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
@@ -63,6 +64,16 @@ def folder_md5(md5s: Mapping[str, str]) -> str:
     """DVC's name of a folder, from the md5 of each file by its path within: of a listing sorted by path."""
     listing = json.dumps([{"md5": md5s[path], "relpath": path} for path in sorted(md5s)])
     return hashlib.md5(listing.encode()).hexdigest() + ".dir"
+
+
+def canonical(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a value's canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -13,31 +13,31 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metashot import code  # noqa: F401 - before all others, whose digests it takes
+from metashot.project import code  # noqa: F401 - before all others, whose digests it takes
 
 # isort: split
-from metashot import params
-from metashot.declared import unchanged
+from metashot.config import params
 from metashot.errors import MetashotError, Preempted
 from metashot.files import replacing
 from metashot.output import prepare, say
-from metashot.scratch import Attempt
+from metashot.project.attempts import Attempt
+from metashot.project.declared import unchanged
 
 PARAMS = Path("params.yaml")
 _MEMORY = re.compile("out of memory|allocate memory")  # torch's words
 
 
 def read_params(key: str, type_: Any) -> Any:
-    """Section ``key`` of params.yaml, as in `metashot.params.read`."""
+    """Section ``key`` of params.yaml, as in `metashot.config.params.read`."""
     return params.read(PARAMS, key, type_)
 
 
 def run(main: Callable[..., None]) -> None:
     """Call ``main`` with the command line's arguments, and with this ``attempt`` if it asks for it.
 
-    The outcome goes into the stage's status (`metashot.scratch`). A user's mistake, or a lack of memory,
-    ends as one line and status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and status 75
-    (EX_TEMPFAIL).
+    The outcome goes into the stage's status (`metashot.project.attempts`). A user's mistake, or a lack of
+    memory, ends as one line and status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and
+    status 75 (EX_TEMPFAIL).
     """
     prepare()
     parameters = dict(inspect.signature(main).parameters)

@@ -5,14 +5,14 @@ The output says the same whenever it is there, so that a changed but valid param
 
 from pathlib import Path
 
-from metashot import params
+from metashot.config import check
 from metashot.files import replacing
 from stages import PARAMS, run
 
 
 def main() -> None:
     """Check params.yaml; leave ``data/params.ok``."""
-    params.check(PARAMS)
+    check.check(PARAMS)
     with replacing(Path("data/params.ok")) as partial:
         partial.write_text("params.yaml is valid\n")
 

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from metashot import methods, runtime
+from metashot.config.params import Threads
 from metashot.data import store
-from metashot.episodes import load_manifest
 from metashot.errors import MetashotError
-from metashot.evaluation import correct_queries
 from metashot.files import md5, replacing
-from metashot.params import Threads
-from metashot.statistics import mean_and_interval
+from metashot.learning.evaluation import correct_queries
+from metashot.learning.models import methods, runtime
+from metashot.learning.models.episodes import load_manifest
+from metashot.learning.statistics import mean_and_interval
 from stages import read_params, run
 
 

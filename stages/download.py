@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from metashot.data.source import source
+from metashot.config.params import Name
+from metashot.data.sources import SOURCES
 from metashot.files import replacing
-from metashot.params import Name
 from stages import read_params, run
 
 
 def main(dataset: str) -> None:
     """Fill ``data/raw/<dataset>``; an interrupted download is resumed by the next one."""
-    module = source(read_params(f"data.{dataset}.source", Name))
+    module = SOURCES[read_params(f"data.{dataset}.source", Name)]
     raw = read_params(f"data.{dataset}.raw", module.Raw)
     with replacing(Path("data/raw", dataset), resume=True) as partial:
         partial.mkdir(exist_ok=True)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from metashot.config.params import Seed, Setting
 from metashot.data import store
-from metashot.episodes import sample
 from metashot.files import replacing
-from metashot.params import Seed, Setting
+from metashot.learning.models.episodes import sample
 from stages import read_params, run
 
 

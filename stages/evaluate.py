@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metashot import methods, runtime
+from metashot.config.params import ExtraSetting, Name, Seed, Threads
 from metashot.data import store
-from metashot.episodes import load_manifest
-from metashot.evaluation import correct_in_each, correct_queries
 from metashot.files import md5, replacing
-from metashot.params import ExtraSetting, Name, Seed, Threads
-from metashot.record import Record
-from metashot.statistics import mean_and_interval
+from metashot.learning.evaluation import correct_in_each, correct_queries
+from metashot.learning.models import methods, runtime
+from metashot.learning.models.episodes import load_manifest
+from metashot.learning.statistics import mean_and_interval
+from metashot.lineage.record import Record
 from stages import read_params, run, write_csv
 
 UNTRAINED_EPISODES = 100  # the first of the test episodes: enough to tell it from the trained network

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from metashot import gate
-from metashot.compare import decision_path
+from metashot.config.params import Gate, Threads
 from metashot.files import replacing
-from metashot.params import Gate, Threads
+from metashot.results import gate
+from metashot.results.decision import decision_path
 from stages import read_params, run
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from metashot.cards import write_report
-from metashot.compare import compare
-from metashot.lineage import Lock
+from metashot.lineage.lockfile import Lock
 from metashot.output import say
+from metashot.results.cards import write_report
+from metashot.results.compare import compare
 from stages import read_params, run
 
 
@@ -15,9 +15,9 @@ def main(dataset: str, setting: str) -> None:
     methods = read_params("methods", list[str])
     write_report(compare(Lock(root), dataset, setting, methods), root / "reports")
 
-    from metashot import publishing  # slow to import
+    from metashot.registry import publish  # slow to import
 
-    for published in publishing.publish(root, [(dataset, setting)], methods):
+    for published in publish.publish(root, [(dataset, setting)], methods):
         say(published)
 
 

@@ -8,9 +8,9 @@ from stages import read_params, run
 
 def main(dataset: str, other: str, setting: str) -> None:
     """Publish once more: the tests on the other data set came after the models."""
-    from metashot import publishing  # slow to import
+    from metashot.registry import publish  # slow to import
 
-    for published in publishing.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
+    for published in publish.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
         say(published)
 
 

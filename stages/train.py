@@ -8,16 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metashot import backbones, methods, runtime
-from metashot.augmentation import Augment
+from metashot.config.params import Seed, Threads, training
 from metashot.data import store
-from metashot.episodes import load_manifest
 from metashot.files import replacing
-from metashot.methods.base import Problem
-from metashot.params import Seed, Threads, named, training
-from metashot.record import Record
-from metashot.scratch import Attempt
-from metashot.training import train
+from metashot.learning.augmentation import Augment
+from metashot.learning.models import backbones, methods, runtime
+from metashot.learning.models.episodes import load_manifest
+from metashot.learning.models.methods.base import Problem
+from metashot.learning.training import train
+from metashot.lineage.record import Record
+from metashot.project.attempts import Attempt
 from stages import PARAMS, read_params, run, write_csv
 
 
@@ -34,12 +34,12 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
             with suppress(OSError):  # a training outlives the reader of its output
                 os.write(1, line.encode())
 
-    cls = methods.method_class(method)
+    cls = methods.METHODS[method]
     seed: int = read_params("seed", Seed)
     threads: int = read_params("threads", Threads)
     usual = read_params(f"method.{method}", cls.params_type)
     budget = read_params(f"data.{dataset}.budget.{method}", Any)
-    backbone = read_params(f"data.{dataset}.backbone", named(backbones.Params))
+    backbone = read_params(f"data.{dataset}.backbone", backbones.BACKBONES)
     augment: Augment = read_params(f"data.{dataset}.augment", Augment)
     steps, hyper = training(PARAMS, f"data.{dataset}.budget.{method}", usual, budget)
 

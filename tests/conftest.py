@@ -38,12 +38,12 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose published models are real, with random weights."""
     import synthetic  # slow to import, and so is MLflow
 
-    from metashot import publishing
+    from metashot.registry import publish
 
     folder = tmp_path_factory.mktemp("registered") / "repository"
     root = synthetic.make(folder, synthetic.MODELS, synthetic.save_random)
     synthetic.give_database(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        publishing.publish(root, [("glyphs", "5w1s")], list(synthetic.MODELS))
+        publish.publish(root, [("glyphs", "5w1s")], list(synthetic.MODELS))
     return root

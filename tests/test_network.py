@@ -19,8 +19,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from project import ROOT, wait_until
 
 from flows import server
-from metashot import network, tracking
+from metashot import network
 from metashot.errors import MetashotError
+from metashot.registry import tracking
+
+pytestmark = pytest.mark.slow
 
 PROXIES = "http_proxy", "https_proxy", "all_proxy"
 

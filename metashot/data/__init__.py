@@ -1,7 +1,7 @@
 """Samples in, tensors out: sources, decoders, the Parquet store."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -38,7 +38,7 @@ class Form:
     """What every sample of a data set is.
 
     Attributes:
-        kind: Which module of `metashot.data` decodes it: ``images``, ``texts``.
+        kind: Which module of `metashot.data.kinds` decodes it: ``images``, ``texts``.
         shape: Of a sample: ``[C, H, W]`` for pictures.
         dtype: NumPy's name of its type; ``uint8`` is scaled to [0, 1] for the network.
         decoding: What the decoder has to know.
@@ -58,6 +58,21 @@ class Form:
     def nbytes(self) -> int:
         """Bytes of a sample."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Item(NamedTuple):
+    """A sample before it is decoded."""
+
+    key: Key
+    read: Callable[[], bytes]
+    """Its bytes; MetashotError where they cannot be read. Called from any thread."""
+    origin: str
+    """Where it lies, for a person who has to mend it."""
+
+
+def ordered(items: Iterable[Item]) -> list[Item]:
+    """Samples by split, class and name."""
+    return sorted(items, key=lambda item: (item.key.split, item.key.path, item.key.name))
 
 
 def label_of(value: object) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metashot.data import Form, store
-from metashot.data.source import Item, Prepare, Source, decoder
+from metashot.data import Form, Item, store
+from metashot.data.kinds import KINDS
+from metashot.data.sources import Prepare, Source
 from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
 from metashot.output import say
@@ -168,7 +169,7 @@ def _decoded(
 
     Raises MetashotError that says which samples cannot be decoded, once for each reason, or why none can.
     """
-    decode = decoder(form).decode
+    decode = KINDS[form.kind].decode
     failures: list[tuple[str, str]] = []
 
     def decode_some(some: Sequence[Item]) -> list[tuple[Any, bytes]]:

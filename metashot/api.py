@@ -1,0 +1,216 @@
+"""What a person uses from a notebook: samples, episodes, methods, training, evaluation, saved models.
+
+Reached as ``import metashot``, which loads each name when it is first used. Nothing here needs DVC, Prefect
+or params.yaml; MLflow is imported by `load_registered` alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metashot.data import Form, Split, store
+from metashot.data.preprocess import preprocess
+from metashot.data.sources import SOURCES
+from metashot.data.store import SampleSet
+from metashot.errors import MetashotError
+from metashot.learning import evaluation, statistics, training
+from metashot.learning.models import methods, runtime
+from metashot.learning.models.backbones import params_of
+from metashot.learning.models.episodes import Manifest, sample
+from metashot.learning.models.methods import METHODS
+from metashot.learning.models.methods.base import Method, Problem
+from metashot.learning.statistics import Difference
+from metashot.learning.training import Progress
+
+__all__ = [
+    "Difference",
+    "Evaluation",
+    "Form",
+    "Manifest",
+    "MetashotError",
+    "Method",
+    "Progress",
+    "SampleSet",
+    "build",
+    "compare",
+    "draw_episodes",
+    "evaluate",
+    "load",
+    "load_registered",
+    "load_samples",
+    "make_samples",
+    "save",
+    "train",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on episodes.
+
+    Attributes:
+        accuracies: Fraction of the queries of each episode that were answered correctly: ``[E]``.
+        accuracy: Their mean.
+        ci95: Half width of its 95 % interval.
+    """
+
+    accuracies: NDArray[np.float64]
+    accuracy: float
+    ci95: float
+
+
+def make_samples(
+    source: str, folder: Path | str, *, raw: Mapping[str, Any], prepare: Mapping[str, Any]
+) -> Path:
+    """Get the raw files of a source, and prepare its samples; return the Parquet file.
+
+    Args:
+        source: Such as ``glyphs`` or ``omniglot``: a module of `metashot.data.sources`.
+        folder: Where the raw files and the Parquet file are written.
+        raw: Parameters of the source, as ``data.<dataset>.raw`` of params.yaml has them.
+        prepare: How samples are prepared, as ``data.<dataset>.prepare``.
+
+    Raises:
+        MetashotError: There is no such source, or its files cannot be had or read.
+        TypeError, ValueError: It has no such parameters.
+    """
+    module, directory = SOURCES[source], Path(folder) / "raw"
+    settings = module.Prepare(**prepare)
+    directory.mkdir(parents=True, exist_ok=True)
+    module.download(module.Raw(**raw), directory)
+    target = Path(folder) / "samples.parquet"
+    preprocess(module, settings, directory, target)
+    return target
+
+
+def load_samples(path: Path | str, split: Split) -> SampleSet:
+    """Read one split, ``train``, ``val`` or ``test``, of a Parquet file that metashot made.
+
+    Raises:
+        MetashotError: It is not such a file, or has no such split.
+    """
+    return store.load(Path(path), split)
+
+
+def draw_episodes(
+    samples: SampleSet, *, n_way: int, k_shot: int, n_query: int, episodes: int, seed: int = 0
+) -> Manifest:
+    """Draw N-way K-shot episodes: classes, support and query samples, all without replacement.
+
+    Raises:
+        MetashotError: There are too few classes, or too few samples in one.
+    """
+    return sample(samples, n_way=n_way, k_shot=k_shot, n_query=n_query, episodes=episodes, seed=seed)
+
+
+def build(
+    method: str, samples: SampleSet, *, backbone: Mapping[str, Any], seed: int = 0, **hyper: Any
+) -> Method:
+    """Return an untrained method on the best device there is.
+
+    Args:
+        method: Such as ``prototypical`` or ``maml``.
+        samples: The training split, whose form and number of classes the network is made for.
+        backbone: Parameters of the embedding network with its ``name``, as ``data.<dataset>.backbone``.
+        seed: Of the initial weights.
+        hyper: Hyper-parameters, as ``method.<method>`` of params.yaml.
+
+    Raises:
+        MetashotError: There is no such method or backbone, or it takes no such samples.
+        TypeError, ValueError: It has no such parameters.
+    """
+    cls = METHODS[method]
+    problem = Problem(samples.form, params_of(backbone), len(samples.class_names))
+    with runtime.reproducible(seed):
+        return cls(cls.params_type(**hyper), problem).to(runtime.best_device())
+
+
+def train(
+    method: Method,
+    samples: SampleSet,
+    episodes: Manifest,
+    val_samples: SampleSet,
+    val_episodes: Manifest,
+    *,
+    steps: int,
+    seed: int = 0,
+    log: training.Log = lambda step, values: None,
+) -> Progress:
+    """Meta-train a method in place, and leave it with the weights that validated best.
+
+    Args:
+        method: As `build` returns it; learning rate, episodes in a step and ``train_way`` are its parameters.
+        samples: The training split.
+        episodes: Of the training split, with ``train_way`` classes or more.
+        val_samples: The validation split.
+        val_episodes: Of the validation split.
+        steps: Outer steps.
+        seed: Of the order of episodes.
+        log: Called with the step and named values, such as ``train_loss`` and ``val_accuracy``.
+
+    Raises:
+        MetashotError: The training diverged, or the episodes have too few classes.
+    """
+    params = method.params
+    with runtime.reproducible(seed):
+        return training.train(
+            *(method, samples, episodes, val_samples, val_episodes),
+            lr=params.lr,
+            meta_batch=params.meta_batch,
+            steps=steps,
+            seed=seed,
+            log=log,
+        )
+
+
+def evaluate(method: Method, samples: SampleSet, episodes: Manifest) -> Evaluation:
+    """Answer the queries of every episode.
+
+    Args:
+        method: Trained, or not.
+        samples: The split that the episodes are of.
+        episodes: At least 2 of them.
+    """
+    device = next(method.parameters()).device
+    correct = evaluation.correct_queries(method, samples.tensor(device), episodes)
+    accuracies = correct / episodes.queries
+    return Evaluation(accuracies, *statistics.mean_and_interval(accuracies))
+
+
+def compare(first: Evaluation, second: Evaluation) -> Difference:
+    """Hold one model against another on the same episodes, episode by episode."""
+    return statistics.paired(first.accuracies, second.accuracies)
+
+
+def save(method: Method, folder: Path | str) -> None:
+    """Write a method into a folder: ``model.safetensors`` and ``model.json``."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    methods.save(method, Path(folder))
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Method:
+    """Read a method that `save` wrote, ready to predict.
+
+    Raises:
+        MetashotError: There is none, or its files are damaged.
+    """
+    return methods.load(Path(folder), device)
+
+
+def load_registered(uri: str) -> Any:
+    """Load a registered model, such as ``models:/glyphs-5w1s@champion``: MLflow's pyfunc, with ``predict``.
+
+    It is of the tracking store that MLFLOW_TRACKING_URI names, or else of the repository that the working
+    directory lies in.
+
+    Raises:
+        MetashotError: MLflow is not reachable, or has no such model.
+    """
+    from metashot.registry.tracking import load_model
+
+    return load_model(uri)

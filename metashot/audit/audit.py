@@ -1,0 +1,230 @@
+"""Whether what MLflow says of a registered version is so, recomputed from the bytes that git and DVC hold.
+
+Nothing is believed that can be computed: digests are taken anew, accuracies are averaged again over the
+episodes, the lineage document of a version is held against dvc.lock at the commit it names, and MLflow's
+numbers against the files. What is gone cannot be checked, and is never called verified.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from ruamel.yaml.error import YAMLError
+
+from metashot.audit.checks import Claim
+from metashot.audit.evidence import Differs, Evidence, Memory, Unknown, where
+from metashot.errors import MetashotError
+from metashot.files import replacing
+from metashot.lineage import history
+from metashot.lineage.lockfile import Lock
+from metashot.lineage.objects import Missing
+from metashot.project.attempts import FOLDER as SCRATCH
+from metashot.registry import carried, runs, signing, tracking
+from metashot.registry.tracking import Registered
+from metashot.results.decision import decision_path
+
+Verdict = Literal["ok", "fails", "cannot check"]
+SHAPELESS = (  # what reading comes to where what was edited has not the shape it had
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    YAMLError,
+    pa.ArrowException,
+)
+MEMORY = SCRATCH / "audit.json"  # what earlier audits computed from bytes, by digest
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its name, the verdict, and what was found, differs or is gone."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The checks of a registered version, ``<model>/<number>``, or of a registered model's aliases."""
+
+    name: str
+    checks: list[Check]
+
+    @property
+    def verdict(self) -> Literal["verified", "refuted", "incomplete"]:
+        """``refuted`` if a check fails, else ``incomplete`` if one could not be made."""
+        verdicts = {check.verdict for check in self.checks}
+        if "fails" in verdicts:
+            return "refuted"
+        return "incomplete" if "cannot check" in verdicts else "verified"
+
+
+def audit(
+    root: Path, wanted: str | None = None, *, fresh: bool = False, signers: Path | None = None
+) -> list[Audited]:
+    """Audit one version, or every version and the aliases of every registered model.
+
+    Args:
+        root: The repository.
+        wanted: ``MODEL``, ``MODEL@ALIAS`` or ``MODEL/VERSION``; with a model alone all its versions.
+        fresh: Forget what earlier audits computed.
+        signers: Folder of the public keys that are trusted; by default that of the repository.
+
+    Raises:
+        MetashotError: MLflow is not reachable, or has no such version.
+    """
+    found = []
+    if fresh:
+        history.forget(root)
+    with tracking.connect(root) as client, _memory(root / MEMORY, fresh) as memory:
+        evidence, trusted = Evidence(root, memory), signers or root / signing.SIGNERS
+        models, one = tracking.registered_models(client), None
+        if wanted:
+            resolved = tracking.resolve(client, wanted)
+            models = [client.get_registered_model(resolved.entry.name)]
+            one = resolved.name if any(mark in wanted for mark in "@/") else None
+        for model in models:
+            try:
+                versions = tracking.registered(client, model)
+            except MetashotError as error:
+                found.append(Audited(model.name, [Check("versions", "fails", str(error))]))
+                continue
+            twins = defaultdict(list)
+            for version in versions:
+                twins[_identity(version)].append(version.name)
+            for version in versions:
+                if one in (None, version.name):
+                    found.append(_version(Claim(evidence, version, twins[_identity(version)], trusted)))
+            found.append(_model(evidence, model, versions))
+    return found
+
+
+def signable(root: Path, wanted: str) -> tuple[dict[str, Any], str, dict[str, bytes]]:
+    """Return what a signature of a version is over: its lineage, the digest of its code, and its files.
+
+    Raises:
+        MetashotError: There is no such version, or its model is not what publish writes.
+    """
+    with tracking.connect(root) as client, _memory(root / MEMORY, False) as memory:
+        claim = Claim(Evidence(root, memory), tracking.resolve(client, wanted), [], root / signing.SIGNERS)
+        try:
+            claim.model()
+        except (Differs, Unknown) as error:
+            raise MetashotError(f"{claim.version.name} cannot be signed: {error}") from None
+        return claim.document, claim.version.entry.tags[carried.CODE], claim.described
+
+
+def _version(claim: Claim) -> Audited:
+    """Every check of a version; one that fails does not keep others from being made."""
+    lineage = _check("lineage", claim.lineage)
+    try:
+        _ = claim.cell
+    except (Differs, *SHAPELESS):  # there is nothing to hold anything against
+        return Audited(claim.version.name, [lineage])
+    checks = {
+        "registry": claim.registry,
+        "commit": claim.commit,
+        "code": claim.code,
+        "bytes": claim.bytes,
+        "data": claim.data,
+        "episodes": claim.episodes,
+        "model": claim.model,
+        "parameters": claim.parameters,
+        "records": claim.records,
+        "metrics": claim.metrics,
+        "curves": claim.curves,
+        "card": claim.card,
+        "one result": claim.one_result,
+        "signature": claim.signature,
+    }
+    return Audited(claim.version.name, [lineage, *(_check(name, check) for name, check in checks.items())])
+
+
+def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audited:
+    """The checks of a registered model: the decision that counts, and that the aliases follow it."""
+    name = model.name
+
+    def latest() -> tuple[Lock, str]:
+        decisions = evidence.decisions(name)
+        if not decisions:
+            raise Unknown(f"no dvc.lock here has gate@{name}: `git fetch`")
+        return decisions[-1]
+
+    def decision() -> str:
+        lock, counts = latest()
+        told = model.tags.get(tracking.DECISION)
+        if told != counts:
+            known = "another" if told in [md5 for _, md5 in evidence.decisions(name)] else "an unknown"
+            said = f"MLflow follows {known} decision, {str(told)[:12]}"
+            raise Differs(f"{said}, not that of {where(lock)}, {counts[:12]}: run `metashot publish`")
+        evidence.one_result(lock.entries[f"gate@{name}"])
+        evidence.judged(lock, name, evidence.decision(counts))
+        return f"{decision_path(name)} of {where(lock)}"
+
+    def aliases() -> str:
+        decided = evidence.decision(latest()[1])
+        by_alias = {alias: version for version in versions for alias in version.aliases}
+        standing: dict[str | None, str] = {}
+        for alias in tracking.ALIASES:
+            named, version = getattr(decided, alias), by_alias.get(alias)
+            weights = _weights(version.lineage) if version else None
+            if weights != (named.model if named else None):
+                there = f"at {version.name}" if version else "at no version"
+                wanted = f"{named.method} with model {named.model[:12]}" if named else "none"
+                raise Differs(f"{alias} is {there}, but the gate decided for {wanted}")
+            if version:
+                standing[version.entry.run_id] = alias
+        for version in versions:
+            said, now = version.run.data.tags.get(runs.STANDING), standing.get(version.entry.run_id)
+            if said != now:
+                raise Differs(f"the run of {version.name} is labelled {said}; by the aliases it is {now}")
+        return ", ".join(f"{alias} {version.name}" for alias, version in sorted(by_alias.items())) or "none"
+
+    return Audited(name, [_check("decision", decision), _check("aliases", aliases)])
+
+
+def _identity(version: Registered) -> tuple[str, str]:
+    tags = version.entry.tags
+    return tags.get(carried.RESULT, ""), tags.get(carried.CODE, "")
+
+
+def _weights(document: dict[str, Any]) -> str:
+    """DVC's digest of the model in a lineage."""
+    name, method = document["name"], document["method"]
+    outs = document["stages"][f"train@{name}-{method}"]["outs"]
+    return next(str(out["md5"]) for out in outs if out["path"] == f"models/{name}/{method}")
+
+
+def _check(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", check())
+    except (Unknown, Missing) as error:
+        return Check(name, "cannot check", str(error))
+    except (Differs, MetashotError) as error:
+        return Check(name, "fails", str(error))
+    except SHAPELESS as error:
+        return Check(name, "fails", f"not laid out as metashot writes it ({type(error).__name__}: {error})")
+
+
+@contextmanager
+def _memory(path: Path, fresh: bool) -> Iterator[Memory]:
+    """What earlier audits computed from bytes; kept for later ones, whatever the verdicts."""
+    memory: Memory = {}
+    if path.exists() and not fresh:
+        try:
+            memory = json.loads(path.read_text())
+        except ValueError:  # not whole after a loss of power
+            memory = {}
+    yield memory
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(memory))

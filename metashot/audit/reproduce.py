@@ -1,0 +1,251 @@
+"""A registered model made again from its raw files, and compared with what is on record.
+
+MLflow says which result a version is, and no more: commands, paths and digests are those of dvc.lock, code
+and parameters those of commits that a branch or tag leads to. So a store that somebody else has written
+to chooses neither what is run nor where anything is written.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from metashot import files
+from metashot.audit.evidence import Differs, Evidence, Unknown, same, where
+from metashot.data.kinds.sentences import ENCODER
+from metashot.errors import MetashotError
+from metashot.lineage import history
+from metashot.lineage.history import PastLock
+from metashot.lineage.lockfile import Cell, Lock
+from metashot.lineage.objects import FOLDER
+from metashot.project import closure, git
+from metashot.project.entries import RECORDS, Entry, self_and_parents
+from metashot.registry.carried import RESULT
+from metashot.registry.tracking import COMMIT, Registered
+
+Tree = tuple[str, str | None]  # a commit, and the digest of the changes that its tree had
+
+TOLERANCE = 0.01  # of the accuracy, as a fraction, where the device or a package is another one
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A version and the same made again.
+
+    Attributes:
+        version: ``<model>/<number>``.
+        verdict: Whether every file has the same bits; or, made on another device or with other packages, an
+            accuracy within the tolerance; or neither.
+        files: Of each file of the result: md5 on record, md5 now.
+        accuracy: On record, and now.
+        differences: What is another device or package than on record, a line each.
+        tolerance: Of the accuracy.
+        seconds: Training and evaluation together: on record, and now.
+    """
+
+    version: str
+    verdict: Literal["bit-equal", "within tolerance", "differs"]
+    files: Mapping[str, tuple[str, str | None]]
+    accuracy: tuple[float, float]
+    differences: list[str]
+    tolerance: float
+    seconds: tuple[float, float]
+
+
+def reproduce(root: Path, version: Registered, tolerance: float = TOLERANCE) -> Reproduced:
+    """Make a version again: samples and episodes from its raw files, then training and evaluation.
+
+    Nothing of the repository changes: the work is done in worktrees of its own, which are removed.
+
+    Args:
+        root: The repository.
+        version: The version.
+        tolerance: Largest difference of accuracies that is accepted from another device or other packages.
+
+    Raises:
+        MetashotError: No dvc.lock has its result, commit or data are gone, or a stage failed.
+    """
+    try:
+        evidence = Evidence(root, {})
+        with ExitStack() as stack:
+            return _Reproduction(evidence, version, stack).compare(tolerance)
+    except (Differs, Unknown) as error:
+        raise MetashotError(f"{version.name}: {error}") from None
+
+
+class _Reproduction:
+    """The stages of a version, made again one after another.
+
+    Args:
+        evidence: What git and DVC hold.
+        version: The version.
+        stack: Removes the worktrees in the end.
+    """
+
+    def __init__(self, evidence: Evidence, version: Registered, stack: ExitStack) -> None:
+        self.evidence, self.version, self.stack = evidence, version, stack
+        self.lock, self.cell = _recorded(evidence, version)
+        self.records = [
+            json.loads(evidence.inside(entry, path).read_text())
+            for entry, path in (
+                (self.cell.train, self.cell.train_record),
+                (self.cell.evaluate, self.cell.evaluate_record),
+            )
+        ]
+        self.makers = {
+            str(out["path"]): entry
+            for entry in self.lock.ancestry(self.cell.train, self.cell.evaluate)
+            for out in entry.outs
+        }
+        self.made: dict[str, Path] = {}  # each output that was made again, and where it lies
+        self.trees: dict[Tree, Path] = {}
+
+    def compare(self, tolerance: float) -> Reproduced:
+        """Make everything again, and hold it against what is on record."""
+        cell = self.cell
+        stages = [
+            self.makers[f"data/processed/{cell.dataset}.parquet"],
+            self.makers[f"data/episodes/{cell.group}"],
+            cell.train,
+            cell.evaluate,
+        ]
+        for entry in stages:
+            same(f"command of {entry.stage} in {where(self.lock)}", entry.cmd, " ".join(entry.command))
+        for entry in stages:
+            self._make(entry)
+        found = {
+            path: pair
+            for entry in stages
+            for out in entry.outs
+            if not str(out["path"]).startswith(RECORDS)
+            for path, pair in self._compared(out).items()
+        }
+        recorded = json.loads(self.evidence.inside(cell.evaluate, cell.metrics).read_text())
+        metrics = json.loads(self._path(cell.metrics).read_text())
+        again = [
+            json.loads(self._path(path).read_text()) for path in (cell.train_record, cell.evaluate_record)
+        ]
+        pairs = zip(self.records, again, strict=True)
+        differences = list(dict.fromkeys(line for old, new in pairs for line in _differences(old, new)))
+        accuracy = recorded["accuracy"], metrics["accuracy"]
+        verdict: Literal["bit-equal", "within tolerance", "differs"] = "differs"
+        if all(old == new for old, new in found.values()):
+            verdict = "bit-equal"
+        elif differences and abs(accuracy[0] - accuracy[1]) <= tolerance:
+            verdict = "within tolerance"
+        seconds = (
+            sum(record["seconds"] for record in self.records),
+            sum(record["seconds"] for record in again),
+        )
+        return Reproduced(self.version.name, verdict, found, accuracy, differences, tolerance, seconds)
+
+    def _make(self, entry: Entry) -> None:
+        """Run a stage where its code and parameters are, on what was made before it."""
+        tree = self._tree(self._commit(entry))
+        for dep in entry.deps:
+            self._lay(tree, dep)
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        prepare = entry.params.get("params.yaml", {}).get(f"data.{self.cell.dataset}.prepare", {})
+        if encoder := prepare.get("encoder"):
+            environment.setdefault(ENCODER, str(self.evidence.root / encoder))
+        done = subprocess.run(
+            [sys.executable, *entry.command[1:]],
+            cwd=tree,
+            env=environment,
+            stdout=sys.stderr.fileno(),
+            check=False,
+        )
+        if done.returncode:
+            stage = entry.stage.partition("@")[0]
+            raise MetashotError(f"the {stage} stage failed with status {done.returncode} (see above)")
+        self.made |= {str(out["path"]): tree / str(out["path"]) for out in entry.outs}
+
+    def _commit(self, entry: Entry) -> Tree:
+        """Where a stage's code and parameters are: by its record, or else by those of later stages."""
+        trees: list[Tree] = []
+        for stage, record in zip((self.cell.train, self.cell.evaluate), self.records, strict=True):
+            commit, dirty = record["git"]["commit"], record["git"]["dirty"]
+            if commit is None:
+                raise Unknown("it was not made in a git repository: its code was not recorded")
+            tree = commit, self.evidence.patch(stage) if dirty else None
+            if entry is stage:
+                trees = [tree]
+                break
+            trees.append(tree)
+        else:
+            if isinstance(self.lock, PastLock):
+                trees.append((self.lock.commit, None))
+        return self.evidence.fitting(entry, self.makers, trees)
+
+    def _tree(self, wanted: Tree) -> Path:
+        """A worktree at a commit, with the changes that its tree had."""
+        if wanted in self.trees:
+            return self.trees[wanted]
+        commit, patch = wanted
+        root = self.evidence.root
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="metashot-"))
+        tree = Path(folder) / "tree"
+        git.run(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        self.stack.callback(git.run, root, "worktree", "remove", "--force", str(tree))
+        if patch:
+            git.apply(tree, self.evidence.path(patch))
+        return self.trees.setdefault(wanted, tree)
+
+    def _lay(self, tree: Path, dep: Mapping[str, Any]) -> None:
+        """Lay out what a stage needs of earlier ones: as made again, or raw files as DVC holds them."""
+        path = str(dep["path"])
+        if next(self_and_parents(path, self.made), None):
+            source = self._path(path)
+            if source == tree / path:
+                return
+            held = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+            sources = {str(file.relative_to(source)): file for file in held}
+        elif path.startswith(f"{closure.FOLDER}/") or next(self_and_parents(path, self.makers), None):
+            folder = str(dep["md5"]).endswith(FOLDER)
+            listed = self.evidence.listing(str(dep["md5"])) if folder else {".": str(dep["md5"])}
+            sources = {name: self.evidence.path(md5) for name, md5 in listed.items()}
+        else:  # of the commit
+            return
+        for name, source in sources.items():
+            copy = tree / path / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+    def _path(self, path: str) -> Path:
+        """Where a file lies that was made again."""
+        out = next(self_and_parents(path, self.made))
+        return self.made[out] / PurePosixPath(path).relative_to(out)
+
+    def _compared(self, out: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+        """The md5 of each file of an output on record, and now."""
+        path, md5 = str(out["path"]), str(out["md5"])
+        listed = self.evidence.listing(md5) if md5.endswith(FOLDER) else {".": md5}
+        found = {}
+        for name, old in listed.items():
+            file = self.made[path] / name
+            found[str(PurePosixPath(path) / name)] = old, files.md5(file) if file.is_file() else None
+        return found
+
+
+def _recorded(evidence: Evidence, version: Registered) -> tuple[Lock, Cell]:
+    """The result that a version names, as the dvc.lock of its recorded commit has it, or else another."""
+    commit = version.entry.tags.get(COMMIT)
+    locks: Sequence[Lock] = [evidence.lock(commit)] if commit else evidence.locks
+    return history.find(locks, version.entry.name, str(version.entry.tags.get(RESULT)))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What a record has of another device or package."""
+    lines = []
+    for part in ("device", "versions"):
+        for name, value in old[part].items():
+            if new[part].get(name) != value:
+                lines.append(f"{name}: {value} on record, {new[part].get(name)} now")
+    return lines

@@ -1,0 +1,108 @@
+"""Whether all of params.yaml holds together, used or not."""
+
+import math
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from metashot.config import params
+from metashot.data.kinds import KINDS
+from metashot.data.sources import SOURCES
+from metashot.errors import MetashotError
+from metashot.learning import augmentation
+from metashot.learning.models import backbones, methods
+
+SAMPLE = 10_000_000  # numbers in a sample
+WEIGHTS = 1_000_000_000  # of a backbone
+
+
+def check(path: Path) -> None:
+    """Read every section with its own type, used or not, and follow every name to its section.
+
+    Raises:
+        MetashotError: The first section that is wrong, with the offending key.
+    """
+    for catalogue in (SOURCES, KINDS, methods.METHODS, backbones.BACKBONES):
+        catalogue.check()
+    file: params.File = params.read(path, "", params.File)
+    for key in ("datasets", "settings", "methods"):
+        names = getattr(file, key)
+        if not names or len(set(names)) < len(names):
+            raise MetashotError(f"{path}: {key}: needs at least one name, and each only once")
+    for kind, listed, described in (
+        ("data", file.datasets, file.data),
+        ("setting", file.settings, file.setting),
+        ("method", file.methods, file.method),
+    ):
+        spellings: dict[str, str] = {}
+        for name in described:
+            if (other := spellings.setdefault(name.lower(), name)) != name:
+                raise MetashotError(f"{path}: {kind}.{name}: differs from {other} by case only: rename one")
+        for name in listed:
+            if name not in described:
+                raise MetashotError(f"{path}: {kind}.{name}: missing")
+    for name in {*file.cross.trained_on, *file.cross.tested_on} - {*file.datasets}:
+        raise MetashotError(f"{path}: cross: {name} is not in datasets")
+    if both := {*file.cross.trained_on} & {*file.cross.tested_on}:
+        raise MetashotError(f"{path}: cross: {min(both)} is in trained_on and in tested_on")
+    forms = {}
+    for name, data in file.data.items():
+        try:
+            module = SOURCES[data.source]
+        except MetashotError as error:
+            raise MetashotError(f"{path}: data.{name}.source: {error}") from None
+        params.read(path, f"data.{name}.raw", module.Raw)
+        prepare = params.read(path, f"data.{name}.prepare", module.Prepare)
+        forms[name] = prepare.form
+        backbone = params.read(path, f"data.{name}.backbone", backbones.BACKBONES)
+        augment = params.read(path, f"data.{name}.augment", augmentation.Augment)
+        if (numbers := math.prod(prepare.form.shape)) > SAMPLE:
+            raise MetashotError(
+                f"{path}: data.{name}.prepare: a sample has {numbers:,} numbers, more than {SAMPLE:,}: "
+                "shrink it"
+            )
+        try:
+            weights = backbone.count(prepare.form.shape)
+        except MetashotError as error:
+            raise MetashotError(f"{path}: data.{name}.backbone: {error}") from None
+        if weights > WEIGHTS:
+            raise MetashotError(
+                f"{path}: data.{name}.backbone: has {weights:,} weights, more than {WEIGHTS:,}: shrink it"
+            )
+        if augment.varies and not KINDS[prepare.form.kind].USE.varied:
+            raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
+    for trained, tested in product(file.cross.trained_on, file.cross.tested_on):
+        if unlike := _unlike(forms[trained], forms[tested]):
+            raise MetashotError(
+                f"{path}: cross: {trained} and {tested} do not have samples of one form ({unlike}): prepare "
+                "them alike"
+            )
+    hypers = {}
+    for name in file.method:
+        try:
+            cls = methods.METHODS[name]
+        except MetashotError as error:
+            raise MetashotError(f"{path}: method.{name}: {error}") from None
+        hypers[name] = params.read(path, f"method.{name}", cls.params_type)
+    for name in file.setting:
+        setting: params.Setting = params.read(path, f"setting.{name}", params.Setting)
+        if name in setting.extra:
+            raise MetashotError(f"{path}: setting.{name}.extra.{name}: called like the setting itself")
+    for name, data in file.data.items():
+        if unknown := set(data.budget) - set(file.method):
+            raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method below `method`")
+        for method, said in data.budget.items():
+            params.training(path, f"data.{name}.budget.{method}", hypers[method], said)
+        for method in file.methods if name in file.datasets else ():
+            if method not in data.budget:
+                raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")
+
+
+def _unlike(one: Any, other: Any) -> str:
+    """How two forms of samples differ, in words; empty where they do not."""
+    ways = (asdict(form) for form in (one, other))
+    one, other = ({**form.pop("decoding"), **form} for form in ways)
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    kinds = ["kind"] if "kind" in keys else keys  # of another kind everything is different
+    return ", ".join(f"{key}: {one.get(key)} and {other.get(key)}" for key in kinds)

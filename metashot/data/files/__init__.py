@@ -1,0 +1,1 @@
+"""Files of other people: found, unpacked, divided, read, fetched."""

@@ -1,0 +1,117 @@
+"""Series: numbers of several channels over time, to arrays of one length."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metashot.data import Form
+from metashot.data.kinds.base import Use, described
+from metashot.section import Section
+
+GREATEST = float(np.finfo(np.float32).max)
+
+
+USE = Use(
+    noun="series",
+    column="series",
+    holds="lists of numbers, one for each channel",
+    prepared="Series are brought to the model's length, and prepared as those that it was trained on.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(Section):
+    """How series are made equal: the keys of ``prepare`` that every source of series has.
+
+    Attributes:
+        channels: Their names, in the order that a network gets them.
+        length: Steps in time.
+        fit: What becomes of a series of another length. With ``crop`` its middle counts, and what is shorter
+            gets zeros at both ends; with ``stretch`` it is interpolated, linearly, from first to last step.
+        standardise: ``series``: each channel of each series gets mean 0 and standard deviation 1, before it
+            is fitted, so that only its course counts, and not its level or size. ``none``: as it is.
+    """
+
+    rotations: ClassVar[bool] = False
+
+    channels: tuple[str, ...]
+    length: int
+    fit: Literal["crop", "stretch"]
+    standardise: Literal["series", "none"]
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(set(self.channels)) < len(self.channels):
+            raise ValueError("channels: needs at least one name, and each only once")
+        if not 2 <= self.length <= 1_000_000:
+            raise ValueError(f"length: {self.length} is not between 2 and 1,000,000")
+
+    @property
+    def form(self) -> Form:
+        """See `sources.Prepare`."""
+        decoding = {"channels": list(self.channels), "fit": self.fit, "standardise": self.standardise}
+        return Form("series", (len(self.channels), self.length), "float32", decoding)
+
+
+def encode(series: NDArray[np.float64]) -> bytes:
+    """What `decode` takes, of ``[C, T]``."""
+    return series.astype("<f8").tobytes()
+
+
+def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
+    """A series as ``[C, length]``, and a digest of its numbers. Raises ValueError as `fitted` does."""
+    series = np.frombuffer(content, "<f8").reshape(form.shape[0], -1)
+    return fitted(series, form), hashlib.blake2b(content, digest_size=16).digest()
+
+
+def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
+    """A series ``[C, T]`` as ``[C, length]``; see `Prepare`.
+
+    A channel that never changes becomes 0 where series are standardised.
+
+    Raises ValueError for fewer than two steps, and for what is not a finite number in single precision.
+    """
+    (_, length), steps = form.shape, series.shape[1]
+    if steps < 2:
+        raise ValueError(f"too short: {steps} steps in time, at least 2 are needed")
+    if len(bad := np.argwhere(~(np.abs(series) <= GREATEST))):
+        channel, step = bad[0]
+        name = form.decoding["channels"][channel]
+        raise ValueError(f"without a finite number in channel {name!r} at step {step}")
+    if form.decoding["standardise"] == "series":
+        deviation = series.std(axis=1, keepdims=True)
+        still = np.ptp(series, axis=1, keepdims=True) == 0  # whose deviation may be a rounding error
+        series = (series - series.mean(axis=1, keepdims=True)) / np.where(still, np.inf, deviation)
+    if form.decoding["fit"] == "stretch":
+        return _stretched(series, length)
+    start = max(0, steps - length) // 2
+    series = series[:, start : start + length]
+    before = (length - series.shape[1]) // 2
+    after = length - series.shape[1] - before
+    return np.pad(series, ((0, 0), (before, after))).astype(np.float32)
+
+
+def served(value: Any, form: Form) -> NDArray[np.float32]:
+    """Lists of numbers ``[channels][time]`` as ``[C, length]``, prepared as the training data were.
+
+    Raises ValueError as `fitted` does, and for what is not such a list.
+    """
+    channels = form.decoding["channels"]
+    try:
+        found = np.stack([np.asarray(channel, np.float64) for channel in value])
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2 or len(found) != len(channels):
+        lists = (
+            f"{len(channels)} lists ({', '.join(channels)})" if len(channels) > 1 else "a list with one list"
+        )
+        raise ValueError(f"{described(value)}: give {lists} of equally many numbers")
+    return fitted(found, form)
+
+
+def _stretched(series: NDArray[Any], length: int) -> NDArray[np.float32]:
+    steps = np.arange(series.shape[1])
+    at = np.linspace(0, steps[-1], length)
+    return np.stack([np.interp(at, steps, channel) for channel in series]).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Meta-training and evaluation on torch; no params.yaml, DVC, MLflow or terminal."""

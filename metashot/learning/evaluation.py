@@ -1,0 +1,58 @@
+"""From frozen episodes to correct answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metashot.data.store import Streamed
+from metashot.learning.models.episodes import Manifest, scaled
+from metashot.learning.models.methods.base import EmbeddingMethod, Method
+
+EMBED_CHUNK = 250  # samples embedded at once
+EPISODE_CHUNK = 100  # episodes classified at once
+
+
+def correct_queries(method: Method, samples: Tensor | Streamed, manifest: Manifest) -> np.ndarray:
+    """Correctly answered queries of each episode: ``[E]`` int64, of ``manifest.queries``.
+
+    Args:
+        method: Put into evaluation mode and back.
+        samples: ``[M, *shape]`` of the manifest's split, on the method's device.
+        manifest: E episodes.
+    """
+    return correct_in_each(method, samples, [manifest])[0]
+
+
+@torch.no_grad()
+def correct_in_each(
+    method: Method, samples: Tensor | Streamed, manifests: Sequence[Manifest]
+) -> list[np.ndarray]:
+    """The same for several manifests of one split, a sample embedded once for all of them."""
+    was_training = method.training
+    method.eval()
+    source = _embedded(method, samples, manifests) if isinstance(method, EmbeddingMethod) else samples
+    counts = [_correct(method, source, manifest) for manifest in manifests]
+    method.train(was_training)
+    return counts
+
+
+def _embedded(method: EmbeddingMethod, samples: Tensor | Streamed, manifests: Sequence[Manifest]) -> Tensor:
+    """Embeddings ``[M, D]`` of the samples that are in an episode; an embedding depends on no episode."""
+    rows = np.unique(np.concatenate([part.ravel() for m in manifests for part in (m.support, m.query)]))
+    used = torch.from_numpy(rows).to(samples.device)
+    chunks = [method.embed(scaled(samples[part])) for part in torch.split(used, EMBED_CHUNK)]
+    source = chunks[0].new_empty(len(samples), chunks[0].shape[1])
+    source[used] = torch.cat(chunks)
+    return source
+
+
+def _correct(method: Method, source: Tensor | Streamed, manifest: Manifest) -> np.ndarray:
+    answer = method.classify if isinstance(method, EmbeddingMethod) else method.predict
+    correct = []
+    for start in range(0, len(manifest), EPISODE_CHUNK):
+        episodes = manifest.gather(source, slice(start, start + EPISODE_CHUNK))
+        scores = answer(episodes.support, episodes.support_labels, episodes.query, episodes.n_way)
+        correct.append((scores.argmax(-1) == episodes.query_labels).sum(1).cpu())
+    return torch.cat(correct).numpy()

@@ -1,0 +1,1 @@
+"""What predicts, and what a registered model carries: episodes, runtime, backbones, methods."""

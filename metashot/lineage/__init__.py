@@ -1,0 +1,1 @@
+"""What was made from what, as dvc.lock and git know it."""

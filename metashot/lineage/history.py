@@ -1,0 +1,208 @@
+"""What was made before: every dvc.lock that git holds, with its files from the DVC cache or remote."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+from metashot import files
+from metashot.errors import MetashotError
+from metashot.lineage.lockfile import Cell, Lock
+from metashot.lineage.objects import FOLDER, Objects
+from metashot.project import git
+from metashot.project.attempts import FOLDER as SCRATCH
+from metashot.project.entries import Entry, entries, self_and_parents
+
+PARSED = SCRATCH / "locks"
+
+
+class StoredLock(Lock):
+    """A dvc.lock whose files are those of the DVC cache, or remote."""
+
+    objects: Objects
+    where: str  # the dvc.lock, for messages
+
+    def file(self, entry: Entry, path: str) -> Path:
+        """Return where a file of an output lies in the DVC cache, its name there being its digest.
+
+        Raises:
+            Missing: Neither the DVC cache nor the remote has it.
+            MetashotError: The entry names no such output, or the cache holds other bytes.
+        """
+        outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
+        named = next(self_and_parents(path, outs), None)
+        digest = outs.get(path) or (
+            self.objects.listing(outs[named]).get(PurePosixPath(path).relative_to(named).as_posix())
+            if named
+            else None
+        )
+        if digest is None:
+            raise MetashotError(f"{entry.stage} in {self.where} names no {path}")
+        found = self.objects.path(digest)
+        if files.md5(found) != digest.removesuffix(FOLDER):
+            raise MetashotError(f"{found} is damaged: delete it, and `dvc fetch` or make {path} again")
+        return found
+
+    def listing(self, entry: Entry, path: str) -> dict[str, str]:
+        """Return the files of an output that is a folder: path in it to md5. Raises as `file`."""
+        return self.objects.listing(next(str(out["md5"]) for out in entry.outs if out["path"] == path))
+
+
+class PastLock(StoredLock):
+    """A dvc.lock that a commit holds.
+
+    Args:
+        root: The repository.
+        commit: The first one with this dvc.lock.
+        objects: Where its files are.
+        blob: Git's name of the dvc.lock, if it is known.
+
+    Raises:
+        MetashotError: The commit's dvc.lock cannot be read.
+    """
+
+    def __init__(self, root: Path, commit: str, objects: Objects, blob: str | None = None) -> None:
+        self.root, self.commit, self.objects = root, commit, objects
+        self.where = f"dvc.lock of commit {commit[:10]}"
+        self.entries = _entries(root, blob or git.run(root, "rev-parse", f"{commit}:./dvc.lock"), self.where)
+
+
+class KeptLock(StoredLock):
+    """The dvc.lock of an adopted champion, by its digest in DVC.
+
+    Args:
+        root: The repository.
+        digest: Of the dvc.lock.
+        objects: Where its files are.
+
+    Raises:
+        MetashotError: It is gone, or cannot be read.
+    """
+
+    def __init__(self, root: Path, digest: str, objects: Objects) -> None:
+        self.root, self.objects, self.where = root, objects, f"dvc.lock {digest[:10]} of an adopted champion"
+        self.entries = entries(objects.path(digest).read_text(encoding="utf-8"), self.where)
+
+
+class AdoptedLock(StoredLock):
+    """The dvc.lock of an adopted champion, whose own files lie beside it, not what they came from.
+
+    Args:
+        lock: As `lockfile.adopted` has it.
+        objects: Where the others are.
+    """
+
+    def __init__(self, lock: Lock, objects: Objects) -> None:
+        self.root, self.entries, self.objects = lock.root, lock.entries, objects
+        self.where = str(lock.root / "dvc.lock")
+
+    def file(self, entry: Entry, path: str) -> Path:
+        """Return where a file of an output lies. Raises as the two do that know it."""
+        return Lock.file(self, entry, path) if self._beside(path) else super().file(entry, path)
+
+    def listing(self, entry: Entry, path: str) -> dict[str, str]:
+        """Return the files of an output that is a folder: path in it to md5. Raises as `file`."""
+        return Lock.listing(self, entry, path) if self._beside(path) else super().listing(entry, path)
+
+    def _beside(self, path: str) -> bool:
+        return (self.root / path).exists()
+
+
+def history(root: Path) -> list[PastLock]:
+    """Return every dvc.lock that a commit of any branch or tag holds, the oldest first.
+
+    Empty outside a git repository, and where none was committed; those that cannot be read are left out.
+    """
+    return history_and_gaps(root)[0]
+
+
+def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
+    """Return the same, and why others cannot be read, a line each."""
+    try:
+        commits = git.changing(root, git.tips(root), "dvc.lock")[::-1]
+    except git.NoRepository:
+        return [], []
+    blobs = git.blobs(root, commits, "dvc.lock")
+    first: dict[str, str] = {}
+    for commit in commits:
+        if commit in blobs:
+            first.setdefault(blobs[commit], commit)
+    objects = Objects(root)
+    locks, gaps = [], []
+    for blob, commit in first.items():
+        try:
+            locks.append(PastLock(root, commit, objects, blob))
+        except MetashotError as error:  # as with the marks of a merge in it
+            gaps.append(str(error))
+    return locks, gaps
+
+
+def holding(root: Path, locks: Sequence[PastLock]) -> list[str]:
+    """Return every commit that has one of some dvc.lock, the oldest first.
+
+    Also those that changed nothing but params.yaml or the champions.
+    """
+    commits = git.changing(root, git.tips(root), "dvc.lock", "params.yaml", "champions")[::-1]
+    blobs = git.blobs(root, [lock.commit for lock in locks] + commits, "dvc.lock")
+    wanted = {blobs.get(lock.commit) for lock in locks}
+    return [commit for commit in commits if commit in blobs and blobs[commit] in wanted]
+
+
+def forget(root: Path) -> None:
+    """Parse every dvc.lock anew from now on."""
+    if (root / PARSED).exists():
+        shutil.rmtree(root / PARSED)
+
+
+def cells(lock: Lock, dataset: str, setting: str) -> list[Cell]:
+    """Return the cells of a dvc.lock whose evaluation is of the very model that it names."""
+    found = []
+    for method in lock.methods(dataset, setting):
+        with suppress(MetashotError):
+            found.append(lock.cell(dataset, setting, method))
+    return found
+
+
+def find(locks: Iterable[Lock], name: str, result: str) -> tuple[Lock, Cell]:
+    """Return a result of a registered model with the first dvc.lock that has it.
+
+    Args:
+        locks: Where to look.
+        name: The model's name, ``<data set>-<setting>``; like the result only compared, whoever gives it.
+        result: The result's digest.
+
+    Raises:
+        MetashotError: None has it.
+    """
+    for lock in locks:
+        for dataset, setting in lock.groups():
+            if f"{dataset}-{setting}" == name:
+                for cell in cells(lock, dataset, setting):
+                    if cell.result == result:
+                        return lock, cell
+    raise MetashotError(
+        f"no dvc.lock here or in git's history has result {result[:12]!r} of {name}: `git fetch` it"
+    )
+
+
+def everywhere(root: Path) -> list[Lock]:
+    """Return the dvc.lock of the workspace, if there is one, and every one of git's history."""
+    present = [Lock(root)] if (root / "dvc.lock").exists() else []
+    return [*present, *history(root)]
+
+
+def _entries(root: Path, blob: str, where: str) -> dict[str, Entry]:
+    """The stages of a dvc.lock; kept as JSON, which is read twenty times as fast as YAML."""
+    kept = root / PARSED / f"{blob}.json"
+    with suppress(OSError, ValueError, TypeError):  # not there, or not whole after a loss of power
+        return {name: Entry(**fields) for name, fields in json.loads(kept.read_text()).items()}
+    found = entries(git.run(root, "cat-file", "blob", blob), where, "so it was committed")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as partial:
+        # not by `files.replacing`: several processes may be at it
+        json.dump({name: asdict(entry) for name, entry in found.items()}, partial)
+    Path(partial.name).replace(kept)
+    return found

@@ -1,0 +1,1 @@
+"""MLflow, which nothing else imports."""

@@ -1,0 +1,381 @@
+"""All methods of one data set and setting side by side, every two of them paired, and who is champion."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from metashot.data import store
+from metashot.errors import MetashotError
+from metashot.files import digest
+from metashot.learning.statistics import Difference, holm, paired
+from metashot.lineage import lockfile
+from metashot.lineage.lockfile import Cell, Lock
+from metashot.results.decision import Decision, Standing, decision_of, decision_path
+
+SHARED = ("n_way", "k_shot", "n_query", "episodes", "manifest")  # what compared results have in common
+TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its episode"
+INCUMBENT = (
+    "‡ incumbent: trained earlier, tested again on these episodes; its untrained backbone as tested then"
+)
+
+KNOWN = "known classes: tested on new samples of the classes that it was trained on"
+
+
+class Marks(NamedTuple):
+    """What every result has to say of its data: that they are made up, that its classes were trained on."""
+
+    synthetic: bool
+    known_classes: bool
+
+    @classmethod
+    def of(cls, origin: Mapping[str, Any]) -> "Marks":
+        """Read from what the data say of themselves (`store.about`)."""
+        return cls(bool(origin["synthetic"]), origin.get("classes") == "shared")
+
+    def on(self, name: str) -> str:
+        """A name with its marks: ``flowers (known classes)``."""
+        said = [mark for mark, true in zip(("synthetic data", "known classes"), self, strict=True) if true]
+        return f"{name} ({', '.join(said)})" if said else name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's results on the shared test episodes. Accuracies and half widths are fractions."""
+
+    method: str
+    accuracy: float
+    ci95: float
+    untrained_accuracy: float
+    untrained_ci95: float
+    parameters: int
+    transductive: bool
+    extra: Mapping[str, Mapping[str, float]]
+    model: str
+    result: str
+    incumbent: bool = False  # and of no present training
+
+    @property
+    def name(self) -> str:
+        """What it is called where an incumbent and a present model of the same method may meet."""
+        return f"{self.method} (incumbent)" if self.incumbent else self.method
+
+    @property
+    def label(self) -> str:
+        """The method's name, with the marks that the footnotes explain where it needs them."""
+        marks = ("†" if self.transductive else "") + ("‡" if self.incumbent else "")
+        return f"{self.method} {marks}".rstrip()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows of a comparison, by their names, the better one first.
+
+    Attributes:
+        first: The row that stands higher.
+        second: The other.
+        difference: First minus second.
+        p_corrected: The difference's p-value, corrected for all pairs of the comparison (`statistics.holm`).
+    """
+
+    first: str
+    second: str
+    difference: Difference
+    p_corrected: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two differ significantly, at 5 % for all pairs together."""
+        return self.p_corrected < 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The models of one data set and setting, best first, and all pairs of them in the same order.
+
+    There is nothing in it that a clock could change.
+    """
+
+    dataset: str
+    setting: str
+    synthetic: bool
+    known_classes: bool
+    kind: str
+    n_way: int
+    k_shot: int
+    n_query: int
+    episodes: int
+    manifest: str
+    rows: list[Row]
+    pairs: list[Pair]
+    decision: Decision
+
+    @property
+    def group(self) -> str:
+        """Name of the experiment, the registered model and the report."""
+        return f"{self.dataset}-{self.setting}"
+
+    @property
+    def data(self) -> str:
+        """The data set as people read it, with its marks."""
+        return Marks(self.synthetic, self.known_classes).on(self.dataset)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol as people read it."""
+        shape = f"{self.n_way}-way {self.k_shot}-shot"
+        return f"{shape}, {self.n_query} queries per class, {self.episodes:,} test episodes"
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing."""
+        return 1 / self.n_way
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What the marks of the labels and of the data set mean."""
+        marks = {
+            KNOWN: self.known_classes,
+            TRANSDUCTIVE: any(row.transductive for row in self.rows),
+            INCUMBENT: any(row.incumbent for row in self.rows),
+        }
+        return [note for note, used in marks.items() if used]
+
+    @property
+    def pair_notes(self) -> list[str]:
+        """What the columns of the paired differences mean."""
+        return [
+            "difference: points, with 95 % interval; p: corrected for all pairs (Holm)",
+            f"needed: episodes to tell the two apart (5 %, power 80 %); {self.episodes:,} there",
+        ]
+
+    @property
+    def champion(self) -> Row | None:
+        """The row of the champion."""
+        return self.row(self.decision.champion)
+
+    @property
+    def leads(self) -> list[tuple[Row, Pair]]:
+        """Every row but the best, and the best's lead over it."""
+        return list(zip(self.rows[1:], self.pairs, strict=False))  # the best's pairs come first
+
+    def row(self, standing: Standing | None) -> Row | None:
+        """The row of a model that the decision names."""
+        return next((row for row in self.rows if standing and row.model == standing.model), None)
+
+    @cached_property
+    def json(self) -> str:
+        """The report file: the same text for the same results."""
+        return json.dumps({**asdict(self), "chance": self.chance}, indent=2, sort_keys=True) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole comparison."""
+        return digest(self.json)
+
+
+def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> list[tuple[Cell, Any]]:
+    """Return the evaluated cells of a data set and setting, each with its metrics.
+
+    Raises:
+        MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
+            on the same episodes.
+    """
+    found = [(cell, _metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
+    (first, shared), *others = found
+    for key in SHARED:
+        for cell, metrics in others:
+            if metrics[key] != shared[key]:
+                raise MetashotError(
+                    f"{cell.method} and {first.method} were not tested on the same episodes of {cell.group} "
+                    f"({key} differs): run `dvc repro register@{cell.group}`"
+                )
+    return found
+
+
+def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> Comparison:
+    """Read the results of the evaluated methods of a data set and setting, and what the gate made of them.
+
+    Raises:
+        MetashotError: As `results`, or the gate has not judged these results.
+    """
+    evaluated = results(lock, dataset, setting, methods)
+    group, shared = f"{dataset}-{setting}", _shared(evaluated[0][1])
+    decision = decision_of(lock, group)
+    judged = {cell.method: cell.weights for cell, _ in evaluated}
+    if (decision.judged, decision.manifest) != (judged, shared["manifest"]):
+        raise MetashotError(f"the gate judged earlier results of {group}: run `dvc repro register@{group}`")
+    rows = [_row(cell, metrics) for cell, metrics in evaluated]
+    if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
+        kept, cell = _kept(lock, dataset, setting, incumbent.model)
+        then = _row(cell, _metrics(kept, cell), incumbent=True)
+        rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
+    rows.sort(key=lambda row: (-row.accuracy, row.name))
+    pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
+    samples = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
+    about = store.about(samples)
+    marks = *Marks.of(about), about["kind"]
+    return Comparison(dataset, setting, *marks, **shared, rows=rows, pairs=pairs, decision=decision)
+
+
+def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
+    """Compare two models that were tested on the same episodes, maybe of different trainings.
+
+    Returns:
+        First minus second.
+
+    Raises:
+        MetashotError: They were not, and why; or files are missing or not those that the locks name.
+    """
+    one, other = first[1], second[1]
+    names = " and ".join(f"{cell.group}/{cell.method} ({cell.result[:8]})" for cell in (one, other))
+    if one.group != other.group:
+        raise MetashotError(
+            f"{names} are of different data sets or settings: name two models of one data set and setting"
+        )
+    if _data(one) != _data(other):
+        raise MetashotError(
+            f"{names} were tested on different images of {one.dataset}: "
+            f"make both with the same data.{one.dataset} in params.yaml"
+        )
+    if _shared(_metrics(*first)) != _shared(_metrics(*second)):
+        raise MetashotError(
+            f"{names} were tested on different episodes: evaluate both with the same seed and "
+            f"setting.{one.setting} in params.yaml"
+        )
+    return paired(accuracies(*first), accuracies(*second))
+
+
+def accuracies(lock: Lock, cell: Cell) -> np.ndarray:
+    """Return the accuracy ``[E]`` of a cell in each test episode of the setting itself, as fractions.
+
+    Raises:
+        MetashotError: The evaluation's counts are missing, or not those that the lock names.
+    """
+    return counted(lock.file(cell.evaluate, cell.episodes), cell.setting)
+
+
+def counted(path: Path, setting: str) -> np.ndarray:
+    """Return the accuracy ``[E]`` in each test episode of a setting, by an evaluation's file of counts."""
+    table = pq.read_table(path, filters=[("setting", "==", setting)]).sort_by("episode")
+    return np.asarray(table["correct"].to_numpy() / table["queries"].to_numpy())
+
+
+def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
+    """Return what each row was read from, by the row's name."""
+    where = comparison.dataset, comparison.setting
+    return {
+        row.name: _kept(lock, *where, row.model) if row.incumbent else (lock, lock.cell(*where, row.method))
+        for row in comparison.rows
+    }
+
+
+def curves(lock: Lock, comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
+    """Return how each method got on: minutes since its training began, and accuracy on validation episodes.
+
+    Time in which a training was interrupted counts too.
+
+    Raises:
+        MetashotError: Files that the lock names are missing.
+    """
+    found = {}
+    for name, (source, cell) in sources(lock, comparison).items():
+        record = json.loads(source.file(cell.train, cell.train_record).read_text())
+        points = map(json.loads, source.file(cell.train, cell.journal).read_text().splitlines())
+        found[name] = [
+            ((point["time"] - record["started"]) / 60, point["metrics"]["val_accuracy"])
+            for point in points
+            if "val_accuracy" in point["metrics"]
+        ]
+    return found
+
+
+def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
+    """Return how long the training of each row took, as its record says, by the row's name."""
+    found = {}
+    for name, (source, cell) in sources(lock, comparison).items():
+        record = json.loads(source.file(cell.train, cell.train_record).read_text())
+        found[name] = float(record["seconds"])
+    return found
+
+
+def shown(pair: Pair) -> tuple[str, str, str, str]:
+    """Return a pair as people read it: difference in points, p, wins / ties / losses, episodes needed."""
+    found, p = pair.difference, pair.p_corrected
+    return (
+        points(found),
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+        " / ".join(f"{count:,}" for count in (found.wins, found.ties, found.losses)),
+        "∞" if found.needed is None else f"{found.needed:,}",
+    )
+
+
+def points(difference: Difference) -> str:
+    """Return a difference and its 95 % interval in percentage points: ``+0.09 ± 0.18``."""
+    return f"{100 * difference.mean:+.2f} ± {100 * difference.ci95:.2f}"
+
+
+def _kept(lock: Lock, dataset: str, setting: str, model: str) -> tuple[Lock, Cell]:
+    """The adopted champion with this model."""
+    for kept, cell in reversed(lockfile.adopted(lock.root, dataset, setting)):
+        if cell.weights == model:
+            return kept, cell
+    group = f"{dataset}-{setting}"
+    raise MetashotError(
+        f"{lockfile.CHAMPIONS}/{group} has no longer the incumbent of {decision_path(group)}: "
+        f"run `dvc repro register@{group}`"
+    )
+
+
+def _metrics(lock: Lock, cell: Cell) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads(lock.file(cell.evaluate, cell.metrics).read_text())
+    return metrics
+
+
+def _data(cell: Cell) -> str:
+    """DVC's digest of the images that a cell was tested on."""
+    path = f"data/processed/{cell.dataset}.parquet"
+    return next(str(dep["md5"]) for dep in cell.evaluate.deps if dep["path"] == path)
+
+
+def _pairs(
+    rows: Sequence[Row], answered: Mapping[str, np.ndarray], retested: Mapping[str, Difference]
+) -> list[Pair]:
+    """Each row against each below it, from the present methods' accuracies and what the gate saw."""
+
+    def minus(first: Row, second: Row) -> Difference:
+        if first.incumbent:
+            return -retested[second.method]
+        if second.incumbent:
+            return retested[first.method]
+        return paired(answered[first.method], answered[second.method])
+
+    found = [(first.name, second.name, minus(first, second)) for first, second in combinations(rows, 2)]
+    corrected = holm([difference.p_value for *_, difference in found])
+    return [Pair(*names, p) for names, p in zip(found, corrected, strict=True)]
+
+
+def _shared(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: metrics[key] for key in SHARED}
+
+
+def _row(cell: Cell, metrics: Mapping[str, Any], incumbent: bool = False) -> Row:
+    return Row(
+        method=cell.method,
+        accuracy=metrics["accuracy"],
+        ci95=metrics["ci95"],
+        untrained_accuracy=metrics["untrained"]["accuracy"],
+        untrained_ci95=metrics["untrained"]["ci95"],
+        parameters=metrics["parameters"],
+        transductive=metrics["transductive"],
+        extra=metrics["extra"],
+        model=cell.weights,
+        result=cell.result,
+        incumbent=incumbent,
+    )

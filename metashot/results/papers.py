@@ -1,0 +1,149 @@
+"""Our numbers beside those of the papers, as a Markdown page made from what DVC holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metashot.formatting import accuracy, duration
+from metashot.lineage import documents, lockfile
+from metashot.lineage.lockfile import Lock
+from metashot.results import compare
+
+Shape = tuple[int, int]  # N-way, K-shot
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper reports of a method: accuracies in percent by shape, and where it stands."""
+
+    source: str
+    accuracies: Mapping[Shape, float]
+
+
+def _omniglot(source: str, *accuracies: float) -> Published:
+    shapes = ((5, 1), (5, 5), (20, 1), (20, 5))
+    return Published(source, dict(zip(shapes, accuracies, strict=True)))
+
+
+def _cifar_fs(one_shot: float, five_shot: float) -> Published:
+    return Published("Bertinetto et al. 2019, arXiv:1805.08136", {(5, 1): one_shot, (5, 5): five_shot})
+
+
+PAPER = "_paper"  # what a data set ends with that is the one before it, trained for longer
+TRANSDUCTIVE = " (transductive)"  # a method whose published number depends on it has both
+PUBLISHED: Mapping[str, Mapping[str, Published]] = {
+    "omniglot": {
+        "siamese": _omniglot(
+            "Koch's network in table 1 of Finn et al. 2017, arXiv:1703.03400", 97.3, 98.4, 88.2, 97.0
+        ),
+        "matching": _omniglot("table 1 of Vinyals et al. 2016, arXiv:1606.04080", 98.1, 98.9, 93.8, 98.5),
+        "prototypical": _omniglot("table 1 of Snell et al. 2017, arXiv:1703.05175", 98.8, 99.7, 96.0, 98.9),
+        "maml": _omniglot("table 1 of Finn et al. 2017, arXiv:1703.03400", 98.7, 99.9, 95.8, 98.9),
+        "reptile": _omniglot("table 2 of Nichol et al. 2018, arXiv:1803.02999", 95.4, 98.9, 88.1, 96.7),
+        f"reptile{TRANSDUCTIVE}": _omniglot(
+            "table 2 of Nichol et al. 2018, arXiv:1803.02999", 97.7, 99.5, 89.4, 97.1
+        ),
+    },
+    "cifar_fs": {"prototypical": _cifar_fs(55.5, 72.0), "maml": _cifar_fs(58.9, 71.5)},
+}
+DIFFERENCES: Mapping[str, Sequence[str]] = {
+    "omniglot": (
+        "The papers train on 1,200 characters and test on the 423 others, not all on the same ones. With "
+        "`split: vinyals` the 423 are those of Vinyals et al., and 172 of the 1,200 are kept for validation.",
+        "Turned characters are classes of their own in training and test, as in the papers.",
+        "Finn et al. take 60,000 outer steps of 32 tasks, Nichol et al. 100,000 of 5; those taken here are "
+        "in the table of trainings.",
+        "MAML normalises queries by the statistics of all queries together, as its published code does; its "
+        "answers are transductive (†). The embedding methods use running statistics here.",
+        "All methods train on 60-way one-shot episodes here, as the prototypical networks of Snell et al. "
+        "do, and are tested with other ways and shots by the same model.",
+    ),
+    "cifar_fs": (
+        "15 pictures that are in two splits under other classes are taken out of training and validation.",
+        "Prototypical networks train on 60-way episodes of one shot here, for a few thousand steps, and are "
+        "tested with one and five shots by the same model; the paper trains one for each, to convergence.",
+        "MAML trains on 60-way episodes of one shot here, and is tested with one and five shots by the same "
+        "model; its classifier starts from zero, and its answers are transductive (†).",
+    ),
+}
+
+
+def page(root: Path) -> str:
+    """Return the page: for every data set and setting that is made, what was measured and what is published.
+
+    Raises:
+        MetashotError: Nothing was evaluated, or files that dvc.lock names are missing.
+    """
+    lock, listed = Lock(root), lockfile.listed(root, "methods")
+    parts = [
+        "# Results",
+        "Made by `metashot results` from what dvc.lock names; do not edit. Accuracies in percent with their "
+        "95 % intervals over test episodes; one training, one seed each.",
+    ]
+    for dataset, setting in lockfile.finished(lock):
+        comparison = compare.compare(lock, dataset, setting, listed)
+        cells = [lock.cell(dataset, setting, row.method) for row in comparison.rows if not row.incumbent]
+        shown = [documents.document(lock, cell) for cell in cells]
+        parts += [f"## {comparison.data}, trained for {setting}", *_tables(dataset, shown)]
+        parts.append(_trainings(shown))
+        benchmark = dataset.removesuffix(PAPER)
+        if benchmark in DIFFERENCES:
+            parts.append("Where the protocol differs from the papers:")
+            parts.append("\n".join(f"- {line}" for line in DIFFERENCES[benchmark]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(dataset: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for each shape that was tested."""
+    published = PUBLISHED.get(dataset.removesuffix(PAPER), {})
+    measured: dict[Shape, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for document in documents:
+        own, setting = document["metrics"], document["setting"]
+        evaluated = document["stages"][f"evaluate@{document['name']}-{document['method']}"]
+        shapes = evaluated["params"]["params.yaml"][f"setting.{setting}.extra"]
+        for name, tested in {setting: own, **own["extra"]}.items():
+            shape = shapes.get(name, own)
+            measured.setdefault((shape["n_way"], shape["k_shot"]), []).append((document, tested))
+    tables = []
+    for (n_way, k_shot), found in measured.items():
+        lines = [
+            f"| {n_way}-way {k_shot}-shot | accuracy | episodes | published | difference | by |",
+            "|:--|--:|--:|--:|--:|:--|",
+        ]
+        for document, tested in sorted(found, key=lambda item: -item[1]["accuracy"]):
+            method, transductive = document["method"], document["metrics"]["transductive"]
+            paper = published.get(f"{method}{TRANSDUCTIVE}" if transductive else method) or published.get(
+                method
+            )
+            said = paper.accuracies.get((n_way, k_shot)) if paper else None
+            beside = (
+                f"{said:.1f} | {round(100 * tested['accuracy'] - said, 1) + 0.0:+.1f} | {paper.source}"
+                if paper and said
+                else "| |"
+            )
+            name, shown = (
+                f"{method} †" if transductive else method,
+                accuracy(tested["accuracy"], tested["ci95"]),
+            )
+            lines.append(f"| {name} | {shown} | {tested['episodes']:,} | {beside} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def _trainings(documents: Sequence[Mapping[str, Any]]) -> str:
+    """How each was trained."""
+    lines = [
+        "| training | outer steps | episodes a step | took | on | commit | result |",
+        "|:--|--:|--:|--:|:--|:--|:--|",
+    ]
+    for document in documents:
+        trained = document["training"]
+        commit = (trained["git"]["commit"] or "none")[:10] + (" (changed)" if trained["git"]["dirty"] else "")
+        device, batch = trained["device"], trained["params"]["method"]["meta_batch"]
+        took, on = duration(trained["seconds"]), f"{device['name']}, {device['threads']} threads"
+        lines.append(
+            f"| {document['method']} | {trained['steps']:,} | {batch} | {took} | {on} | {commit} | "
+            f"{document['result'][:12]} |"
+        )
+    return "\n".join(lines)

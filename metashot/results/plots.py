@@ -1,0 +1,262 @@
+"""Pictures, as PNG bytes that are the same for the same numbers."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from metashot.data.kinds import images
+from metashot.errors import MetashotError
+from metashot.formatting import accuracy
+from metashot.results.compare import Comparison, shown
+
+# Okabe and Ito's colours: told apart with every common colour blindness, and in print
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
+ODDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
+
+
+def comparison_plot(comparison: Comparison) -> bytes:
+    """Draw every method's test accuracy with its 95 % interval, its untrained backbone, and chance."""
+    rows = comparison.rows[::-1]  # the best on top
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 1.9 + 0.5 * len(rows)), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            axes.plot([100 * row.untrained_accuracy, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
+        places = range(len(rows))
+        axes.errorbar(
+            [100 * row.untrained_accuracy for row in rows],
+            places,
+            xerr=[100 * row.untrained_ci95 for row in rows],
+            fmt="o",
+            color=GREY,
+            markerfacecolor="white",
+            markersize=5,
+            capsize=5,
+            label="untrained backbone",
+        )
+        axes.errorbar(
+            [100 * row.accuracy for row in rows],
+            places,
+            xerr=[100 * row.ci95 for row in rows],
+            fmt="o",
+            color=BLUE,
+            markersize=5,
+            capsize=8,
+            capthick=1.5,
+            label="trained",
+        )
+        axes.axvline(100 * comparison.chance, color=ORANGE, linestyle="--", label="chance", zorder=1)
+        axes.set_xlim(0, 100.5)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_yticks(places, [row.label for row in rows], fontsize=13)
+        values = axes.twinx()  # the numbers stand in a column of their own, whatever the dots do
+        values.set_ylim(axes.get_ylim())
+        values.set_yticks(places, [accuracy(row.accuracy, row.ci95) for row in rows], fontsize=13)
+        values.tick_params(length=0)
+        for row, label, value in zip(rows, axes.get_yticklabels(), values.get_yticklabels(), strict=True):
+            if row == comparison.champion:
+                label.set_fontweight("bold")
+                value.set_fontweight("bold")
+        for side in (axes, values):
+            side.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=12)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.set_axisbelow(True)
+        notes = ["test accuracy, mean and 95 % interval", *comparison.footnotes]
+        axes.set_xlabel("\n".join(notes), fontsize=12)
+        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        axes.set_title(
+            f"the same {comparison.episodes:,} test episodes for all, {comparison.n_query} queries per class",
+            fontsize=11,
+            color=GREY,
+        )
+        figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+        return _png(figure)
+
+
+def differences_plot(comparison: Comparison) -> bytes:
+    """Draw how far the best method leads each of the others, with 95 % intervals: a forest plot.
+
+    Raises:
+        MetashotError: There is one method only.
+    """
+    if not comparison.leads:
+        raise MetashotError(f"{comparison.group} has one method only: evaluate another to compare it with")
+    leads = comparison.leads[::-1]  # the closest on top
+    places = range(len(leads))
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 2.1 + 0.5 * len(leads)), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        far = any(abs(pair.difference.mean) + pair.difference.ci95 > 0.01 for _, pair in leads)
+        if far:  # close ones stay readable beside one that is far off
+            axes.set_xscale("symlog", linthresh=1)
+        for y, (_, pair) in zip(places, leads, strict=True):
+            axes.errorbar(
+                100 * pair.difference.mean,
+                y,
+                xerr=100 * pair.difference.ci95,
+                fmt="o",
+                color=BLUE if pair.apart else GREY,
+                markerfacecolor=BLUE if pair.apart else "white",
+                markersize=6,
+                capsize=8,
+                capthick=1.5,
+            )
+        axes.axvline(0, color=ORANGE, linestyle="--", zorder=1)
+        if far:
+            low, high = axes.get_xlim()
+            marks = (0.5, 1, 2, 5, 10, 20, 50, 100)
+            axes.set_xticks([x for x in (*(-mark for mark in marks), 0, *marks) if low <= x <= high])
+            axes.set_xlim(low, high)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+        axes.set_ylim(-0.6, len(leads) - 0.4)
+        axes.set_yticks(places, [row.label for row, _ in leads], fontsize=13)
+        values = axes.twinx()
+        values.set_ylim(axes.get_ylim())
+        values.set_yticks(places, ["{}   p {}".format(*shown(pair)) for _, pair in leads], fontsize=13)
+        values.tick_params(length=0)
+        for side in (axes, values):
+            side.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=12)
+        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.set_axisbelow(True)
+        lead = f"lead of {comparison.rows[0].label} in percentage points, mean and 95 % interval"
+        notes = [lead + "; logarithmic beyond 1" * far, *comparison.footnotes]
+        figure.supxlabel("\n".join(notes), fontsize=11)
+        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        axes.set_title(
+            f"the same {comparison.episodes:,} test episodes for all; filled where p < 0.05, "
+            "corrected for all pairs (Holm)",
+            fontsize=11,
+            color=GREY,
+        )
+        return _png(figure)
+
+
+def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw training loss and validation accuracy against the outer step.
+
+    Args:
+        title: What was trained.
+        points: One mapping for each journal line, with ``step``, maybe ``train_loss`` and ``val_accuracy``.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+        left = figure.subplots()
+        right = left.twinx()
+        curves = (
+            (left, "train_loss", "training loss", ORANGE, 1.0, "-"),
+            (right, "val_accuracy", "validation accuracy (%)", BLUE, 100.0, "o-"),
+        )
+        for axes, key, label, colour, scale, style in curves:
+            drawn = [(point["step"], scale * point[key]) for point in points if key in point]
+            axes.plot([x for x, _ in drawn], [y for _, y in drawn], style, color=colour, markersize=4)
+            axes.set_ylabel(label, color=colour)
+            axes.tick_params(axis="y", labelcolor=colour)
+        left.set_xlabel("outer step")
+        left.set_title(title)
+        left.grid(color="#EEEEEE")
+        return _png(figure)
+
+
+def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    """Draw validation accuracy against minutes of training, a line for each method.
+
+    Accuracies are spaced by their log-odds, so that half the errors is about as far anywhere; those beyond
+    0.1 and 99.9 % are drawn there.
+
+    Args:
+        title: What they were trained on.
+        curves: By method: minutes since its training began, and accuracy as a fraction.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        best = sorted(curves.items(), key=lambda item: -max(accuracy for _, accuracy in item[1]))
+        for (method, points), colour, mark in zip(best, COLOURS, MARKS, strict=False):
+            minutes, accuracies = zip(*points, strict=True)
+            label = f"{method}, {100 * max(accuracies):.1f} %"
+            drawn = [min(max(a, 0.001), 0.999) for a in accuracies]
+            axes.plot(minutes, drawn, mark, color=colour, markersize=4, label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("minutes of training")
+        axes.set_yscale("logit")
+        axes.yaxis.set_major_locator(FixedLocator(ODDS))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel("accuracy on validation episodes (%)")
+        axes.set_title(title, loc="left")
+        axes.grid(color="#EEEEEE", which="both")
+        axes.legend(loc="lower right", title="best")
+        return _png(figure)
+
+
+def answers_plot(support: Sequence[tuple[bytes, str]], answers: Sequence[tuple[bytes, str, float]]) -> bytes:
+    """Draw a row for each class: what was shown of it, and the pictures taken for it, the surest first.
+
+    Args:
+        support: Picture files with their classes.
+        answers: Other picture files with the classes they are taken for, and how probable those are.
+    """
+    classes = sorted({label for _, label in support})
+    drawn = classes[:CLASSES]
+    surest = sorted(answers, key=lambda answer: (-answer[2], answer[0]))
+    of_class = {label: [answer for answer in surest if answer[1] == label] for label in drawn}
+    shown = {label: [file for file, name in support if name == label][:SHOWN] for label in drawn}
+    left = max(len(files) for files in shown.values())
+    right = max(1, min(ANSWERED, max(len(taken) for taken in of_class.values())))
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        size = 1.5 + 1.1 * (left + right), 1.1 + 1.35 * len(drawn)
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
+        grid = figure.subplots(len(drawn), left + right, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for row, label in zip(grid, drawn, strict=True):
+            for axes, file in zip(row, shown[label], strict=False):
+                _show(axes, file, BLUE)
+            row[0].set_title(label, loc="left", fontsize=11, color=BLUE, parse_math=False)  # `$` is a `$`
+            for axes, (file, _, probability) in zip(row[left:], of_class[label], strict=False):
+                _show(axes, file, GREY)
+                axes.set_title(f"{probability:.0%}", fontsize=10, color=GREY)
+        parts = [f"{len(answers):,} pictures", "blue: the support set", "grey: taken for the class"]
+        left_out = sum(max(0, len(taken) - right) for taken in of_class.values())
+        left_out += sum(label not in of_class for _, label, _ in answers)
+        figure.suptitle("; ".join(parts) + (f"; {left_out:,} not drawn" if left_out else ""), fontsize=12)
+        return _png(figure)
+
+
+def _show(axes: Axes, file: bytes, colour: str) -> None:
+    stored = images.opened(file)
+    picture = images.shown(stored, colour=True, bits=images.bits_used(stored))
+    picture.thumbnail((110, 110))
+    axes.imshow(picture)
+    axes.axis("on")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_color(colour)
+        side.set_linewidth(2)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version or date in the bytes
+    return buffer.getvalue()

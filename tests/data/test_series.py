@@ -1,0 +1,487 @@
+"""Series: tables, what becomes of them against closed forms, their network, and the pipeline to answers."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import synthetic
+import torch
+import yaml
+from project import Project
+from test_serving import ask, serving
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmarks import toys
+from metashot.cli.app import app
+from metashot.data import store
+from metashot.data.files import folders
+from metashot.data.kinds import series
+from metashot.data.preprocess import preprocess
+from metashot.data.sources import series_table
+from metashot.errors import MetashotError
+from metashot.learning.models import backbones, methods, runtime
+from metashot.learning.models.backbones.conv1d import Conv1dParams
+from metashot.learning.models.episodes import Episodes
+from metashot.learning.models.methods import maml
+from metashot.learning.models.methods.base import Problem
+
+PREPARE = series_table.Prepare(
+    channels=("x", "y"),
+    length=8,
+    fit="crop",
+    standardise="none",
+    repeated="refuse",
+    split=folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
+)
+RANDOM = np.random.default_rng(0)
+
+
+def fitted(values: object, **options: object) -> np.ndarray:
+    """A series of one channel."""
+    prepare = replace(PREPARE, channels=("x",), **options)
+    got = series.fitted(np.array([values], float), prepare.form)
+    assert (got.shape, got.dtype) == ((1, prepare.length), np.float32)
+    return got[0]
+
+
+def test_crop_takes_the_middle_and_puts_zeros_around() -> None:
+    assert fitted(range(8)).tolist() == [*range(8)]
+    assert fitted(range(1, 11)).tolist() == [*range(2, 10)]
+    assert fitted(range(1, 12)).tolist() == [*range(2, 10)]
+    assert fitted([5, 6, 7, 8, 9]).tolist() == [0, 5, 6, 7, 8, 9, 0, 0]
+
+
+def test_stretch_keeps_ends_and_straight_lines() -> None:
+    for steps in (2, 5, 8, 31):
+        got = fitted(3 + 2 * np.linspace(0, 1, steps), fit="stretch")
+        np.testing.assert_allclose(got, np.linspace(3, 5, 8), rtol=1e-6)
+    assert fitted([0, 1, 0], fit="stretch", length=5).tolist() == [0, 0.5, 1, 0.5, 0]
+
+
+def test_a_standardised_channel_has_mean_0_and_deviation_1_and_a_still_one_is_0() -> None:
+    values = RANDOM.normal(500, 30, 200)
+    got = fitted(values, standardise="series", length=200)
+    assert abs(got.mean()) < 1e-6
+    assert abs(got.std() - 1) < 1e-6
+    np.testing.assert_allclose(got, fitted(-7 + 0.001 * values, standardise="series", length=200), atol=1e-4)
+    padded = fitted([1, 3], standardise="series")
+    assert padded.tolist() == [0, 0, 0, -1, 1, 0, 0, 0]  # what is around is at the mean
+    assert not fitted([0.1] * 9, standardise="series").any()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "too short: 1 steps in time"),
+        ([], "too short: 0 steps in time"),
+        ([1, 2, np.nan, 4], "without a finite number in channel 'x' at step 2"),
+        ([1, -np.inf], "without a finite number in channel 'x' at step 1"),
+        ([1, 2, 1e39], "without a finite number in channel 'x' at step 2"),
+    ],
+)
+def test_what_is_no_series_is_one_line(values: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        fitted(values)
+
+
+Rows = list[dict[str, object]]
+
+
+def rows_of(classes: int = 8, each: int = 2, steps: int = 10) -> Rows:
+    """A table in which series and steps lie in no order."""
+    rows: Rows = [
+        {"id": f"{class_}-{number}", "label": f"c{class_}", "time": step, "x": RANDOM.normal(), "y": step / 3}
+        for class_ in range(classes)
+        for number in range(each)
+        for step in range(steps)
+    ]
+    return [rows[place] for place in RANDOM.permutation(len(rows))]
+
+
+def as_csv(rows: Rows) -> bytes:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def as_parquet(rows: Rows) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), stream)
+    return stream.getvalue()
+
+
+def packed(files: dict[str, bytes], path: str = "tables") -> Path:
+    """The folder that download leaves, of files in the working directory."""
+    for name, content in files.items():
+        (Path("tables") / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("tables") / name).write_bytes(content)
+    raw = series_table.Raw(path=path, md5="")
+    Path("raw").mkdir(exist_ok=True)
+    series_table.download(replace(raw, md5=series_table.digest(raw, Path())), Path("raw"))
+    return Path("raw")
+
+
+def read(files: dict[str, bytes], prepare: series_table.Prepare = PREPARE) -> dict[tuple, np.ndarray]:
+    """Every series by its label and id."""
+    found = series_table.items(prepare, packed(files))
+    return {(i.key.class_, i.key.name): np.frombuffer(i.read()).reshape(2, -1) for i in found}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_table_is_what_a_loop_over_its_rows_finds() -> None:
+    rows = rows_of()
+    wanted = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["time"]):
+        wanted[row["label"], row["id"]].append((row["x"], row["y"]))
+    for files in (
+        {"a.csv": as_csv(rows)},
+        {"a.parquet": as_parquet(rows)},
+        {
+            "a.csv": as_csv([row for row in rows if row["label"] < "c5"]),
+            "below/b.PARQUET": as_parquet([row for row in rows if row["label"] >= "c5"]),
+        },
+    ):
+        for path in Path("tables").rglob("*.*"):
+            path.unlink()
+        got = read(files)
+        assert {key: [*map(tuple, values.T)] for key, values in got.items()} == wanted
+
+
+def test_without_times_rows_are_in_the_order_of_the_table() -> None:
+    rows = [{key: value for key, value in row.items() if key != "time"} for row in rows_of()]
+    got = read({"a.csv": as_csv(rows)})
+    for (_, id_), values in got.items():
+        assert values[0].tolist() == [row["x"] for row in rows if row["id"] == id_]
+
+
+def test_times_are_numbers_or_dates() -> None:
+    rows = rows_of()
+    wanted = read({"a.csv": as_csv(rows)})
+    stamped = [row | {"time": f"2026-03-01T09:{row['time']:02d}:00"} for row in rows]
+    fractions = [row | {"time": row["time"] / 7 - 1} for row in rows]
+    for other in (stamped, fractions):
+        got = read({"a.csv": as_csv(other)})
+        assert got.keys() == wanted.keys()
+        assert all(np.array_equal(got[key], wanted[key]) for key in got)
+
+
+def test_names_that_look_like_something_else_stay_names() -> None:
+    names = {"c0": "NA", "c1": "007"}
+    rows = [
+        row | {"id": row["id"].replace("-", ""), "label": names.get(row["label"], row["label"])}
+        for row in rows_of()
+    ]
+    assert {("NA", "00"), ("007", "10"), ("c2", "21")} <= read({"a.csv": as_csv(rows)}).keys()
+
+
+SPLIT = {f"c{number}": split for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2)}
+LISTED = replace(PREPARE, split="listed")
+
+
+def test_the_column_split_divides_and_one_file_is_enough() -> None:
+    rows = [row | {"split": SPLIT[row["label"]], "note": "of no account"} for row in rows_of()]
+    raw = packed({"a.csv": as_csv(rows)}, "tables/a.csv")
+    preprocess(series_table, LISTED, raw, Path("out.parquet"))
+    got = store.load(Path("out.parquet"), "val")
+    assert got.class_names == ["all/c4", "all/c5"]
+    assert got.form == PREPARE.form
+    assert (got.samples.dtype, got.samples.shape) == (np.float32, (4, 2, 8))
+    np.testing.assert_allclose(got.samples[:, 1], np.arange(1, 9)[None].repeat(4, 0) / 3, rtol=1e-6)
+
+
+def spoil(**changes: object) -> Callable[[Rows], Rows]:
+    """Other values in the first row."""
+    return lambda rows: [rows[0] | changes, *rows[1:]]
+
+
+def without(column: str) -> Callable[[Rows], Rows]:
+    return lambda rows: [{key: value for key, value in row.items() if key != column} for row in rows]
+
+
+@pytest.mark.parametrize("form", [as_csv, as_parquet])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("id"), "no column 'id' (there are label, time, x, y)"),
+        (without("label"), "no column 'label'"),
+        (without("y"), "no column 'y' (there are id, label, time, x)"),
+        (spoil(id=None), "column 'id' is empty in row 0"),
+        (spoil(label=None), "column 'label' is empty in row 0"),
+        (spoil(time=None), "column 'time' is empty in row 0"),
+        (spoil(label="c99"), "') has more than one label"),
+        (spoil(time=99.5), ""),  # is not a mistake
+        (lambda rows: [*rows, rows[0]], "has two rows at one time"),
+        (
+            lambda rows: [*rows, *(row | {"id": "z", "label": "C1"} for row in rows[:1])],
+            "'C1' and 'c1' differ in",
+        ),
+    ],
+)
+def test_a_wrong_table_is_one_clear_line(
+    form: Callable[[Rows], bytes], change: Callable[[Rows], Rows], message: str
+) -> None:
+    name = f"a.{form.__name__.removeprefix('as_')}"
+    if not message:
+        assert read({name: form(change(rows_of()))})
+        return
+    with pytest.raises(MetashotError) as caught:
+        read({name: form(change(rows_of()))})
+    assert message in str(caught.value)
+    assert "raw/tables" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ROWS = as_csv(rows_of())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": b""}, "member 'a.csv': has no column names: its first line"),
+        ({"a.csv": b"id,label,x,y\n"}, "member 'a.csv': a table without rows"),
+        ({"a.csv": ROWS + b"1,2\n"}, "member 'a.csv': line 162: fewer values than columns"),
+        ({"a.csv": ROWS + b"1,2,3,4,5,6\n\n"}, "member 'a.csv': line 162: more values than columns"),
+        ({"a.csv": b"# made in 2026\n" + ROWS}, "member 'a.csv': begins with #: remove comments"),
+        ({"a.csv": ROWS.replace(b"x,y", b"x,x")}, "more than one column 'x' (there are"),
+        (
+            {"a.csv": b"id,label,x,y,x\n1,a,1,2,3\n"},
+            "more than one column 'x' (there are id, label, x, y, x)",
+        ),
+        ({"a.csv": b"id,label,x,y\n1,a,1,tall\n"}, "column 'y': 1 values ('tall' in row 0) are not numbers"),
+        ({"a.csv": b"id,label,x,y,time\n1,a,1,2,noon\n"}, "cannot be read as a table of series ("),
+        ({"a.csv": b"id,label,x,y\n\xff\xfe,a,1,2\n"}, "member 'a.csv': byte 13 is not UTF-8: save the file"),
+        ({"a.parquet": b"no table"}, "member 'a.parquet': cannot be read (Parquet"),
+        ({"a.parquet": as_parquet(rows_of())[:-99]}, "member 'a.parquet': cannot be read ("),
+        ({"a.parquet": as_parquet([{"id": [1], "label": "a", "x": 1, "y": 2}])}, "column 'id' is list<"),
+        ({"a.csv": ROWS, "b.csv": ROWS}, "an id stands for one series"),
+    ],
+)
+def test_a_file_that_is_no_such_table_is_one_clear_line(files: dict[str, bytes], message: str) -> None:
+    with pytest.raises(MetashotError) as caught:
+        read(files)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_that_are_none_and_channels_that_cannot_be() -> None:
+    with pytest.raises(MetashotError, match="no column 'split'"):
+        read({"a.csv": ROWS}, LISTED)
+    with pytest.raises(MetashotError, match="column 'split': 'dev' is not train, val or test"):
+        read({"a.csv": as_csv([row | {"split": "dev"} for row in rows_of()])}, LISTED)
+    for channels in ((), ("x", "x"), ("x", "label"), ("time",)):
+        with pytest.raises(ValueError, match=r"^channels: "):
+            replace(PREPARE, channels=channels)
+    with pytest.raises(ValueError, match=r"^length: "):
+        replace(PREPARE, length=1)
+    Path("empty").mkdir()
+    with pytest.raises(MetashotError, match="empty: no CSV, TSV or Parquet file in it"):
+        packed({}, "empty")
+
+
+def test_a_series_with_a_gap_is_named() -> None:
+    rows = [row | {"split": SPLIT[row["label"]]} for row in rows_of()]
+    next(row for row in rows if (row["id"], row["time"]) == ("3-1", 4))["x"] = None
+    for name, content in (("a.csv", as_csv(rows)), ("a.parquet", as_parquet(rows))):
+        raw = packed({name: content})
+        with pytest.raises(MetashotError, match=r"series '3-1' is without a finite .* 'x' at step 4"):
+            preprocess(series_table, LISTED, raw, Path("out.parquet"))
+        (Path("tables") / name).unlink()
+
+
+NETWORK = Conv1dParams(name="conv1d", width=6, kernel=5)
+
+
+def network(steps: int = 37) -> backbones.Backbone:
+    torch.manual_seed(0)
+    net = NETWORK.build((3, steps)).double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    return net
+
+
+def test_conv1d_is_what_numpy_computes() -> None:
+    """Step by step: correlation, running statistics, ReLU, the greater of two neighbours; the mean."""
+    net, x = network().eval(), RANDOM.normal(size=(4, 3, 37))
+    wanted = x
+    for conv, norm in zip(net.convs, net.norms, strict=True):
+        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+        padded = np.pad(wanted, ((0, 0), (0, 0), (2, 2)))
+        windows = np.stack([padded[:, :, at : at + 5] for at in range(wanted.shape[2])], axis=2)
+        y = np.einsum("mctk,ock->mot", windows, weight) + bias[:, None]
+        mean, var, scale, shift = (
+            value.detach().numpy()[:, None]
+            for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        y = np.maximum(0, (y - mean) / np.sqrt(var + norm.eps) * scale + shift)
+        half = y.shape[2] // 2
+        wanted = np.maximum(y[:, :, : 2 * half : 2], y[:, :, 1 : 2 * half : 2])
+    got = net(torch.from_numpy(x)).detach().numpy()
+    assert got.shape == (4, net.features) == (4, 6)
+    np.testing.assert_allclose(got, wanted.mean(axis=2), rtol=1e-9, atol=1e-12)
+
+
+def test_conv1d_takes_statistics_from_the_first_rows() -> None:
+    net, x = network(64), torch.from_numpy(RANDOM.normal(size=(9, 3, 64)))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    got = net(x, 5)
+    torch.testing.assert_close(got[:5], net(x[:5], 5))
+    torch.testing.assert_close(got[5:6], net(torch.cat([x[:5], x[5:6]]), 5)[5:])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.testing.assert_close(net(x[:5]), got[:5])  # as in training, which moves the running ones
+    assert not torch.equal(net.norms[0].running_mean, before["norms.0.running_mean"])
+
+
+@pytest.mark.parametrize("shape", [(3, 15), (1, 28, 28), (3,)])
+def test_conv1d_takes_series_alone(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MetashotError, match="Conv-1d takes series of 16 steps or more"):
+        NETWORK.build(shape)
+
+
+def test_an_inner_loop_over_series_is_the_same_mapped_and_task_by_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU and on a CPU; one task's queries are normalised by statistics of their own."""
+    labels = torch.arange(3).expand(2, -1)
+    support, query = torch.from_numpy(RANDOM.normal(size=(2, 2, 3, 3, 64)))
+    gradients = []
+    for mapped in (False, True):
+        with runtime.reproducible(0):
+            params = maml.Params(
+                lr=1e-3,
+                meta_batch=2,
+                inner_lr=0.1,
+                inner_steps=2,
+                test_lr=0.1,
+                test_steps=2,
+                second_order=True,
+                train_way=3,
+                query_norm="query",
+            )
+            form = replace(PREPARE, channels=toys.CHANNELS, length=64).form
+            method = maml.Maml(params, Problem(form, NETWORK)).double()
+        monkeypatch.setattr(maml.Maml, "maps_tasks", mapped)
+        method.backward(Episodes(support, labels, query, labels, labels))
+        gradients.append([parameter.grad for parameter in method.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[0][-2:])
+
+
+CLASSES, SAMPLES = 100, 8
+TEST = [class_ for class_ in range(CLASSES) if toys.split_of(class_, CLASSES) == "test"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
+    """Oscillations through the stages, and what was measured."""
+    folder = tmp_path_factory.mktemp("series")
+    toys.write_series(folder / "waves.csv", CLASSES, SAMPLES)
+    project = Project(folder / "project")
+    raw = series_table.Raw(path=str(folder / "waves.csv"), md5="")
+    with project.params() as params:
+        section = params["data"]["series_table"]
+        section["raw"] = {"path": raw.path, "md5": series_table.digest(raw, Path())}
+        section["prepare"] |= {"channels": list(toys.CHANNELS), "split": "listed"}
+        section["budget"] = {"prototypical": 250, "maml": {"steps": 150, "lr": 2e-3, "train_way": 20}}
+        params["datasets"] = ["series_table"]
+        params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
+    return project, project.make("series_table")
+
+
+@pytest.mark.slow
+def test_methods_learn_to_tell_unseen_series_apart(trained: tuple[Project, dict]) -> None:
+    for measured in trained[1].values():  # chance is 0.2
+        assert measured["accuracy"] - measured["ci95"] > max(0.5, measured["untrained"]["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def published(trained: tuple[Project, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+    """A repository with the models, and the version of each method."""
+    root = tmp_path_factory.mktemp("published") / "repository"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield root, synthetic.publish(trained[0].root, root, "series_table", ["prototypical", "maml"])
+
+
+TASK = [
+    (toys.oscillation(class_, sample).tolist(), f"wave{class_:03d}" if sample == 0 else None)
+    for sample in range(4)
+    for class_ in TEST[:5]
+]
+COLUMNS = ("series", "label")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prototypical", "maml"])
+def test_served_answers_are_direct_ones(
+    published: tuple, trained: tuple, method: str, tmp_path: Path
+) -> None:
+    root, versions = published
+    plain = mlflow.pyfunc.load_model(versions[method].source)
+    answer = ask(plain, TASK, COLUMNS)
+    direct = methods.load(trained[0].root / f"models/series_table-5w1s/{method}")
+    values = [series.fitted(np.array(value), direct.problem.form) for value, _ in TASK]
+    samples = torch.from_numpy(np.stack(values))[None]
+    with torch.no_grad():
+        truth = direct.predict(samples[:, :5], torch.arange(5)[None], samples[:, 5:], 5)[0].numpy()
+    shown = [[row["probabilities"][label] for _, label in TASK[:5]] for row in answer]
+    np.testing.assert_allclose(shown, truth, rtol=1e-4, atol=1e-7)
+    right = [row["label"] == TASK[number % 5][1] for number, row in enumerate(answer)]
+    assert np.mean(right) > 0.4
+    if method == "prototypical":
+        as_arrays = [(np.array(value), label) for value, label in TASK]
+        assert ask(plain, as_arrays, COLUMNS) == answer
+        with serving(
+            root, {method: f"models:/series_table-5w1s/{versions[method].version}"}, tmp_path
+        ) as addresses:
+            assert ask(addresses[method], TASK, COLUMNS) == answer
+            for value, message in WRONG:
+                assert (
+                    ask(addresses[method], [*TASK, (value, None)], COLUMNS) == f"row 20: series is {message}"
+                )
+                assert ask(plain, [*TASK, (value, None)], COLUMNS) == f"row 20: series is {message}"
+
+
+LISTS = "give 3 lists (x, y, z) of equally many numbers"
+WRONG = [
+    ([[1, 2], [3, 4]], f"list: {LISTS}"),
+    ([[1, 2], [3, 4], [5]], f"list: {LISTS}"),
+    ([1, 2, 3], f"list: {LISTS}"),
+    ([["a", 2], [3, 4], [5, 6]], f"list: {LISTS}"),
+    ("1, 2, 3", f"str: {LISTS}"),
+    (None, f"null: {LISTS}"),
+    ([[1], [3], [5]], "too short: 1 steps in time, at least 2 are needed"),
+    ([[1, 2], [3, None], [5, 6]], "without a finite number in channel 'y' at step 1"),
+]
+
+
+@pytest.mark.slow
+def test_predict_says_that_series_are_no_files(published: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(published[0])
+    done = CliRunner().invoke(app, ["predict", "series_table-5w1s", "a.csv", "--support", "."])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: series_table-5w1s/1 takes series in a table, not files")
+
+
+def test_the_section_of_params_yaml_is_valid() -> None:
+    said = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["data"]["series_table"]
+    known = {key: value for key, value in said["prepare"].items() if key not in ("split", "repeated")}
+    assert series.Prepare(**known | {"channels": tuple(known["channels"])}).form.shape == (3, 128)

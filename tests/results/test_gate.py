@@ -1,0 +1,194 @@
+"""The gate's rule against brute force and its every branch; who the incumbent is; bars."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import synthetic
+
+from metashot.config.params import Gate
+from metashot.errors import MetashotError
+from metashot.learning.statistics import Difference, paired
+from metashot.lineage import lockfile
+from metashot.lineage.lockfile import Lock
+from metashot.results import compare, gate
+from metashot.results.decision import decision_path
+from metashot.results.gate import Bar, Candidate
+
+RULE = Gate(min_accuracy=0.0, allowed_regression=0.0)
+EPISODES = 400
+
+
+def candidate(method: str, mean: float, spread: float = 0.05, seed: int = 0) -> Candidate:
+    """A model with exactly this mean and, over the episodes, standard deviation."""
+    noise = np.random.default_rng(seed).normal(size=EPISODES)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    return Candidate(method, f"{method}.dir", mean + spread * noise)
+
+
+def bar(model: Candidate, reason: str = "it was trained on test images") -> Bar:
+    return Bar(model.method, model.model, "r" * 64, reason, "2026-11-23T12:00:00+00:00", "somebody")
+
+
+def decide(present, incumbent=None, bars=(), rule=RULE, **more):
+    return gate.decide(present, incumbent, bars, rule, manifest="m", chance=0.2, **more)
+
+
+def test_the_interval_of_the_difference_is_that_of_a_paired_test():
+    old, new = candidate("maml", 0.80, 0.10, seed=1), candidate("reptile", 0.81, 0.11, seed=2)
+    shared = np.random.default_rng(3).normal(0, 0.2, EPISODES)  # episodes are hard or easy for both
+    old, new = (replace(model, accuracies=model.accuracies + shared) for model in (old, new))
+    found = decide([new], old).difference
+    each = new.accuracies - old.accuracies
+    truth = scipy.stats.ttest_rel(new.accuracies, old.accuracies).confidence_interval(0.95)
+    assert found.mean == pytest.approx(each.mean())
+    # Student's quantile is 1.966 for 399 degrees of freedom where ours is 1.96
+    assert [found.low, found.high] == pytest.approx([truth.low, truth.high], abs=0.004 * each.std())
+    drawn = np.random.default_rng(4).choice(each, (20_000, EPISODES)).mean(axis=1)
+    assert [found.low, found.high] == pytest.approx(
+        list(np.quantile(drawn, [0.025, 0.975])), abs=0.01 * each.std()
+    )
+    apart = np.sqrt(new.standing.ci95**2 + old.standing.ci95**2)
+    assert found.high - found.mean < 0.7 * apart  # pairing is worth it
+
+
+def test_without_an_incumbent_the_most_accurate_model_is_promoted():
+    decision = decide([candidate("maml", 0.8), candidate("siamese", 0.9)])
+    assert (decision.champion, decision.promoted) == (decision.challenger, True)
+    assert (decision.champion.method, decision.incumbent, decision.difference) == ("siamese", None, None)
+    assert decision.judged == {"maml": "maml.dir", "siamese": "siamese.dir"}
+    assert decision.reasons == [
+        "the challenger, siamese, has 90.00 ± 0.49 %: its 95 % interval lies above chance (20.0%)",
+        "siamese, the challenger, becomes champion",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lead", "allowed", "promoted"),
+    [
+        (0.0050, 0.0, True),  # the half width of the interval is 0.0049
+        (0.0048, 0.0, False),
+        (-0.0051, 0.0, False),
+        (-0.0050, 0.01, True),  # no worse than 0.0099 below, with 95 % confidence
+        (-0.0052, 0.01, False),
+        (0.0, 0.0049, False),
+        (0.0, 0.0050, True),
+    ],
+)
+def test_a_challenger_replaces_the_incumbent_if_its_lead_is_sure(lead, allowed, promoted):
+    old = candidate("maml", 0.8, 0.0)
+    new = candidate("reptile", 0.8 + lead, 0.05)  # so the difference has a spread of 0.05
+    half = 1.96 * 0.05 / np.sqrt(EPISODES)
+    decision = decide([new], old, rule=Gate(min_accuracy=0.0, allowed_regression=allowed))
+    assert (lead - half > -allowed) == promoted
+    assert (decision.promoted, decision.champion.method) == (promoted, "reptile" if promoted else "maml")
+    found = decision.difference
+    assert [found.mean, found.low, found.high] == pytest.approx([lead, lead - half, lead + half])
+    verb = "lies" if promoted else "does not lie"
+    assert f"its lower end {verb} above {0 - 100 * allowed:.2f}" in decision.reasons[-2]
+
+
+def test_equal_answers_leave_the_incumbent():
+    old = candidate("maml", 0.8)
+    decision = decide([replace(old, method="reptile", model="other")], old)
+    assert (decision.champion.method, decision.promoted) == ("maml", False)
+    assert decision.difference == Difference(0.0, 0.0, 0.0, 1.0, 0, EPISODES, 0, None)
+
+
+def test_an_incumbent_that_is_the_challenger_stays_without_a_comparison():
+    models = [candidate("maml", 0.8), candidate("siamese", 0.9)]
+    decision = decide(models, models[1])
+    assert (decision.champion, decision.promoted, decision.difference) == (decision.incumbent, False, None)
+    assert decision.champion.method == "siamese"
+
+
+def test_a_present_incumbent_is_held_against_a_better_challenger():
+    models = [candidate("maml", 0.8), candidate("siamese", 0.9, seed=1)]
+    decision = decide(models, models[0])
+    assert (decision.champion.method, decision.promoted) == ("siamese", True)
+    assert decision.retested == {}  # its answers are among those of the present models
+
+
+def test_an_incumbent_tested_again_is_held_against_every_present_model():
+    models, old = [candidate("maml", 0.8), candidate("siamese", 0.9, seed=1)], candidate("maml", 0.85, seed=2)
+    decision = decide(models, replace(old, model="old"), bars=[bar(models[1])])
+    assert decision.retested == {model.method: paired(model.accuracies, old.accuracies) for model in models}
+    assert decision.difference == decision.retested["maml"]  # siamese is barred
+
+
+@pytest.mark.parametrize(
+    ("challenger", "incumbent", "minimum", "champion"),
+    [
+        (0.2035, None, 0.0, None),  # ± 0.0049, and chance is 0.2
+        (0.2051, None, 0.0, "siamese"),
+        (0.89, None, 0.9, None),
+        (0.9001, None, 0.9, "siamese"),
+        (0.89, 0.91, 0.9, "maml"),
+        (0.95, 0.89, 0.9, "siamese"),
+        (0.9001, 0.8999, 0.9, "siamese"),  # no sure lead, but over one that may not be champion
+        (0.85, 0.84, 0.9, None),
+        (0.2, 0.3, 0.0, "maml"),
+        (0.1, 0.2, 0.0, None),
+    ],
+)
+def test_a_champion_is_above_chance_and_the_minimum(challenger, incumbent, minimum, champion):
+    decision = decide(
+        [candidate("siamese", challenger)],
+        candidate("maml", incumbent, seed=1) if incumbent else None,
+        rule=Gate(min_accuracy=minimum, allowed_regression=0.0),
+    )
+    assert (decision.champion.method if decision.champion else None) == champion
+    assert decision.promoted == (champion == "siamese")
+    said = " ".join(decision.reasons)
+    assert ("there is no champion" in said) == (champion is None)
+    if minimum:
+        assert f"its mean is {'' if challenger < minimum else 'not '}below the minimum (90.00%)" in said
+
+
+def test_a_barred_model_is_no_challenger_and_the_reason_is_told():
+    models = [candidate("maml", 0.8), candidate("siamese", 0.9)]
+    decision = decide(models, bars=[bar(models[1])])
+    assert decision.champion.method == decision.challenger.method == "maml"
+    assert decision.judged == {"maml": "maml.dir", "siamese": "siamese.dir"}
+    assert decision.reasons[0] == (
+        "siamese was barred by somebody on 2026-11-23: it was trained on test images"
+    )
+    nobody = decide(models, bars=[bar(model) for model in models])
+    assert (nobody.challenger, nobody.champion, nobody.promoted) == (None, None, False)
+    old = candidate("reptile", 0.7)
+    assert decide(models, old, bars=[bar(model) for model in models]).champion == old.standing
+
+
+def test_the_decision_is_the_same_bytes_and_is_read_back(tmp_path):
+    root = synthetic.make(tmp_path)
+    path = root / decision_path("glyphs-5w1s")
+    before = path.read_bytes()
+    synthetic.judge(root)
+    assert path.read_bytes() == before
+    said = json.loads(before)
+    assert (said["champion"]["method"], said["promoted"]) == ("prototypical", True)
+    comparison = compare.compare(Lock(root), "glyphs", "5w1s", list(synthetic.ACCURACY))
+    assert comparison.decision.json.encode() == before
+    accuracies = {row.method: row.accuracy for row in comparison.rows}
+    assert said["champion"]["accuracy"] == pytest.approx(accuracies["prototypical"], abs=1e-6)
+
+
+def test_bars_that_cannot_be_read_name_their_file(tmp_path):
+    root = synthetic.make(tmp_path)
+    (root / "champions").mkdir()
+    (root / "champions/glyphs-5w1s.json").write_text('[{"method": "maml"}]')
+    with pytest.raises(MetashotError, match=r"champions/glyphs-5w1s.json: not a list of barred models"):
+        synthetic.judge(root)
+
+
+def test_adopted_champions_that_are_not_there_are_not_passed_over(tmp_path):
+    root = synthetic.make(tmp_path)
+    (root / "champions").mkdir()
+    (root / "champions/glyphs-5w1s.dvc").write_text("outs:\n- md5: 0123.dir\n  path: glyphs-5w1s\n")
+    for _ in range(2):
+        with pytest.raises(MetashotError, match=r"run `dvc pull champions/glyphs-5w1s.dvc`"):
+            synthetic.judge(root)
+        (root / "champions/glyphs-5w1s").mkdir(exist_ok=True)
+    assert lockfile.adopted(root, "omniglot", "5w1s") == []

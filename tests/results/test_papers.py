@@ -1,0 +1,43 @@
+"""The page of results against what the evaluation measured and the papers report."""
+
+import re
+
+import pytest
+import synthetic
+
+from metashot.errors import MetashotError
+from metashot.results import papers
+
+
+def test_the_page_has_every_shape_that_was_tested_beside_what_is_published(tmp_path):
+    root = synthetic.make(tmp_path, {"prototypical": 0.95, "matching": 0.91, "transfer": 0.78}, ds="omniglot")
+    page = papers.page(root)
+    assert page == papers.page(root)
+    tables = re.split(r"\n\n", page)
+    (one_shot,) = (table for table in tables if table.startswith("| 5-way 1-shot"))
+    (five_shot,) = (table for table in tables if table.startswith("| 5-way 5-shot"))
+    snell, vinyals = (
+        f"table 1 of {source}"
+        for source in ("Snell et al. 2017, arXiv:1703.05175", "Vinyals et al. 2016, arXiv:1606.04080")
+    )
+    assert one_shot.splitlines()[2:] == [
+        f"| prototypical | 95.00 ± 0.40 % | 1,000 | 98.8 | -3.8 | {snell} |",
+        f"| matching | 91.00 ± 0.40 % | 1,000 | 98.1 | -7.1 | {vinyals} |",
+        "| transfer | 78.00 ± 0.40 % | 1,000 | | | |",
+    ]
+    assert "| prototypical | 97.00 ± 0.30 % | 1,000 | 99.7 | -2.7 |" in five_shot
+    assert "| prototypical | 20 | " in page  # steps
+    assert "the 423 are those of Vinyals et al." in page
+
+
+def test_synthetic_data_have_nothing_beside_them(tmp_path):
+    page = papers.page(synthetic.make(tmp_path))
+    assert "## glyphs (synthetic data), trained for 5w1s" in page
+    assert "arXiv" not in page
+
+
+def test_before_anything_is_evaluated_it_is_one_line(tmp_path):
+    root = synthetic.make(tmp_path)
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    with pytest.raises(MetashotError, match="no method was evaluated yet"):
+        papers.page(root)
