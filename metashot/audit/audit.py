@@ -88,24 +88,28 @@ def audit(
         history.forget(root)
     with tracking.connect(root) as client, _memory(root / MEMORY, fresh) as memory:
         evidence, trusted = Evidence(root, memory), signers or root / signing.SIGNERS
-        models, one = tracking.registered_models(client), None
+        models, unreadable = tracking.registered_models(client) if not wanted else ([], {})
+        one = None
+        for name, problem in unreadable.items():
+            found.append(Audited(name, [Check("versions", "fails", problem)]))
         if wanted:
             resolved = tracking.resolve(client, wanted)
             models = [client.get_registered_model(resolved.entry.name)]
             one = resolved.name if any(mark in wanted for mark in "@/") else None
         for model in models:
             try:
-                versions = tracking.registered(client, model)
+                with tracking.held(client, model.name):
+                    versions = tracking.registered(client, model)
+                    twins = defaultdict(list)
+                    for version in versions:
+                        twins[_identity(version)].append(version.name)
+                    for version in versions:
+                        if one in (None, version.name):
+                            claim = Claim(evidence, version, twins[_identity(version)], trusted)
+                            found.append(_version(claim))
+                    found.append(_model(evidence, model, versions))
             except MetashotError as error:
                 found.append(Audited(model.name, [Check("versions", "fails", str(error))]))
-                continue
-            twins = defaultdict(list)
-            for version in versions:
-                twins[_identity(version)].append(version.name)
-            for version in versions:
-                if one in (None, version.name):
-                    found.append(_version(Claim(evidence, version, twins[_identity(version)], trusted)))
-            found.append(_model(evidence, model, versions))
     return found
 
 

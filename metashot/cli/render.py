@@ -235,7 +235,7 @@ def _trace(traced: Mapping[str, Any]) -> RenderableType:
         },
     )
     made = {out["path"] for entry in said["stages"].values() for out in entry["outs"]}
-    code: dict[str, str] = {}
+    code = {**trained.get("code", {}), **said["evaluation"].get("code", {})}  # as it was loaded
     stages = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
     stages.add_column(overflow="fold")
     stages.add_column(overflow="fold", min_width=36)
@@ -246,8 +246,6 @@ def _trace(traced: Mapping[str, Any]) -> RenderableType:
         for dep in entry["deps"]:
             if dep["path"] in made:
                 stages.add_row(f" in {dep['path']}", dep["md5"], f"{dep['size']:,}")
-            elif dep["path"].endswith(".py"):
-                code[dep["path"]] = dep["md5"]
         for values in entry["params"].values():
             for key, value in values.items():
                 stages.add_row(f" {key.replace('tool.metashot.pins.', 'package ')}", str(value), "")

@@ -307,12 +307,35 @@ def follow_move(database: Path) -> None:
                 )
 
 
-def registered_models(client: MlflowClient) -> list[RegisteredModel]:
-    """Return every registered model that metashot publishes, by name."""
-    found = pages(lambda token: client.search_registered_models(page_token=token))
-    return sorted(
-        (model for model in found if "metashot.dataset" in model.tags), key=lambda model: model.name
-    )
+def registered_models(client: MlflowClient) -> tuple[list[RegisteredModel], dict[str, str]]:
+    """Return every registered model that metashot publishes, and why others, by name, cannot be read."""
+    unreadable: dict[str, str] = {}
+    try:
+        found = pages(lambda token: client.search_registered_models(page_token=token))
+    except MlflowException:  # it may fail at what one of them has in the database: so one at a time
+        found = []
+        for experiment in pages(lambda token: client.search_experiments(page_token=token)):
+            try:
+                found.append(client.get_registered_model(experiment.name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    unreadable[experiment.name] = f"what MLflow holds of it cannot be read ({_line(error)})"
+    ours = (model for model in found if "metashot.dataset" in model.tags)
+    return sorted(ours, key=lambda model: model.name), unreadable
+
+
+@contextmanager
+def held(client: MlflowClient, name: str) -> Iterator[None]:
+    """Tell what MLflow fails at in the block of what its database has of one model, so that others are read.
+
+    Raises:
+        MetashotError: It fails, and not because it is not reachable.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        client.search_experiments(max_results=1)  # which fails as well where MLflow is not reachable
+        raise MetashotError(f"what MLflow holds of {name} cannot be read ({_line(error)})") from None
 
 
 def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]:
@@ -348,7 +371,7 @@ def resolve(client: MlflowClient, wanted: str) -> Registered:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = ", ".join(model.name for model in registered_models(client)) or "none"
+        known = ", ".join(model.name for model in registered_models(client)[0]) or "none"
         raise MetashotError(f"no registered model {name!r} (there are: {known})") from None
     versions = registered(client, model)
     if mark == "@" or (not mark and "champion" in model.aliases):

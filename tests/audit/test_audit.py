@@ -1286,6 +1286,15 @@ def test_a_lineage_that_cannot_be_read_keeps_no_other_version_from_being_judged(
     assert clean(repository.audit())
 
 
+def test_a_version_whose_number_is_none_is_a_finding(repository):
+    """MLflow itself then answers nothing about any version of that model; other models are judged."""
+    with closing(sqlite3.connect(repository.root / "mlruns/mlflow.db")) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("UPDATE model_versions SET version = 'abc' WHERE version = 2")
+    check = repository.audit()[GROUP]["versions"]
+    assert (check.verdict, "cannot be read ('<' not supported" in check.detail) == ("fails", True)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
