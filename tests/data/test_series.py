@@ -16,7 +16,7 @@ import synthetic
 import torch
 import yaml
 from project import Project
-from test_serving import ask, serving
+from serving import ask, serving
 from torch import nn
 from typer.testing import CliRunner
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from project import Project
 from scipy import signal
-from test_serving import ask, serving
+from serving import ask, serving
 from typer.testing import CliRunner
 
 from benchmarks import toys

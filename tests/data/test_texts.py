@@ -20,7 +20,7 @@ import synthetic
 import torch
 import yaml
 from project import ROOT, Project
-from test_serving import ask, serving
+from serving import ask, serving
 from torch import Tensor, nn
 from typer.testing import CliRunner
 

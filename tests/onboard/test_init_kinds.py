@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import synthetic
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -26,7 +27,6 @@ from metashot.data.preprocess import preprocess
 from metashot.data.sources import audio_folder, series_table, text_table
 from metashot.errors import MetashotError
 from metashot.onboard import inspect, looks
-from tests import synthetic
 
 SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
 SHARED = synthetic.ROOT.parent / "shared" / "data"

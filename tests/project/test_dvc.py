@@ -117,6 +117,8 @@ def test_dvc_is_not_given_parameters_that_it_would_not_survive(runs: Runs) -> No
 def test_locks_of_the_living_stay(tmp_path: Path) -> None:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"])
+    words = Path(f"/proc/{process.pid}/cmdline")
+    wait_until(lambda: b"dvc" in words.read_bytes(), every=0.01)  # a moment after the process has begun
     info, dead = {"pid": process.pid, "cmd": "dvc repro"}, {"pid": 2**22 + 1, "cmd": "dvc repro"}
     rwlock = tmp_path / ".dvc/tmp/rwlock"
     rwlock.write_text(

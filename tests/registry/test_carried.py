@@ -17,7 +17,7 @@ import synthetic
 import yaml
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
-from test_serving import COLUMNS, GROUP, TASK, serving
+from serving import COLUMNS, GROUP, TASK, serving
 
 from metashot.project import closure
 from metashot.registry import carried

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
-from test_serving import BLOTS, GROUP
+from serving import BLOTS, GROUP
 from typer.testing import CliRunner
 
 from metashot.cli import render

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from metashot.cli.app import app
 from metashot.errors import MetashotError
 from metashot.lineage.lockfile import Lock
-from metashot.registry import carried, tracking
+from metashot.registry import carried, runs, tracking
 from metashot.registry import publish as publishing
 from metashot.results import cards, compare
 
@@ -173,7 +173,7 @@ def test_other_code_in_the_model_is_a_new_version_of_the_same_run(tmp_path, monk
     package = tmp_path / "metashot"
     shutil.copytree(carried.PACKAGE, package)
     shutil.copy(carried.PACKAGE.with_name("requirements.lock"), tmp_path)
-    for module in (publishing, carried):
+    for module in (runs, carried):
         monkeypatch.setattr(module, "PACKAGE", package)
     (package / "learning/models/methods/maml.py").write_text("# matching does not carry this\n")
     assert publish(root).added == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from project import ROOT, Edit, Project
 
 from metashot.config.check import check
 from metashot.data import Form, Key, store
@@ -24,7 +25,6 @@ from metashot.learning.models.methods.base import Problem
 from metashot.learning.models.methods.prototypical import Params, Prototypical
 from metashot.lineage.lockfile import Lock
 from metashot.registry.tracking import KIND, LINEAGE_FILE, connect
-from tests.project import ROOT, Edit, Project
 
 FORM = images.form(16, 1)
 
