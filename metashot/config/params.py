@@ -1,7 +1,7 @@
 """params.yaml, validated: every section has a type, and a key nobody knows is an error."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -25,6 +25,10 @@ Tested = Annotated[int, Field(ge=2, le=1_000_000)]  # episodes: an interval need
 Threads = Annotated[int, Field(ge=1, le=1024)]
 STEPS = 10_000_000  # of a training, at most
 DRAWN = 500_000_000  # samples in all episodes of a manifest
+MISPLACED = (
+    "missing",
+    "unexpected_keyword_argument",
+)  # mistakes at a key that a value has not, or should not have
 NAMED = 3  # mistakes in one message
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -209,16 +213,47 @@ def _valid(path: Path, key: str, type_: Any, value: Any) -> Any:
     try:  # as JSON, where strict takes a mapping for a dataclass, and a whole number for a float
         return TypeAdapter(type_).validate_json(json.dumps(value), strict=True)
     except ValidationError as invalid:
-        mistakes = [_describe(key, error, type_, value) for error in invalid.errors()[:NAMED]]
-        more = invalid.error_count() - len(mistakes)
-        others = [f"{more} more"] if more else []
-        raise MetashotError(f"{path}: {'; '.join(mistakes + others)}") from None
+        mistakes = [_describe(key, error, type_) for error in _of_one_form(invalid.errors(), value)]
+        others = [f"{len(mistakes) - NAMED} more"] if len(mistakes) > NAMED else []
+        raise MetashotError(f"{path}: {'; '.join(mistakes[:NAMED] + others)}") from None
 
 
-def _describe(key: str, error: Any, type_: Any, value: Any) -> str:
+def _of_one_form(errors: Sequence[Any], value: Any) -> list[Any]:
+    """Mistakes by their place in a value: where it may have one of several forms, those in the form it has.
+
+    Pydantic tells what is wrong with each form, and puts its name into the place.
+    """
+    found: list[Any] = []
+    outright: dict[tuple[Any, ...], list[Any]] = {}  # errors of forms that the value is nothing like
+    inside: set[tuple[Any, ...]] = set()
+    for error in errors:
+        here, place, forms = value, tuple[Any, ...](), list[tuple[Any, ...]]()
+        for part in error["loc"]:
+            if _holds(here, part):
+                here, place = here[part], (*place, part)
+            elif part is error["loc"][-1] and error["type"] in MISPLACED:
+                place = (*place, part)
+            elif part != "[key]":
+                forms.append(place)
+        if place in forms:
+            outright.setdefault(place, []).append({**error, "loc": place})
+        else:
+            inside |= set(forms)
+            found.append({**error, "loc": place})
+    for place, alike in outright.items():
+        if place not in inside:
+            found.append({**alike[0], "msg": " or ".join(dict.fromkeys(one["msg"] for one in alike))})
+    return found
+
+
+def _holds(value: Any, part: Any) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _describe(key: str, error: Any, type_: Any) -> str:
     loc = error["loc"]
-    if loc and isinstance(value, Mapping) and loc[0] not in value and loc[0] == value.get("name"):
-        loc = loc[1:]  # which of several types it is, as `named` decides
     where = ".".join(part for part in (key, *map(str, loc)) if part and part != "[key]")
     if error["type"] == "string_pattern_mismatch":
         return f"{where}: a name needs a letter, and letters, digits and _ only (it is {error['input']!r})"
