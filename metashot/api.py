@@ -211,6 +211,6 @@ def load_registered(uri: str) -> Any:
     Raises:
         MetashotError: MLflow is not reachable, or has no such model.
     """
-    from metashot.registry.tracking import load_model
+    from metashot.registry.versions import load_model
 
     return load_model(uri)

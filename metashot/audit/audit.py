@@ -24,8 +24,8 @@ from metashot.lineage import history
 from metashot.lineage.lockfile import Lock
 from metashot.lineage.objects import Missing
 from metashot.project.attempts import FOLDER as SCRATCH
-from metashot.registry import carried, runs, signing, tracking
-from metashot.registry.tracking import Registered
+from metashot.registry import carried, runs, signing, tracking, versions
+from metashot.registry.versions import Registered
 from metashot.results.decision import decision_path
 
 Verdict = Literal["ok", "fails", "cannot check"]
@@ -88,26 +88,26 @@ def audit(
         history.forget(root)
     with tracking.connect(root) as client, _memory(root / MEMORY, fresh) as memory:
         evidence, trusted = Evidence(root, memory), signers or root / signing.SIGNERS
-        models, unreadable = tracking.registered_models(client) if not wanted else ([], {})
+        models, unreadable = versions.registered_models(client) if not wanted else ([], {})
         one = None
         for name, problem in unreadable.items():
             found.append(Audited(name, [Check("versions", "fails", problem)]))
         if wanted:
-            resolved = tracking.resolve(client, wanted)
+            resolved = versions.resolve(client, wanted)
             models = [client.get_registered_model(resolved.entry.name)]
             one = resolved.name if any(mark in wanted for mark in "@/") else None
         for model in models:
             try:
-                with tracking.held(client, model.name):
-                    versions = tracking.registered(client, model)
+                with versions.held(client, model.name):
+                    listed = versions.registered(client, model)
                     twins = defaultdict(list)
-                    for version in versions:
+                    for version in listed:
                         twins[_identity(version)].append(version.name)
-                    for version in versions:
+                    for version in listed:
                         if one in (None, version.name):
                             claim = Claim(evidence, version, twins[_identity(version)], trusted)
                             found.append(_version(claim))
-                    found.append(_model(evidence, model, versions))
+                    found.append(_model(evidence, model, listed))
             except MetashotError as error:
                 found.append(Audited(model.name, [Check("versions", "fails", str(error))]))
     return found
@@ -120,7 +120,7 @@ def signable(root: Path, wanted: str) -> tuple[dict[str, Any], str, dict[str, by
         MetashotError: There is no such version, or its model is not what publish writes.
     """
     with tracking.connect(root) as client, _memory(root / MEMORY, False) as memory:
-        claim = Claim(Evidence(root, memory), tracking.resolve(client, wanted), [], root / signing.SIGNERS)
+        claim = Claim(Evidence(root, memory), versions.resolve(client, wanted), [], root / signing.SIGNERS)
         try:
             claim.model()
         except (Differs, Unknown) as error:

@@ -26,7 +26,7 @@ from metashot.lineage.lockfile import Cell, Lock
 from metashot.lineage.objects import FOLDER, Missing
 from metashot.project.entries import Entry, stages
 from metashot.registry import carried, runs, signing, tracking
-from metashot.registry.tracking import Registered
+from metashot.registry.versions import Registered
 from metashot.results import cards
 
 

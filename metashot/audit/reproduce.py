@@ -28,7 +28,8 @@ from metashot.lineage.objects import FOLDER
 from metashot.project import closure, git
 from metashot.project.entries import RECORDS, Entry, self_and_parents
 from metashot.registry.carried import RESULT
-from metashot.registry.tracking import COMMIT, Registered
+from metashot.registry.tracking import COMMIT
+from metashot.registry.versions import Registered
 
 Tree = tuple[str, str | None]  # a commit, and the digest of the changes that its tree had
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from metashot.registry.tracking import COMMIT, DECISION, PUBLISHER, Registered
+from metashot.registry.tracking import COMMIT, DECISION, PUBLISHER
+from metashot.registry.versions import Registered
 
 
 def trace(version: Registered) -> dict[str, Any]:

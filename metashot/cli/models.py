@@ -27,11 +27,11 @@ def trace(model: Model, as_json: Json = False) -> None:
     """Show where a registered version came from: data, parameters, code, packages, episodes, publisher."""
     from metashot.audit import trace
     from metashot.cli import render
-    from metashot.registry import tracking
+    from metashot.registry import tracking, versions
     from metashot.terminal import Terminal
 
     with tracking.connect(tracked_root()) as client:
-        traced = trace.trace(tracking.resolve(client, model))
+        traced = trace.trace(versions.resolve(client, model))
     if as_json:
         say_json(traced)
     else:
@@ -58,11 +58,11 @@ def predict(
     from dataclasses import asdict
 
     from metashot.cli import render
-    from metashot.registry import predict, tracking
+    from metashot.registry import predict, tracking, versions
     from metashot.terminal import Terminal
 
     with tracking.connect(root := tracked_root()) as client:
-        version = tracking.resolve(client, model)
+        version = versions.resolve(client, model)
         kind = predict.taken(version)
         if picture and kind.noun != "picture":
             raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.noun} files")
@@ -141,12 +141,12 @@ def reproduce(
 
     from metashot.audit import reproduce
     from metashot.cli import render
-    from metashot.registry import tracking
+    from metashot.registry import tracking, versions
     from metashot.terminal import Terminal
 
     root = find_root(Path.cwd())
     with tracking.connect(root) as client:
-        version = tracking.resolve(client, model)
+        version = versions.resolve(client, model)
         made = reproduce.reproduce(root, version, tolerance)
     if as_json:
         say_json(asdict(made))

@@ -103,17 +103,17 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from metashot.lineage import history
-    from metashot.registry import carried, publish, tracking
+    from metashot.registry import carried, publish, tracking, versions
     from metashot.results import cards
     from metashot.results import compare as comparing
 
     root = find_root(Path.cwd())
     with tracking.connect(root) as client:
-        versions = [tracking.resolve(client, wanted) for wanted in (one, other)]
+        named = [versions.resolve(client, wanted) for wanted in (one, other)]
         locks = history.everywhere(root)
-        sources = [history.find(locks, v.entry.name, v.entry.tags.get(carried.RESULT, "")) for v in versions]
+        sources = [history.find(locks, v.entry.name, v.entry.tags.get(carried.RESULT, "")) for v in named]
         difference = comparing.pair(*sources)
-        first, second = versions
+        first, second = named
         if as_json:
             say_json({"first": first.name, "second": second.name, **asdict(difference)})
         else:
@@ -141,22 +141,22 @@ def _draw(
 
 def show_all(root: Path, comparisons: Iterable["Comparison"]) -> None:
     """Print comparisons, with the versions that are registered for as long as MLflow answers."""
-    from metashot.registry import tracking  # slow, and large, to import
+    from metashot.registry import versions
 
     answers = True
     for comparison in comparisons:
-        versions: Mapping[str, int] = {}
+        numbers: Mapping[str, int] = {}
         if answers:
             answers = False
             with warnings():
-                versions = tracking.versions(root, comparison)
+                numbers = versions.versions(root, comparison)
                 answers = True
-                if missing := [row.name for row in comparison.rows if row.name not in versions]:
+                if missing := [row.name for row in comparison.rows if row.name not in numbers]:
                     raise MetashotError(
                         f"MLflow does not show {', '.join(missing)} of {comparison.group} as they are now: "
                         "run `metashot publish`"
                     )
-        show(root, comparison, versions)
+        show(root, comparison, numbers)
 
 
 def show(root: Path, comparison: "Comparison", versions: Mapping[str, int]) -> None:

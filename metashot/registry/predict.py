@@ -26,7 +26,8 @@ from metashot.data.sources import text_table
 from metashot.errors import MetashotError
 from metashot.files import digest
 from metashot.registry import carried, tracking
-from metashot.registry.tracking import DOWNLOAD, Registered
+from metashot.registry.tracking import DOWNLOAD
+from metashot.registry.versions import Registered
 
 WEIGHTS = "model.json", "model.safetensors"  # of a model, which `metashot.learning.models.methods` writes
 

@@ -23,11 +23,11 @@ from metashot.registry.tracking import (
     LINEAGE_FILE,
     NOTE,
     SQLITE,
-    Registered,
     pages,
     publishing,
     tracking_uri,
 )
+from metashot.registry.versions import Registered
 
 # isort: split
 from mlflow import MlflowClient

@@ -10,14 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from metashot.registry.tracking import (
-    FILES,
-    KIND,
-    LINEAGE,
-    LINEAGE_FILE,
-    NOTE,
-    PUBLISHER,
-)
+from metashot.registry.tracking import FILES, KIND, LINEAGE, LINEAGE_FILE, NOTE, PUBLISHER
 
 # Before MLflow, which reads when it is imported what this sets
 from metashot.results.decision import decision_path

@@ -40,7 +40,7 @@ from metashot.errors import MetashotError
 from metashot.files import digest
 from metashot.lineage.lockfile import Lock
 from metashot.project import dvc
-from metashot.registry import carried, publish, runs, signing, tracking
+from metashot.registry import carried, publish, runs, signing, tracking, versions
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +200,7 @@ class Repository:
     def carry(self, number: int, code: carried.Code) -> None:
         """Other code in a registered model, everything that MLflow holds made to fit."""
         with tracking.connect(self.root) as client:
-            version = tracking.resolve(client, f"{GROUP}/{number}")
+            version = versions.resolve(client, f"{GROUP}/{number}")
             ids = version.model.model_id, version.entry.run_id, version.model.creation_timestamp
             for name, content in carried.described(code, version.lineage, *ids).items():
                 (self.folder(number) / name).write_bytes(content)
@@ -1563,7 +1563,7 @@ def test_what_cannot_be_traced_is_one_line(repository, monkeypatch):
 
 def reproduced(repository: Repository, number: int = 2) -> reproduce.Reproduced:
     with tracking.connect(repository.root) as client:
-        return reproduce.reproduce(repository.root, tracking.resolve(client, f"{GROUP}/{number}"))
+        return reproduce.reproduce(repository.root, versions.resolve(client, f"{GROUP}/{number}"))
 
 
 def worktrees(root: Path) -> int:
@@ -1829,6 +1829,6 @@ def test_a_leak_that_dvc_was_told_of_is_refuted_and_not_reproduced(made, drawn, 
     assert [check.name for check in failing] == ["data", "one result"]  # the run cache has what was made
     assert failing[0].detail == "80 samples of the data are in two splits"
     with tracking.connect(project.root) as client:
-        again = reproduce.reproduce(project.root, tracking.resolve(client, FIRST))
+        again = reproduce.reproduce(project.root, versions.resolve(client, FIRST))
     assert again.verdict == "differs"
     assert again.files[DATA][0] != again.files[DATA][1]

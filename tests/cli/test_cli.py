@@ -229,7 +229,7 @@ def test_foreign_text_in_mlflow_does_nothing_to_a_terminal(repository):
     publish.publish_all(repository)
     client, evil = client_of(repository), "[/b]\x1b[2J\x9b\u202e\r\nerror: forged\x07"
     shown = r"[/b]\x1b[2J\x9b\u202e\r\nerror: forged\x07"
-    for tag in (tracking.PUBLISHER, tracking.DECISION, tracking.RESULT):
+    for tag in (tracking.PUBLISHER, tracking.DECISION, "metashot.result"):
         client.set_model_version_tag("glyphs-5w1s", "1", tag, evil)
     client.set_registered_model_tag("glyphs-5w1s", tracking.DECISION, evil)
     for command in ("trace glyphs-5w1s/1", "trace glyphs-5w1s/1 --json", "audit --all", "audit --all --json"):

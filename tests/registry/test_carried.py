@@ -222,7 +222,7 @@ def test_what_pyproject_listed_earlier_is_carried_as_it_was():
 
 
 def test_a_publish_that_was_killed_before_a_version_was_whole_is_completed(tmp_path, monkeypatch):
-    from metashot.registry import publish, tracking
+    from metashot.registry import publish, tracking, versions
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = synthetic.make(tmp_path / "repository", {"matching": 0.9})
@@ -232,6 +232,6 @@ def test_a_publish_that_was_killed_before_a_version_was_whole_is_completed(tmp_p
         publish.publish_all(root)
     publish.publish_all(root)
     with tracking.connect(root) as client:
-        version = tracking.resolve(client, GROUP)
+        version = versions.resolve(client, GROUP)
         assert (version.folder / carried.META).read_bytes() == carried.meta(GROUP, "1")
         assert tracking.FILES in version.entry.tags

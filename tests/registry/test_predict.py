@@ -23,7 +23,7 @@ from metashot.data.files import folders
 from metashot.data.kinds import KINDS
 from metashot.data.kinds.base import Use
 from metashot.errors import MetashotError
-from metashot.registry import carried, predict, tracking
+from metashot.registry import carried, predict, tracking, versions
 from metashot.results import plots
 
 CLASSES = ("b", "d", "a", "c", "e")
@@ -199,7 +199,7 @@ def test_no_code_of_a_model_runs_that_was_changed_since_it_was_registered(
     tracking.follow_move(root / "mlruns/mlflow.db")
     monkeypatch.chdir(root)
     with tracking.connect(root) as client:
-        folder = tracking.resolve(client, GROUP).folder
+        folder = versions.resolve(client, GROUP).folder
     change(folder, EVIL.format(marker=str(tmp_path / "ran")))
     done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"))
     lines = [line for line in done.stderr.splitlines() if "passes by" not in line]

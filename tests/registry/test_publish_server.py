@@ -21,7 +21,7 @@ from shown import snapshot
 
 from metashot import untrusted
 from metashot.errors import MetashotError
-from metashot.registry import publish, tracking
+from metashot.registry import publish, tracking, versions
 
 pytestmark = pytest.mark.slow
 
@@ -125,8 +125,8 @@ def test_files_are_fetched_from_a_server_whole_and_not_in_any_number(tmp_path, m
     root = told(tmp_path / "repository", "omniglotfetched")
     publish.publish_all(root)
 
-    def version(client: MlflowClient) -> tracking.Registered:
-        return tracking.resolve(client, "omniglotfetched-5w1s/1")
+    def version(client: MlflowClient) -> versions.Registered:
+        return versions.resolve(client, "omniglotfetched-5w1s/1")
 
     with tracking.connect(root) as client:
         fetched = version(client)
@@ -137,7 +137,7 @@ def test_files_are_fetched_from_a_server_whole_and_not_in_any_number(tmp_path, m
         monkeypatch.setattr(untrusted, "ENTRIES", 5)
         with pytest.raises(MetashotError, match="holds more than 5 files"):
             _ = version(client).folder
-        monkeypatch.setattr(tracking, "DOWNLOAD", 100)
+        monkeypatch.setattr(versions, "DOWNLOAD", 100)
         with pytest.raises(MetashotError, match="files or 100 bytes"):
             _ = version(client).lineage
 
@@ -145,7 +145,7 @@ def test_files_are_fetched_from_a_server_whole_and_not_in_any_number(tmp_path, m
 HOLDER = """
 import sys, time
 from pathlib import Path
-from metashot.registry import tracking
+from metashot.registry import tracking, versions
 tracking.BEAT = 0.2
 with tracking.publishing(Path(sys.argv[1])):
     Path(sys.argv[2]).touch()

@@ -13,7 +13,7 @@ import synthetic
 from project import wait_until
 from shown import client_of, snapshot
 
-from metashot.registry import publish, tracking
+from metashot.registry import publish, tracking, versions
 
 GROUP = "glyphs-5w1s"
 
@@ -41,7 +41,7 @@ def test_a_repository_that_moved_shows_its_files_from_the_new_place(tmp_path):
     assert publish.publish_all(after)[0].added == 0
     assert snapshot(after) == seen
     client = client_of(after)
-    version = tracking.resolve(client, GROUP)
+    version = versions.resolve(client, GROUP)
     assert version.folder.is_relative_to(after)
     assert json.loads((version.folder / "MLmodel").read_text())["model_id"] == version.model.model_id
     assert version.lineage["method"] == "matching"
@@ -76,7 +76,7 @@ def test_the_ui_of_a_repository_that_moved_serves_its_files(tmp_path):
     try:
         wait_until(answers)
         got = requests.get(f"{address}/get-artifact", {"path": "lineage.json", "run_uuid": run}, timeout=30)
-        assert got.json()["result"] == tracking.resolve(client_of(after), GROUP).entry.tags["metashot.result"]
+        assert got.json()["result"] == versions.resolve(client_of(after), GROUP).entry.tags["metashot.result"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
