@@ -66,7 +66,7 @@ def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
         stores.append(("cached on the remote", remote))
     steps: dict[str, Step] = {}
     elsewhere: dict[str, tuple[str, Store]] = {}  # outputs that are not in the workspace: md5, and where
-    codes = _codes(root) if CODE in order and (CODE in changed or CODE not in entries) else {}
+    codes = cells.files(root) if CODE in order and (CODE in changed or CODE not in entries) else {}
     for stage, needed in order.items():
         entry, needs = entries.get(stage), tuple(sorted(needed))
         waits = [name for name in needs if steps[name].state == "must run"]
@@ -111,11 +111,6 @@ def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
         if same and all(store.has(digest) for digest in outs.values()):
             return outs
     return None
-
-
-def _codes(root: Path) -> dict[str, bytes]:
-    """What the stage code would write now."""
-    return cells.files(root)
 
 
 def _changed_code(

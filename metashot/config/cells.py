@@ -33,9 +33,9 @@ def files(root: Path) -> dict[str, bytes]:
         lock = (root / LOCK).read_text(encoding="utf-8")
     except OSError as error:
         raise MetashotError(f"{LOCK}: cannot be read ({error.strerror}): restore it with git") from None
-    made: dict[str, bytes] = {}
+    kept, made = adopted(root), dict[str, bytes]()
     for stage, cell in cells(read, file):
-        modules = closure.closure(read, [f"stages.{stage}"], _parts(root, read, file, cell))
+        modules = closure.closure(read, [f"stages.{stage}"], _parts(read, file, kept, cell))
         about = closure.CodeList(
             {path: md5(content).hexdigest() for path, content in modules.items()},
             closure.parts_used(modules),
@@ -73,7 +73,10 @@ def cells(read: closure.Sources, file: params.File) -> Iterator[tuple[str, dict[
 
 
 def _parts(
-    root: Path, read: closure.Sources, file: params.File, cell: Mapping[str, str]
+    read: closure.Sources,
+    file: params.File,
+    champions: Mapping[str, list[list[str]]],
+    cell: Mapping[str, str],
 ) -> dict[str, set[str]] | None:
     """What a cell uses of each catalogue, adopted champions included; all where it has no data set."""
     data = file.data.get(cell.get("dataset", ""))
@@ -81,7 +84,8 @@ def _parts(
         return None
     of_source = closure.closure(read, ["metashot.data.sources"], {"source": {data.source}})
     backbone = str(data.backbone.get("name"))
-    kept = adopted(root).get(f"{cell['dataset']}-{cell.get('setting')}", []) if "method" not in cell else []
+    group = f"{cell['dataset']}-{cell.get('setting')}"
+    kept = champions.get(group, []) if "method" not in cell else []
     return {
         "source": {data.source},
         "kind": closure.parts_in(read, "kind", of_source),

@@ -528,3 +528,15 @@ def test_source() -> None:
     assert SOURCES["omniglot"] is omniglot
     with pytest.raises(MetashotError, match=r"^unknown source 'klingon': there are audio_folder, glyphs, "):
         SOURCES["klingon"]
+
+
+def test_a_zip_of_a_later_format_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "later.zip"
+    write_zip(path, {"a/b/0.png": b"x"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version that is needed to unpack the member
+    path.write_bytes(content)
+    with pytest.raises(
+        MetashotError, match=r"later\.zip: a zip of a later format \(zip file version 9\.9\): pack"
+    ):
+        archive.contents(path)

@@ -147,7 +147,9 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
         raise MetashotError(f"{path}: no such archive; run the download stage first") from None
     except OSError as error:
         raise MetashotError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the second: of a later format
+    except NotImplementedError as error:
+        raise MetashotError(f"{path}: a zip of a later format ({error}): pack it in an earlier one") from None
+    except (zipfile.BadZipFile, ValueError) as error:
         with path.open("rb") as file:
             begun = b"PK".startswith(file.read(2))  # an empty file is cut off too
         raise MetashotError(
