@@ -225,8 +225,9 @@ def test_a_temporary_server_that_ends_is_one_line(tmp_path: Path, monkeypatch: p
 
 def test_a_temporary_server_outlasts_ctrl_c_and_ends_with_who_started_it(tmp_path: Path) -> None:
     code = (
-        "import signal, time; from pathlib import Path; from flows import server\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
+        "import os, signal, time; from pathlib import Path; from flows import server\n"
+        # print may be interrupted by the signal and is not reentrant
+        "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'interrupted\\n'))\n"
         "print(server.temporary(Path()), flush=True)\n"
         "while True: time.sleep(60)"
     )
