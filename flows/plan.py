@@ -5,7 +5,6 @@ before, here or elsewhere, from the very inputs they have now: its run cache kno
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,8 +14,9 @@ from metashot.config import cells
 from metashot.config.params import budgeted
 from metashot.errors import MetashotError
 from metashot.files import md5
-from metashot.lineage.lockfile import CODE, Lock
+from metashot.lineage.lockfile import Lock
 from metashot.lineage.objects import Store
+from metashot.lineage.record import Record
 from metashot.project import attempts, declared, dvc
 from metashot.project.closure import CodeList
 from metashot.project.declared import below, contents
@@ -66,14 +66,14 @@ def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
         stores.append(("cached on the remote", remote))
     steps: dict[str, Step] = {}
     elsewhere: dict[str, tuple[str, Store]] = {}  # outputs that are not in the workspace: md5, and where
-    codes = cells.files(root) if CODE in order and (CODE in changed or CODE not in entries) else {}
+    codes = cells.files(root) if "code" in order and ("code" in changed or "code" not in entries) else {}
     for stage, needed in order.items():
         entry, needs = entries.get(stage), tuple(sorted(needed))
         waits = [name for name in needs if steps[name].state == "must run"]
         waits = [name for name in waits if not (written[name].get("meta") or {}).get("constant")]
         moved = [name for name in needs if steps[name].state.startswith("cached")]
         if codes:  # what the stage code would write is known
-            waits, moved = ([name for name in names if name != CODE] for names in (waits, moved))
+            waits, moved = ([name for name in names if name != "code"] for names in (waits, moved))
             if told := _changed_code(root, written[stage], entry, codes):
                 changed[stage] = [*changed.get(stage, []), {"changed deps": dict.fromkeys(told, "modified")}]
         if entry and stage not in changed and not waits and not moved:
@@ -233,7 +233,7 @@ def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
     for out in entry.outs if entry and seconds is None else ():
         record = root / str(out["path"]) / "record.json"
         if record.exists():
-            seconds = float(json.loads(record.read_text())["seconds"])
+            seconds = Record.parse(record.read_bytes(), str(record)).seconds
     if seconds is None or entry is None:
         return seconds
     for key, budget in entry.params.get("params.yaml", {}).items():

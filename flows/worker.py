@@ -5,7 +5,6 @@ carries the request. A worker commits nothing: the one dvc.lock is the pipeline'
 """
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from flows.parameters import Making, checked
 from flows.plan import Step
 from metashot.errors import MetashotError, line
 from metashot.lineage import lockfile
+from metashot.lineage.record import Record
 from metashot.project import attempts, dvc, git
 
 NAME = "make-remotely"
@@ -222,6 +222,6 @@ def _summary(root: Path, target: str) -> str:
     for out in entry.outs:
         record = root / str(out["path"]) / "record.json"
         if record.is_file():
-            facts = json.loads(record.read_text())
-            said.append(f"{facts['seconds']:.1f} s on {facts['device']['type']} {facts['device']['name']}")
+            made = Record.parse(record.read_bytes(), str(record))
+            said.append(f"{made.seconds:.1f} s on {made.device.type} {made.device.name}")
     return ", ".join([*said, f"worker {os.environ.get('PREFECT__WORKER_NAME', 'unnamed')}"])

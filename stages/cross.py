@@ -1,6 +1,5 @@
 """Test a model on the episodes of another data set than it was trained on."""
 
-import json
 from pathlib import Path
 
 from metashot.config.params import Threads
@@ -11,6 +10,7 @@ from metashot.learning.evaluation import correct_queries
 from metashot.learning.models import methods, runtime
 from metashot.learning.models.episodes import load_manifest
 from metashot.learning.statistics import mean_and_interval
+from metashot.lineage.metrics import CrossMetrics, TestedOn, TrainedOn
 from stages import read_params, run
 
 
@@ -36,17 +36,17 @@ def main(dataset: str, other: str, setting: str, method: str) -> None:
         raise MetashotError(f"{len(again)} test samples of {other} are training samples of {dataset}")
     correct = correct_queries(model, test.tensor(device), manifest)
     mean, interval = mean_and_interval(correct / manifest.queries)
-    said = {
-        "accuracy": mean,
-        "ci95": interval,
-        "episodes": len(manifest),
-        "n_way": manifest.n_way,
-        "k_shot": manifest.k_shot,
-        "trained_on": {"dataset": dataset, "data": md5(trained), "model": md5(folder / "model.safetensors")},
-        "tested_on": {"dataset": other, "data": md5(tested), "episodes": md5(manifest_path)},
-    }
+    metrics = CrossMetrics(
+        accuracy=mean,
+        ci95=interval,
+        episodes=len(manifest),
+        n_way=manifest.n_way,
+        k_shot=manifest.k_shot,
+        trained_on=TrainedOn(dataset=dataset, data=md5(trained), model=md5(folder / "model.safetensors")),
+        tested_on=TestedOn(dataset=other, data=md5(tested), episodes=md5(manifest_path)),
+    )
     with replacing(Path(f"results/{dataset}-on-{other}-{setting}/{method}.json")) as partial:
-        partial.write_text(json.dumps(said, indent=2) + "\n")
+        partial.write_text(metrics.json)
 
 
 if __name__ == "__main__":

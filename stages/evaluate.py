@@ -1,6 +1,5 @@
 """Evaluate one trained model on the frozen test episodes, beside its own untrained network."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from metashot.learning.evaluation import correct_in_each, correct_queries
 from metashot.learning.models import methods, runtime
 from metashot.learning.models.episodes import load_manifest
 from metashot.learning.statistics import mean_and_interval
-from metashot.lineage.record import Record
+from metashot.lineage.metrics import Measured, Metrics
+from metashot.lineage.record import Record, Recorder
 from stages import read_params, run, write_csv
 
 UNTRAINED_EPISODES = 100  # the first of the test episodes: enough to tell it from the trained network
@@ -38,30 +38,32 @@ def main(dataset: str, setting: str, method: str) -> None:
     model, test = methods.load(folder, device), store.load(data, "test")
     manifests = {name: load_manifest(path, test) for name, path in paths.items()}
     read = [folder / "model.safetensors", folder / "model.json", data, *paths.values()]
-    record = Record("evaluate", device, {"seed": seed}, read)
-    images = test.tensor(device)
+    recorder = Recorder("evaluate", (dataset, setting, method), device, {"seed": seed}, read)
+    samples = test.tensor(device)
     with runtime.reproducible(seed):  # the weights that training started from
         untrained = type(model)(model.params, model.problem).to(device)
 
-    correct = dict(zip(manifests, correct_in_each(model, images, list(manifests.values())), strict=True))
-    summary = {name: _summarise(correct[name] / manifests[name].queries) for name in manifests}
-    main_manifest = manifests[setting]
+    correct = dict(zip(manifests, correct_in_each(model, samples, list(manifests.values())), strict=True))
+    measured = {name: _measured(correct[name] / manifests[name].queries) for name in manifests}
+    main_manifest, own = manifests[setting], measured.pop(setting)
     first = main_manifest.head(UNTRAINED_EPISODES)
-    metrics = {
-        **summary.pop(setting),
-        "n_way": main_manifest.n_way,
-        "k_shot": main_manifest.k_shot,
-        "n_query": main_manifest.n_query,
-        "transductive": model.transductive,
-        "parameters": model.parameter_count(),
-        "untrained": _summarise(correct_queries(untrained, images, first) / first.queries),
-        "extra": summary,
-        "manifest": md5(paths[setting]),
-    }
+    metrics = Metrics(
+        accuracy=own.accuracy,
+        ci95=own.ci95,
+        episodes=own.episodes,
+        n_way=main_manifest.n_way,
+        k_shot=main_manifest.k_shot,
+        n_query=main_manifest.n_query,
+        transductive=model.transductive,
+        parameters=model.parameter_count(),
+        untrained=_measured(correct_queries(untrained, samples, first) / first.queries),
+        extra=measured,
+        manifest=md5(paths[setting]),
+    )
 
     results = Path(f"results/{cell}")
     with replacing(results / "metrics.json") as partial:
-        partial.write_text(json.dumps(metrics, indent=2) + "\n")
+        partial.write_text(metrics.json)
     columns = {"setting": [], "episode": [], "correct": [], "queries": []}  # type: dict[str, list[object]]
     for name, counts in correct.items():
         columns["setting"] += [name] * len(counts)
@@ -76,12 +78,12 @@ def main(dataset: str, setting: str, method: str) -> None:
     write_csv(results / "accuracy.csv", ("accuracy", "episodes"), sorted(histogram.items()))
     with replacing(Path(f"records/evaluate/{cell}")) as partial:
         partial.mkdir()
-        record.save(partial, dataset=dataset, setting=setting, method=method)
+        recorder.save(partial, recorder.ended(Record))
 
 
-def _summarise(accuracy: np.ndarray) -> dict[str, float]:
-    mean, interval = mean_and_interval(accuracy)
-    return {"accuracy": mean, "ci95": interval, "episodes": len(accuracy)}
+def _measured(accuracies: np.ndarray) -> Measured:
+    mean, interval = mean_and_interval(accuracies)
+    return Measured(accuracy=mean, ci95=interval, episodes=len(accuracies))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(dataset: str, setting: str) -> None:
     methods: list[str] = read_params("methods", list[str])
     rule: Gate = read_params("gate", Gate)
     threads: int = read_params("threads", Threads)
-    decision = gate.judge(root, dataset, setting, methods, rule, gate.read_bars(root, group), threads)
+    decision = gate.judge(root, dataset, setting, methods, rule, gate.read_bans(root, group), threads)
     with replacing(Path(decision_path(group))) as partial:
         partial.write_text(decision.json, encoding="utf-8")
 

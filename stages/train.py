@@ -16,7 +16,7 @@ from metashot.learning.models import backbones, methods, runtime
 from metashot.learning.models.episodes import load_manifest
 from metashot.learning.models.methods.base import Problem
 from metashot.learning.training import train
-from metashot.lineage.record import Record
+from metashot.lineage.record import Recorder, TrainingRecord
 from metashot.project.attempts import Attempt
 from stages import PARAMS, read_params, run, write_csv
 
@@ -59,7 +59,7 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
         "augment": asdict(augment),
         "budget": steps,
     }
-    record = Record("train", device, resolved, [data, rows, val_rows])
+    recorder = Recorder("train", (dataset, setting, method), device, resolved, [data, rows, val_rows])
     with runtime.reproducible(seed):
         model = cls(hyper, Problem(samples.form, backbone, len(samples.class_names))).to(device)
         progress = train(
@@ -74,7 +74,7 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
             seed=seed,
             log=log,
             augment=augment.episodes,
-            checkpoint=attempt.checkpoint(record.key),
+            checkpoint=attempt.checkpoint(recorder.record.key),
         )
 
     cell = f"{dataset}-{setting}/{method}"
@@ -84,20 +84,17 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     write_csv(Path(f"results/{cell}/curve.csv"), ("step", "loss", "val_accuracy"), progress.curve)
     with replacing(Path(f"records/train/{cell}")) as partial:
         partial.mkdir()
-        record.save(
-            partial,
-            progress.journal,
+        record = recorder.ended(
+            TrainingRecord,
             started=progress.started,
             seconds=progress.seconds,
             resumed=progress.resumed,
-            dataset=dataset,
-            setting=setting,
-            method=method,
             steps=steps,
             best_step=progress.best_step,
             episodes_per_s=progress.episodes_per_s,
             parameters=model.parameter_count(),
         )
+        recorder.save(partial, record, progress.journal)
 
 
 if __name__ == "__main__":

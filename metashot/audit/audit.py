@@ -1,6 +1,6 @@
-"""Whether what MLflow says of a registered version is so, recomputed from the bytes that git and DVC hold.
+"""Registered versions audited: what MLflow shows of them, recomputed from the bytes that git and DVC hold.
 
-Nothing is believed that can be computed: digests are taken anew, accuracies are averaged again over the
+Nothing is taken on trust that can be computed: digests are taken anew, accuracies are averaged again over the
 episodes, the lineage document of a version is held against dvc.lock at the commit it names, and MLflow's
 numbers against the files. What is gone cannot be checked, and is never called verified.
 """
@@ -10,17 +10,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 from ruamel.yaml.error import YAMLError
 
-from metashot.audit.checks import Claim
-from metashot.audit.evidence import Differs, Evidence, Memory, Unknown, where
+from metashot.audit.checks import CHECKS
+from metashot.audit.claim import Claim
+from metashot.audit.evidence import Evidence
+from metashot.audit.held import Memory
+from metashot.audit.verdict import Differs, Unknown, where
 from metashot.errors import MetashotError
 from metashot.files import replacing
 from metashot.lineage import history
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.lineage.objects import Missing
 from metashot.project.attempts import FOLDER as SCRATCH
@@ -70,32 +75,32 @@ class Audited:
 
 
 def audit(
-    root: Path, wanted: str | None = None, *, fresh: bool = False, signers: Path | None = None
+    root: Path, name: str | None = None, *, fresh: bool = False, signers: Path | None = None
 ) -> list[Audited]:
     """Audit one version, or every version and the aliases of every registered model.
 
     Args:
         root: The repository.
-        wanted: ``MODEL``, ``MODEL@ALIAS`` or ``MODEL/VERSION``; with a model alone all its versions.
+        name: ``MODEL``, ``MODEL@ALIAS`` or ``MODEL/VERSION``; with a model alone all its versions.
         fresh: Forget what earlier audits computed.
         signers: Folder of the public keys that are trusted; by default that of the repository.
 
     Raises:
         MetashotError: MLflow is not reachable, or has no such version.
     """
-    found = []
+    audited = []
     if fresh:
         history.forget(root)
     with tracking.connect(root) as client, _memory(root / MEMORY, fresh) as memory:
         evidence, trusted = Evidence(root, memory), signers or root / signing.SIGNERS
-        models, unreadable = versions.registered_models(client) if not wanted else ([], {})
+        models, unreadable = versions.registered_models(client) if not name else ([], {})
         one = None
-        for name, problem in unreadable.items():
-            found.append(Audited(name, [Check("versions", "fails", problem)]))
-        if wanted:
-            resolved = versions.resolve(client, wanted)
+        for unread, problem in unreadable.items():
+            audited.append(Audited(unread, [Check("versions", "fails", problem)]))
+        if name:
+            resolved = versions.resolve(client, name)
             models = [client.get_registered_model(resolved.entry.name)]
-            one = resolved.name if any(mark in wanted for mark in "@/") else None
+            one = resolved.name if any(mark in name for mark in "@/") else None
         for model in models:
             try:
                 with versions.held(client, model.name):
@@ -106,52 +111,37 @@ def audit(
                     for version in listed:
                         if one in (None, version.name):
                             claim = Claim(evidence, version, twins[_identity(version)], trusted)
-                            found.append(_version(claim))
-                    found.append(_model(evidence, model, listed))
+                            audited.append(_version(claim))
+                    audited.append(_model(evidence, model, listed))
             except MetashotError as error:
-                found.append(Audited(model.name, [Check("versions", "fails", str(error))]))
-    return found
+                audited.append(Audited(model.name, [Check("versions", "fails", str(error))]))
+    return audited
 
 
-def signable(root: Path, wanted: str) -> tuple[dict[str, Any], str, dict[str, bytes]]:
+def signable(root: Path, name: str) -> tuple[Document, str, dict[str, bytes]]:
     """Return what a signature of a version is over: its lineage, the digest of its code, and its files.
 
     Raises:
         MetashotError: There is no such version, or its model is not what publish writes.
     """
     with tracking.connect(root) as client, _memory(root / MEMORY, False) as memory:
-        claim = Claim(Evidence(root, memory), versions.resolve(client, wanted), [], root / signing.SIGNERS)
+        claim = Claim(Evidence(root, memory), versions.resolve(client, name), [], root / signing.SIGNERS)
         try:
-            claim.model()
+            CHECKS["model"](claim)
         except (Differs, Unknown) as error:
             raise MetashotError(f"{claim.version.name} cannot be signed: {error}") from None
-        return claim.document, claim.version.entry.tags[carried.CODE], claim.described
+        return claim.document, claim.code, claim.described
 
 
 def _version(claim: Claim) -> Audited:
     """Every check of a version; one that fails does not keep others from being made."""
-    lineage = _check("lineage", claim.lineage)
     try:
         _ = claim.cell
     except (Differs, *SHAPELESS):  # there is nothing to hold anything against
-        return Audited(claim.version.name, [lineage])
-    checks = {
-        "registry": claim.registry,
-        "commit": claim.commit,
-        "code": claim.code,
-        "bytes": claim.bytes,
-        "data": claim.data,
-        "episodes": claim.episodes,
-        "model": claim.model,
-        "parameters": claim.parameters,
-        "records": claim.records,
-        "metrics": claim.metrics,
-        "curves": claim.curves,
-        "card": claim.card,
-        "one result": claim.one_result,
-        "signature": claim.signature,
-    }
-    return Audited(claim.version.name, [lineage, *(_check(name, check) for name, check in checks.items())])
+        return Audited(claim.version.name, [_check("lineage", partial(CHECKS["lineage"], claim))])
+    return Audited(
+        claim.version.name, [_check(name, partial(check, claim)) for name, check in CHECKS.items()]
+    )
 
 
 def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audited:
@@ -159,39 +149,43 @@ def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audite
     name = model.name
 
     def latest() -> tuple[Lock, str]:
-        decisions = evidence.decisions(name)
+        decisions = evidence.decisions.all(name)
         if not decisions:
             raise Unknown(f"no dvc.lock here has gate@{name}: `git fetch`")
         return decisions[-1]
 
     def decision() -> str:
         lock, counts = latest()
-        told = model.tags.get(tracking.DECISION)
-        if told != counts:
-            known = "another" if told in [md5 for _, md5 in evidence.decisions(name)] else "an unknown"
-            said = f"MLflow follows {known} decision, {str(told)[:12]}"
-            raise Differs(f"{said}, not that of {where(lock)}, {counts[:12]}: run `metashot publish`")
-        evidence.one_result(lock.entries[f"gate@{name}"])
-        evidence.judged(lock, name, evidence.decision(counts))
+        followed = model.tags.get(tracking.DECISION)
+        if followed != counts:
+            known = (
+                "another" if followed in [md5 for _, md5 in evidence.decisions.all(name)] else "an unknown"
+            )
+            raise Differs(
+                f"MLflow follows {known} decision, {str(followed)[:12]}, not that of {where(lock)}, "
+                f"{counts[:12]}: run `metashot publish`"
+            )
+        evidence.held.one_result(lock.entries[f"gate@{name}"])
+        evidence.decisions.judged(lock, name, evidence.decisions.read(counts))
         return f"{decision_path(name)} of {where(lock)}"
 
     def aliases() -> str:
-        decided = evidence.decision(latest()[1])
+        decided = evidence.decisions.read(latest()[1])
         by_alias = {alias: version for version in versions for alias in version.aliases}
         standing: dict[str | None, str] = {}
         for alias in tracking.ALIASES:
             named, version = getattr(decided, alias), by_alias.get(alias)
-            weights = _weights(version.lineage) if version else None
+            weights = version.lineage.weights if version else None
             if weights != (named.model if named else None):
-                there = f"at {version.name}" if version else "at no version"
-                wanted = f"{named.method} with model {named.model[:12]}" if named else "none"
-                raise Differs(f"{alias} is {there}, but the gate decided for {wanted}")
+                place = f"at {version.name}" if version else "at no version"
+                expected = f"{named.method} with model {named.model[:12]}" if named else "none"
+                raise Differs(f"{alias} is {place}, but the gate decided for {expected}")
             if version:
                 standing[version.entry.run_id] = alias
         for version in versions:
-            said, now = version.run.data.tags.get(runs.STANDING), standing.get(version.entry.run_id)
-            if said != now:
-                raise Differs(f"the run of {version.name} is labelled {said}; by the aliases it is {now}")
+            label, now = version.run.data.tags.get(runs.STANDING), standing.get(version.entry.run_id)
+            if label != now:
+                raise Differs(f"the run of {version.name} is labelled {label}; by the aliases it is {now}")
         return ", ".join(f"{alias} {version.name}" for alias, version in sorted(by_alias.items())) or "none"
 
     return Audited(name, [_check("decision", decision), _check("aliases", aliases)])
@@ -200,13 +194,6 @@ def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audite
 def _identity(version: Registered) -> tuple[str, str]:
     tags = version.entry.tags
     return tags.get(carried.RESULT, ""), tags.get(carried.CODE, "")
-
-
-def _weights(document: dict[str, Any]) -> str:
-    """DVC's digest of the model in a lineage."""
-    name, method = document["name"], document["method"]
-    outs = document["stages"][f"train@{name}-{method}"]["outs"]
-    return next(str(out["md5"]) for out in outs if out["path"] == f"models/{name}/{method}")
 
 
 def _check(name: str, check: Callable[[], str]) -> Check:

@@ -5,7 +5,6 @@ and parameters those of commits that a branch or tag leads to. So a store that s
 to chooses neither what is run nor where anything is written.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,20 +17,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from metashot import files
-from metashot.audit.evidence import Differs, Evidence, Unknown, same, where
+from metashot.audit.evidence import Evidence
+from metashot.audit.trees import Tree
+from metashot.audit.verdict import Differs, Unknown, same, where
 from metashot.data.kinds.sentences import ENCODER
 from metashot.errors import MetashotError
 from metashot.lineage import history
 from metashot.lineage.history import PastLock
 from metashot.lineage.lockfile import Cell, Lock
+from metashot.lineage.metrics import Metrics
 from metashot.lineage.objects import FOLDER
+from metashot.lineage.record import Record, TrainingRecord
 from metashot.project import closure, git
 from metashot.project.entries import RECORDS, Entry, self_and_parents
 from metashot.registry.carried import RESULT
 from metashot.registry.tracking import COMMIT
 from metashot.registry.versions import Registered
-
-Tree = tuple[str, str | None]  # a commit, and the digest of the changes that its tree had
 
 TOLERANCE = 0.01  # of the accuracy, as a fraction, where the device or a package is another one
 
@@ -93,12 +94,10 @@ class _Reproduction:
     def __init__(self, evidence: Evidence, version: Registered, stack: ExitStack) -> None:
         self.evidence, self.version, self.stack = evidence, version, stack
         self.lock, self.cell = _recorded(evidence, version)
-        self.records = [
-            json.loads(evidence.inside(entry, path).read_text())
-            for entry, path in (
-                (self.cell.train, self.cell.train_record),
-                (self.cell.evaluate, self.cell.evaluate_record),
-            )
+        self.held = evidence.held
+        self.records: list[Record] = [
+            self.held.document(TrainingRecord, self.cell.train, self.cell.train_record),
+            self.held.document(Record, self.cell.evaluate, self.cell.evaluate_record),
         ]
         self.makers = {
             str(out["path"]): entry
@@ -121,31 +120,29 @@ class _Reproduction:
             same(f"command of {entry.stage} in {where(self.lock)}", entry.cmd, " ".join(entry.command))
         for entry in stages:
             self._make(entry)
-        found = {
+        compared = {
             path: pair
             for entry in stages
             for out in entry.outs
             if not str(out["path"]).startswith(RECORDS)
             for path, pair in self._compared(out).items()
         }
-        recorded = json.loads(self.evidence.inside(cell.evaluate, cell.metrics).read_text())
-        metrics = json.loads(self._path(cell.metrics).read_text())
+        recorded = self.held.document(Metrics, cell.evaluate, cell.metrics)
+        metrics = Metrics.parse(self._path(cell.metrics).read_bytes(), cell.metrics)
         again = [
-            json.loads(self._path(path).read_text()) for path in (cell.train_record, cell.evaluate_record)
+            Record.parse(self._path(path).read_bytes(), path)
+            for path in (cell.train_record, cell.evaluate_record)
         ]
         pairs = zip(self.records, again, strict=True)
-        differences = list(dict.fromkeys(line for old, new in pairs for line in _differences(old, new)))
-        accuracy = recorded["accuracy"], metrics["accuracy"]
+        differences = list(dict.fromkeys(line for old, new in pairs for line in old.differences(new)))
+        accuracy = recorded.accuracy, metrics.accuracy
         verdict: Literal["bit-equal", "within tolerance", "differs"] = "differs"
-        if all(old == new for old, new in found.values()):
+        if all(old == new for old, new in compared.values()):
             verdict = "bit-equal"
         elif differences and abs(accuracy[0] - accuracy[1]) <= tolerance:
             verdict = "within tolerance"
-        seconds = (
-            sum(record["seconds"] for record in self.records),
-            sum(record["seconds"] for record in again),
-        )
-        return Reproduced(self.version.name, verdict, found, accuracy, differences, tolerance, seconds)
+        seconds = sum(record.seconds for record in self.records), sum(record.seconds for record in again)
+        return Reproduced(self.version.name, verdict, compared, accuracy, differences, tolerance, seconds)
 
     def _make(self, entry: Entry) -> None:
         """Run a stage where its code and parameters are, on what was made before it."""
@@ -155,7 +152,7 @@ class _Reproduction:
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         prepare = entry.params.get("params.yaml", {}).get(f"data.{self.cell.dataset}.prepare", {})
         if encoder := prepare.get("encoder"):
-            environment.setdefault(ENCODER, str(self.evidence.root / encoder))
+            environment.setdefault(ENCODER, str(self.held.root / encoder))
         done = subprocess.run(
             [sys.executable, *entry.command[1:]],
             cwd=tree,
@@ -172,10 +169,10 @@ class _Reproduction:
         """Where a stage's code and parameters are: by its record, or else by those of later stages."""
         trees: list[Tree] = []
         for stage, record in zip((self.cell.train, self.cell.evaluate), self.records, strict=True):
-            commit, dirty = record["git"]["commit"], record["git"]["dirty"]
+            commit, dirty = record.git.commit, record.git.dirty
             if commit is None:
                 raise Unknown("it was not made in a git repository: its code was not recorded")
-            tree = commit, self.evidence.patch(stage) if dirty else None
+            tree = commit, self.held.patch(stage) if dirty else None
             if entry is stage:
                 trees = [tree]
                 break
@@ -183,21 +180,21 @@ class _Reproduction:
         else:
             if isinstance(self.lock, PastLock):
                 trees.append((self.lock.commit, None))
-        return self.evidence.fitting(entry, self.makers, trees)
+        return self.evidence.trees.fitting(entry, self.makers, trees)
 
-    def _tree(self, wanted: Tree) -> Path:
+    def _tree(self, tree: Tree) -> Path:
         """A worktree at a commit, with the changes that its tree had."""
-        if wanted in self.trees:
-            return self.trees[wanted]
-        commit, patch = wanted
-        root = self.evidence.root
+        if tree in self.trees:
+            return self.trees[tree]
+        commit, patch = tree
+        root = self.held.root
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="metashot-"))
-        tree = Path(folder) / "tree"
-        git.run(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
-        self.stack.callback(git.run, root, "worktree", "remove", "--force", str(tree))
+        worktree = Path(folder) / "tree"
+        git.run(root, "worktree", "add", "--quiet", "--detach", str(worktree), commit)
+        self.stack.callback(git.run, root, "worktree", "remove", "--force", str(worktree))
         if patch:
-            git.apply(tree, self.evidence.path(patch))
-        return self.trees.setdefault(wanted, tree)
+            git.apply(worktree, self.held.path(patch))
+        return self.trees.setdefault(tree, worktree)
 
     def _lay(self, tree: Path, dep: Mapping[str, Any]) -> None:
         """Lay out what a stage needs of earlier ones: as made again, or raw files as DVC holds them."""
@@ -210,8 +207,8 @@ class _Reproduction:
             sources = {str(file.relative_to(source)): file for file in held}
         elif path.startswith(f"{closure.FOLDER}/") or next(self_and_parents(path, self.makers), None):
             folder = str(dep["md5"]).endswith(FOLDER)
-            listed = self.evidence.listing(str(dep["md5"])) if folder else {".": str(dep["md5"])}
-            sources = {name: self.evidence.path(md5) for name, md5 in listed.items()}
+            listed = self.held.listing(str(dep["md5"])) if folder else {".": str(dep["md5"])}
+            sources = {name: self.held.path(md5) for name, md5 in listed.items()}
         else:  # of the commit
             return
         for name, source in sources.items():
@@ -227,7 +224,7 @@ class _Reproduction:
     def _compared(self, out: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
         """The md5 of each file of an output on record, and now."""
         path, md5 = str(out["path"]), str(out["md5"])
-        listed = self.evidence.listing(md5) if md5.endswith(FOLDER) else {".": md5}
+        listed = self.held.listing(md5) if md5.endswith(FOLDER) else {".": md5}
         found = {}
         for name, old in listed.items():
             file = self.made[path] / name
@@ -238,15 +235,5 @@ class _Reproduction:
 def _recorded(evidence: Evidence, version: Registered) -> tuple[Lock, Cell]:
     """The result that a version names, as the dvc.lock of its recorded commit has it, or else another."""
     commit = version.entry.tags.get(COMMIT)
-    locks: Sequence[Lock] = [evidence.lock(commit)] if commit else evidence.locks
+    locks: Sequence[Lock] = [evidence.held.lock(commit)] if commit else evidence.held.locks
     return history.find(locks, version.entry.name, str(version.entry.tags.get(RESULT)))
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What a record has of another device or package."""
-    lines = []
-    for part in ("device", "versions"):
-        for name, value in old[part].items():
-            if new[part].get(name) != value:
-                lines.append(f"{name}: {value} on record, {new[part].get(name)} now")
-    return lines

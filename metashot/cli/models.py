@@ -33,7 +33,7 @@ def trace(model: Model, as_json: Json = False) -> None:
     with tracking.connect(tracked_root()) as client:
         traced = trace.trace(versions.resolve(client, model))
     if as_json:
-        say_json(traced)
+        say_json(traced.written)
     else:
         Terminal().print(render.trace(traced))
 

@@ -2,36 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.errors import NotRenderableError
 from rich.table import Table
 from rich.text import Text
 
-from metashot.errors import MetashotError, line, printable
+from metashot.errors import line, printable
 from metashot.formatting import accuracy, duration
-from metashot.lineage.documents import flat
-from metashot.results import cards
-from metashot.results.compare import Comparison, Marks, shown
+from metashot.lineage.document import flat
+from metashot.results.compare import Comparison, shown
 
 if TYPE_CHECKING:
     from flows.plan import Step
     from metashot.audit.audit import Audited
     from metashot.audit.reproduce import Reproduced
+    from metashot.audit.trace import Trace
     from metashot.onboard.propose import Proposal
     from metashot.registry.predict import Answer
-
-SHAPELESS = (  # what reading and showing come to where the lineage has not the shape it had
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    NotRenderableError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 def comparison(compared: Comparison, seconds: Mapping[str, float], versions: Mapping[str, int]) -> Table:
@@ -161,28 +150,12 @@ def reproduction(made: "Reproduced") -> Table:
     return view
 
 
-def trace(traced: Mapping[str, Any]) -> RenderableType:
-    """Return a trace for a terminal, the raw download first.
-
-    Raises:
-        MetashotError: The lineage, which comes from MLflow, has not the shape it was written in.
-    """
-    try:
-        return _trace(traced)
-    except SHAPELESS as error:
-        raise MetashotError(
-            f"the lineage of {traced['version']} is not laid out as metashot writes it "
-            f"({type(error).__name__}: {error}): `metashot audit {traced['version']}` says more"
-        ) from None
-
-
-def _trace(traced: Mapping[str, Any]) -> RenderableType:
-    said = traced["lineage"]
-    metrics, trained, origin = said["metrics"], said["training"], said["origin"]
-    tree, device = trained["git"], trained["device"]
-    parts: list[RenderableType] = [
-        Text(line(f"{traced['version']}  {' '.join(traced['aliases'])}"), style="bold")
-    ]
+def trace(traced: "Trace") -> RenderableType:
+    """Return a trace for a terminal, the raw download first."""
+    document = traced.lineage
+    metrics, trained, origin = document.metrics, document.training, document.origin
+    tree, device = trained.git, trained.device
+    parts: list[RenderableType] = [Text(line(f"{traced.version}  {' '.join(traced.aliases)}"), style="bold")]
 
     def section(title: str, rows: Mapping[str, str]) -> None:
         view = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
@@ -193,90 +166,67 @@ def _trace(traced: Mapping[str, Any]) -> RenderableType:
                 view.add_row(key, value)
         parts.extend([Text(f"\n{title}", style="bold"), view])
 
-    labels = cards.labels(said)
     section(
         "Result",
         {
-            "method": said["method"],
-            "accuracy": f"{labels['accuracy']}, {metrics['n_way']}-way {metrics['k_shot']}-shot, "
-            f"{metrics['episodes']:,} episodes",
-            **{
-                f"  {name}": accuracy(extra["accuracy"], extra["ci95"])
-                for name, extra in metrics["extra"].items()
-            },
-            "untrained": accuracy(metrics["untrained"]["accuracy"], metrics["untrained"]["ci95"]),
-            "result": said["result"],
-            "key": said["key"],
-            **{f"  {name}": md5 for name, md5 in said["model"].items()},
+            "method": document.method,
+            "accuracy": f"{metrics.shown}, {metrics.shape}, {metrics.episodes:,} episodes",
+            **{f"  {name}": extra.shown for name, extra in metrics.extra.items()},
+            "untrained": metrics.untrained.shown,
+            "result": document.result,
+            "key": document.key,
+            **{f"  {name}": md5 for name, md5 in document.model.items()},
         },
     )
     section(
         "Data",
         {
-            "source": Marks.of(origin).on(origin["source"]),
-            "licence": origin["licence"],
-            "citation": origin["citation"],
-            **{f"  {name}": f"md5 {md5}" for name, md5 in origin["files"].items()},
+            "source": origin.marked(origin.source),
+            "licence": origin.licence,
+            "citation": origin.citation,
+            **{f"  {name}": f"md5 {md5}" for name, md5 in origin.files.items()},
         },
     )
-    dirty = ", tree changed: changes of code are in the training's record" if tree["dirty"] else ""
-    others = tree.get("others", {"count": 0, "names": []})
+    dirty = ", tree changed: changes of code are in the training's record" if tree.dirty else ""
+    others = tree.others
     section(
         "Training",
         {
-            "commit": f"{tree['commit']}{dirty}",
-            "also changed": f"{others['count']} other files: {', '.join(others['names'])}"
-            if others["count"]
+            "commit": f"{tree.commit}{dirty}",
+            "also changed": f"{others.count} other files: {', '.join(others.names)}"
+            if others and others.count
             else "",
-            "device": f"{device['name']} ({device['type']}), {device['threads']} threads",
-            "packages": ", ".join(f"{name} {number}" for name, number in trained["versions"].items()),
-            "steps": f"{trained['steps']:,} in {duration(trained['seconds'])}, best {trained['best_step']:,}",
-            "parameters": ", ".join(f"{key}={value}" for key, value in flat(trained["params"])),
+            "device": f"{device.name} ({device.type}), {device.threads} threads",
+            "packages": ", ".join(f"{name} {version}" for name, version in trained.versions.items()),
+            "steps": f"{trained.steps:,} in {duration(trained.seconds)}, best {trained.best_step:,}",
+            "parameters": ", ".join(f"{key}={value}" for key, value in flat(trained.params)),
         },
     )
-    made = {out["path"] for entry in said["stages"].values() for out in entry["outs"]}
-    code = {**trained.get("code", {}), **said["evaluation"].get("code", {})}  # as it was loaded
+    made = {out.path for stage in document.stages.values() for out in stage.outs}
     stages = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
     stages.add_column(overflow="fold")
     stages.add_column(overflow="fold", min_width=36)
     stages.add_column(justify="right", no_wrap=True)
-    for name in _in_order(said["stages"]):
-        entry = said["stages"][name]
-        stages.add_row(Text(line(name), style="bold"), f"key {entry['key'][:28]}", "")
-        for dep in entry["deps"]:
-            if dep["path"] in made:
-                stages.add_row(f" in {dep['path']}", dep["md5"], f"{dep['size']:,}")
-        for values in entry["params"].values():
+    for name in document.in_order:
+        stage = document.stages[name]
+        stages.add_row(Text(line(name), style="bold"), f"key {stage.key[:28]}", "")
+        for dep in stage.deps:
+            if dep.path in made:
+                stages.add_row(f" in {dep.path}", dep.md5, f"{dep.size:,}")
+        for values in stage.params.values():
             for key, value in values.items():
                 stages.add_row(f" {key.replace('tool.metashot.pins.', 'package ')}", str(value), "")
-        for out in entry["outs"]:
-            stages.add_row(f" out {out['path']}", out["md5"], f"{out['size']:,}")
+        for out in stage.outs:
+            stages.add_row(f" out {out.path}", out.md5, f"{out.size:,}")
     parts.extend([Text("\nStages", style="bold"), stages])
-    section("Code", code)
+    section("Code", {**trained.code, **document.evaluation.code})  # as it was loaded
     section(
         "Published",
         {
-            "by": traced["publisher"] or "",
-            "dvc.lock": f"commit {traced['commit']}" if traced["commit"] else "not committed yet",
-            "decision": traced["decision"] or "",
-            "run": traced["run"],
+            "by": traced.publisher or "",
+            "dvc.lock": f"commit {traced.commit}" if traced.commit else "not committed yet",
+            "decision": traced.decision or "",
+            "run": traced.run,
         },
     )
     return Group(*parts)
-
-
-def _in_order(stages: Mapping[str, Any]) -> list[str]:
-    """Stages behind those they need."""
-    made = {out["path"]: name for name, entry in stages.items() for out in entry["outs"]}
-    order: list[str] = []
-
-    def visit(name: str) -> None:
-        for dep in stages[name]["deps"]:
-            if dep["path"] in made:
-                visit(made[dep["path"]])
-        if name not in order:
-            order.append(name)
-
-    for name in stages:
-        visit(name)
-    return order

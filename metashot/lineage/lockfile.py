@@ -16,7 +16,7 @@ from metashot.errors import MetashotError
 from metashot.files import digest, md5
 from metashot.project.entries import RECORDS, Entry, entries, pointed, self_and_parents, whole
 
-CODE = "code"  # the stage that lists what others run
+GUARDS = {"check", "code"}  # they hold params.yaml and code to what git has; part of no lineage
 CHAMPIONS = "champions"  # the folder of the champions that were adopted
 
 
@@ -81,7 +81,7 @@ class Cell:
         return f"{RECORDS}evaluate/{self.group}/{self.method}/record.json"
 
 
-class Crossing(NamedTuple):
+class CrossTest(NamedTuple):
     """A cell's model on the test episodes of another data set."""
 
     cell: Cell
@@ -157,7 +157,7 @@ class Lock:
             raise MetashotError(f"no method was evaluated on {group} yet: run `dvc repro register@{group}`")
         return [self.cell(dataset, setting, method) for method in evaluated]
 
-    def crossings(self, dataset: str, setting: str) -> list[Crossing]:
+    def cross_tests(self, dataset: str, setting: str) -> list[CrossTest]:
         """Return the tests of a data set's models on the episodes of others; none of an earlier model."""
         found = []
         for stage, entry in self.entries.items():
@@ -168,7 +168,7 @@ class Lock:
                 with suppress(MetashotError):  # trained again, and not evaluated yet
                     cell = self.cell(dataset, setting, method)
                     if cell.weights in (dep.get("md5") for dep in entry.deps):
-                        found.append(Crossing(cell, other, entry))
+                        found.append(CrossTest(cell, other, entry))
         return found
 
     def ancestry(self, *entries: Entry) -> list[Entry]:
@@ -176,7 +176,7 @@ class Lock:
         makers = {
             out["path"]: entry
             for entry in self.entries.values()
-            if entry.stage != CODE  # it lists what is in git
+            if entry.stage not in GUARDS
             for out in entry.outs
         }
         found: dict[str, Entry] = {}

@@ -23,6 +23,7 @@ from typing import Any
 from metashot import untrusted
 from metashot.errors import MetashotError
 from metashot.files import digest
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Cell
 from metashot.project import closure
 
@@ -148,7 +149,7 @@ class Code:
         return buffer.getvalue()
 
 
-def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: str, created: int) -> Files:
+def described(code: Code, document: Document, model_id: str, run_id: str, created: int) -> Files:
     """Return the files of a registered model by name, but for the weights, which DVC has.
 
     Args:
@@ -158,7 +159,7 @@ def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: st
         run_id: Of the run that shows the result.
         created: When MLflow made the logged model, in ms.
     """
-    python, pins = document["training"]["versions"]["python"], code.requirements
+    python, pins = document.training.versions["python"], code.requirements
     numbers = dict(pin.split("==") for pin in pins)
     conda = ["channels:", "- conda-forge", "dependencies:", f"- python={python}", "- pip", "- pip:"]
     environment = [f"python: {python}", "build_dependencies:", "- pip", "- setuptools", "- wheel"]
@@ -177,7 +178,7 @@ def described(code: Code, document: Mapping[str, Any], model_id: str, run_id: st
     }
     about = {
         "flavors": {"python_function": flavor},
-        "metadata": {RESULT: document["result"], CODE: code.digest},
+        "metadata": {RESULT: document.result, CODE: code.digest},
         "mlflow_version": numbers["mlflow"],
         "model_id": model_id,
         "model_uuid": model_id,

@@ -8,11 +8,9 @@ A run is one result. A logged model and its version are one result and the code 
 a change of that code is a new version of the same run. A comparison is a run of its own.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Before MLflow, which reads when it is imported what this sets
 from metashot.registry.tracking import (
@@ -22,7 +20,6 @@ from metashot.registry.tracking import (
     KIND,
     LINEAGE_FILE,
     NOTE,
-    SQLITE,
     pages,
     publishing,
     tracking_uri,
@@ -36,20 +33,20 @@ from mlflow.entities import (
     Metric,
 )
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from metashot.errors import MetashotError, without_credentials
 from metashot.files import digest
 from metashot.learning.statistics import Difference
-from metashot.lineage import documents, lockfile
+from metashot.lineage import lockfile
+from metashot.lineage.document import CrossDocument, Document, stages_digest
 from metashot.lineage.history import AdoptedLock, PastLock, cells, history_and_gaps
-from metashot.lineage.lockfile import Cell, Crossing, Lock
+from metashot.lineage.lockfile import Cell, CrossTest, Lock
 from metashot.lineage.objects import Objects
-from metashot.registry import carried
+from metashot.registry import carried, group
 from metashot.registry.carried import CODE, RESULT, Code
 from metashot.registry.runs import (
     COMPARISON,
-    CROSSING,
+    CROSS_TEST,
     FORM,
     STAGES,
     STANDING,
@@ -63,21 +60,6 @@ from metashot.results import cards, compare
 from metashot.results.compare import Comparison
 
 # isort: split
-
-
-BEST_FIRST = {  # the UI's table of runs with the columns that matter, as its "share view" button stores it
-    "orderByKey": "metrics.`test_accuracy`",
-    "orderByAsc": False,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "modelVersionFilter": "All Runs",
-    "datasetsFilter": [],
-    "searchFilter": "",
-    "selectedColumns": [
-        "attributes.`Models`",
-        *(f"tags.`{key}`" for key in ("standing", "accuracy", "data")),  # no more, or these are out of sight
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -204,12 +186,12 @@ class _Group:
         self.form, self.codes = form(), dict[str, Code]()
         present_cells = compare.sources(self.present, self.comparison).values()
         self.code = {cell.result: self._code(cell).digest for _, cell in present_cells}
-        self.experiment = _experiment(client, tracking_uri(self.root), self.comparison)
-        _registered_model(client, self.comparison)
+        self.experiment = group.experiment(client, tracking_uri(self.root), self.comparison)
+        group.registered_model(client, self.comparison)
         found = pages(lambda token: client.search_runs([self.experiment], max_results=1000, page_token=token))
         self.results = {run.data.tags[RESULT]: run for run in found if RESULT in run.data.tags}
         self.comparisons = {run.data.tags[COMPARISON]: run for run in found if COMPARISON in run.data.tags}
-        self.crossings = {run.data.tags[CROSSING]: run for run in found if CROSSING in run.data.tags}
+        self.cross_tests = {run.data.tags[CROSS_TEST]: run for run in found if CROSS_TEST in run.data.tags}
         registered = pages(
             lambda token: client.search_model_versions(f"name = '{self.name}'", page_token=token)
         )
@@ -230,11 +212,11 @@ class _Group:
             except MetashotError as error:
                 self.gone.append(f"the comparison of commit {lock.commit[:10]} ({error})")
         for source in (self.present, *self.past):
-            for crossing in source.crossings(self.dataset, self.setting):
+            for test in source.cross_tests(self.dataset, self.setting):
                 try:
-                    self._publish_crossing(source, crossing)
+                    self._publish_cross_test(source, test)
                 except MetashotError as error:
-                    name = f"{crossing.cell.method} on {crossing.other}, {crossing.result[:12]}"
+                    name = f"{test.cell.method} on {test.other}, {test.result[:12]}"
                     self.gone.append(f"{name} ({error})")
         numbers = {
             row.name: int(self.versions[row.result, self.code[row.result]].version)
@@ -250,7 +232,7 @@ class _Group:
         commits: dict[str, str] = {}  # the first with the very stages, records of a run among their outputs
         for lock in self.past:
             for cell in cells(lock, self.dataset, self.setting):
-                commits.setdefault(digest(documents.stages(lock, cell)), lock.commit)
+                commits.setdefault(stages_digest(lock, cell), lock.commit)
         current = {row.result for row in self.comparison.rows}
         todo = []
         for result, places in self._places().items():
@@ -267,13 +249,13 @@ class _Group:
                 if not (version and run):
                     self.gone.append(f"{places[0][1].method}, result {result[:12]} ({error})")
         # In the order of training, so that a rebuilt registry numbers its versions as the first one did
-        todo.sort(key=lambda item: (item[0]["training"]["started"], item[0]["evaluation"]["started"]))
+        todo.sort(key=lambda item: (item[0].training.started, item[0].evaluation.started))
         for document, source, cell, run, version in todo:
             publisher = ResultRun(
                 self.client, self.experiment, source, cell, document, self._code(cell), self.form
             )
             self.results[cell.result], version = publisher.publish(run, version)
-            self._tag(version, COMMIT, commits.get(digest(document["stages"])))
+            self._tag(version, COMMIT, commits.get(document.stages_digest))
             self.versions[cell.result, version.tags[CODE]] = version
 
     def _code(self, cell: Cell) -> Code:
@@ -333,35 +315,33 @@ class _Group:
         tags = {COMPARISON: identity, DECISION: decision}
         self.comparisons[identity] = publisher.publish(run, tags, models, max(ended))
 
-    def _publish_crossing(self, lock: Lock, crossing: Crossing) -> None:
+    def _publish_cross_test(self, lock: Lock, test: CrossTest) -> None:
         """A test on another data set's episodes as a run of its own, linked to the model and to both data."""
-        run, result = self.crossings.get(crossing.result), crossing.cell.result
+        run, result = self.cross_tests.get(test.result), test.cell.result
         if run and run.data.tags.get(FORM) == self.form:
             return
         version = self._version(result, False)
         if version is None:
             raise MetashotError("its model is not registered")
-        document = documents.crossing(lock, crossing)
+        document = CrossDocument.of_test(lock, test)
         when = self.results[result].info.end_time  # the test itself has no clock times
-        method, tested = crossing.cell.method, document["tested"]
-        name = f"{method} on {crossing.other}"
-        run = run or self.client.create_run(self.experiment, when, {CROSSING: crossing.result}, run_name=name)
+        name = f"{test.cell.method} on {test.other}"
+        run = run or self.client.create_run(self.experiment, when, {CROSS_TEST: test.result}, run_name=name)
         run_id = run.info.run_id
+        read = {str(dep["path"]): (str(dep["md5"]), int(dep["size"])) for dep in test.entry.deps}
         self.client.log_inputs(
             run_id,
-            list(
-                data_inputs({str(dep["path"]): dep for dep in crossing.entry.deps}, crossing.other).values()
-            ),
+            list(data_inputs(read, test.other).values()),
             [LoggedModelInput(self._model(version))],
         )
-        shown = {"cross_accuracy": tested["accuracy"], "cross_ci95": tested["ci95"]}
+        shown = {"cross_accuracy": document.tested.accuracy, "cross_ci95": document.tested.ci95}
         self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in shown.items()])
-        self.client.log_dict(run_id, document, LINEAGE_FILE)
+        self.client.log_dict(run_id, document.written, LINEAGE_FILE)
         self.client.set_terminated(run_id, "FINISHED", when)
-        tags = {**cards.crossing_labels(document), NOTE: cards.crossing(document), FORM: self.form}
+        tags = {**cards.cross_labels(document), NOTE: cards.cross_card(document), FORM: self.form}
         for key, value in ({KIND: "cross", "mlflow.source.type": "JOB"} | tags).items():
             self.client.set_tag(run_id, key, value)
-        self.crossings[crossing.result] = self.client.get_run(run_id)
+        self.cross_tests[test.result] = self.client.get_run(run_id)
 
     def _follow_decision(self, numbers: Mapping[str, int]) -> None:
         """Point the aliases where the gate's decision says, and show in the runs' table what they are."""
@@ -369,7 +349,7 @@ class _Group:
         standings: dict[str, str] = {}
         for alias, standing in (("challenger", decision.challenger), ("champion", decision.champion)):
             named = self.comparison.row(standing)
-            _alias(self.client, self.name, alias, numbers[named.name] if named else None)
+            group.alias(self.client, self.name, alias, numbers[named.name] if named else None)
             if named:
                 standings[named.result] = alias
         for result, run in self.results.items():
@@ -389,59 +369,7 @@ class _Group:
             self.client.set_model_version_tag(self.name, version.version, key, value)
 
 
-def _experiment(client: MlflowClient, uri: str, comparison: Comparison) -> str:
-    found = client.get_experiment_by_name(comparison.group)
-    if found is None:
-        artifacts = None  # a server has its own place for them
-        if uri.startswith(SQLITE):
-            artifacts = (Path(uri.removeprefix(SQLITE)).parent / "artifacts" / comparison.group).as_uri()
-        found = client.get_experiment(client.create_experiment(comparison.group, artifacts))
-    elif found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    runs = (
-        f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=metashot"
-    )
-    tags = {
-        NOTE: f"{cards.overview(comparison)}\n\n[All runs, best first]({runs})",
-        "mlflow.experimentKind": "custom_model_development",  # runs and models, not traces and prompts
-        "mlflow.sharedViewState.metashot": json.dumps(BEST_FIRST),
-    }
-    for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return str(found.experiment_id)
-
-
-def _registered_model(client: MlflowClient, comparison: Comparison) -> None:
-    description = f"{cards.overview(comparison)}\n\n{cards.usage(comparison.group, comparison.kind)}"
-    tags = {
-        "metashot.dataset": comparison.dataset,
-        "metashot.setting": comparison.setting,
-        "metashot.synthetic": str(comparison.synthetic).lower(),
-        "metashot.known_classes": str(comparison.known_classes).lower(),
-    }
-    try:
-        found = client.get_registered_model(comparison.group)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        client.create_registered_model(comparison.group, tags=tags, description=description)
-    else:
-        if found.description != description:
-            client.update_registered_model(comparison.group, description)
-
-
-def _alias(client: MlflowClient, group: str, alias: str, version: int | None) -> None:
-    """Point an alias at a version, or take it away."""
-    now = client.get_registered_model(group).aliases.get(alias)
-    if version is None:
-        if now is not None:
-            client.delete_registered_model_alias(group, alias)
-    elif now is None or int(now) != version:
-        client.set_registered_model_alias(group, alias, str(version))
-
-
-def _whole(places: Sequence[tuple[Lock, Cell]]) -> tuple[dict[str, Any], Lock, Cell]:
+def _whole(places: Sequence[tuple[Lock, Cell]]) -> tuple[Document, Lock, Cell]:
     """The lineage of a result, and the first place that has all that a run and a model need.
 
     Raises:
@@ -450,8 +378,8 @@ def _whole(places: Sequence[tuple[Lock, Cell]]) -> tuple[dict[str, Any], Lock, C
     problem: MetashotError | None = None
     for source, cell in places:
         try:
-            document = documents.document(source, cell)
-            for path in (cell.journal, *(f"{cell.model}/{name}" for name in document["model"])):
+            document = Document.of_cell(source, cell)
+            for path in (cell.journal, *(f"{cell.model}/{name}" for name in document.model)):
                 source.file(cell.train, path)
         except MetashotError as error:
             problem = error

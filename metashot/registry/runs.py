@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from metashot.registry.tracking import FILES, KIND, LINEAGE, LINEAGE_FILE, NOTE, PUBLISHER
 
@@ -34,13 +33,16 @@ from mlflow.entities.model_registry import ModelVersion
 
 from metashot.files import digest, md5
 from metashot.learning.statistics import Difference
-from metashot.lineage import documents
+from metashot.lineage import record
+from metashot.lineage.document import Document, flat
 from metashot.lineage.lockfile import Cell, Lock
+from metashot.lineage.metrics import Metrics
+from metashot.lineage.record import Point, TrainingRecord
 from metashot.project import closure, git
 from metashot.registry import carried
 from metashot.registry.carried import CODE, PACKAGE, RESULT, Code
 from metashot.results import cards
-from metashot.results.compare import Comparison, Marks
+from metashot.results.compare import Comparison
 
 # isort: split
 
@@ -49,7 +51,7 @@ FORM = "metashot.form"  # of a finished run: digest of the modules that say how 
 STANDING = "standing"  # of a run: whether its model is champion or challenger
 STAGES = "metashot.stages"  # of a run: digest of the stages of its lineage, by which its commit is found
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
-CROSSING = "metashot.crossing"  # digest of a test on another data set's episodes
+CROSS_TEST = "metashot.crossing"  # digest of a test on another data set's episodes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 
 
@@ -61,24 +63,23 @@ class ResultRun:
     experiment: str
     lock: Lock
     cell: Cell
-    document: Mapping[str, Any]  # the result's lineage
+    document: Document  # the result's lineage
     carried: Code  # by the model
     form: str
 
     @property
-    def trained(self) -> Mapping[str, Any]:
+    def trained(self) -> TrainingRecord:
         """The record of the training."""
-        record: Mapping[str, Any] = self.document["training"]
-        return record
+        return self.document.training
 
     def publish(self, run: Run | None, version: ModelVersion | None) -> tuple[Run, ModelVersion]:
         """Complete the run, the logged model and the version."""
         run = run or self._run()
         run_id = run.info.run_id
-        evaluated = self.document["evaluation"]
-        data = data_inputs({**evaluated["inputs"], **self.trained["inputs"]})
-        journal = self.lock.file(self.cell.train, self.cell.journal).read_text().splitlines()
-        points = [json.loads(line) for line in journal]
+        read = {**self.document.evaluation.inputs, **self.trained.inputs}
+        data = data_inputs({path: (file.md5, file.size) for path, file in read.items()})
+        journal = self.lock.file(self.cell.train, self.cell.journal).read_bytes()
+        points = record.points(journal, self.cell.journal)
         self.client.log_batch(
             run_id, tags=[RunTag(*tag) for tag in run_tags(self.document).items()]
         )  # as they look now
@@ -91,16 +92,16 @@ class ResultRun:
         version = self._complete(version or self._version(run_id, model), model)
         linked = json.dumps([{"name": version.name, "version": int(version.version)}])
         labels = cards.labels(self.document)
-        told = {**labels, "mlflow.modelVersions": linked, NOTE: self._card}  # the second is the UI's link
-        self.client.set_logged_model_tags(model.model_id, told)
+        # The UI links the version by the second
+        tags = {**labels, "mlflow.modelVersions": linked, NOTE: self._card}
+        self.client.set_logged_model_tags(model.model_id, tags)
         if version.description != self._card:
             self.client.update_model_version(version.name, version.version, self._card)
         for key, value in labels.items():
             if version.tags.get(key) != value:
                 self.client.set_model_version_tag(version.name, version.version, key, value)
-        end = milliseconds(self.trained["started"] + self.trained["seconds"])
-        self.client.set_terminated(run_id, "FINISHED", end)
-        for key, value in {NOTE: self._card, LINEAGE: digest(self.document), FORM: self.form}.items():
+        self.client.set_terminated(run_id, "FINISHED", milliseconds(self.trained.ended))
+        for key, value in {NOTE: self._card, LINEAGE: self.document.digest, FORM: self.form}.items():
             self.client.set_tag(run_id, key, value)
         return self.client.get_run(run_id), version
 
@@ -114,21 +115,21 @@ class ResultRun:
         return {**cards.labels(self.document), RESULT: self.cell.result, CODE: self.carried.digest}
 
     def _run(self) -> Run:
-        started = milliseconds(self.trained["started"])
+        started = milliseconds(self.trained.started)
         return self.client.create_run(
             self.experiment, started, run_tags(self.document), run_name=self.cell.method
         )
 
     def _log_params(self, run_id: str) -> None:
-        params = [Param(key, value) for key, value in documents.flat(self.trained["params"])]
+        params = [Param(key, value) for key, value in flat(self.trained.params)]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_PER_BATCH])
 
-    def _log_curves(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+    def _log_curves(self, run_id: str, points: Sequence[Point]) -> None:
         metrics = [
-            Metric(key, value, milliseconds(point["time"]), point["step"])
+            Metric(key, value, milliseconds(point.time), point.step)
             for point in points
-            for key, value in point["metrics"].items()
+            for key, value in point.metrics.items()
         ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
@@ -145,7 +146,7 @@ class ResultRun:
                 name=self.cell.method,
                 source_run_id=run.info.run_id,
                 tags=self._labels,
-                params=dict(documents.flat(self.trained["params"])),
+                params=dict(flat(self.trained.params)),
                 model_type="few-shot classifier",
             )
         if model.status != LoggedModelStatus.READY:
@@ -157,7 +158,7 @@ class ResultRun:
             model = self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         linked = run.outputs.model_outputs if run.outputs else []
         if model.model_id not in [output.model_id for output in linked]:
-            output = LoggedModelOutput(model.model_id, self.trained["best_step"])
+            output = LoggedModelOutput(model.model_id, self.trained.best_step)
             self.client.log_outputs(run.info.run_id, [output])
         return model
 
@@ -169,35 +170,35 @@ class ResultRun:
         weights.mkdir(parents=True)
         for name, content in described.items():
             (folder / name).write_bytes(content)
-        for name in self.document["model"]:  # in the cache their names are digests
+        for name in self.document.model:  # in the cache their names are digests
             shutil.copyfile(self.lock.file(self.cell.train, f"{self.cell.model}/{name}"), weights / name)
-        return carried.files_digest(described, self.document["model"])
+        return carried.files_digest(described, self.document.model)
 
     def _log_results(self, run_id: str, model: LoggedModel, data: Mapping[str, DatasetInput]) -> None:
         """The evaluation, linked to the model and to the episodes it was measured on, and what it took.
 
         All at step 0, which the UI compares as bars.
         """
-        evaluated, episodes = self.document["evaluation"], f"data/episodes/{self.cell.group}"
-        when = milliseconds(evaluated["started"] + evaluated["seconds"])
+        episodes = f"data/episodes/{self.cell.group}"
+        when = milliseconds(self.document.evaluation.ended)
         metrics = []
-        for manifest, values in measured(self.document["metrics"]).items():
+        for manifest, values in measured(self.document.metrics).items():
             test = data[f"{episodes}/{manifest}.parquet"].dataset
             linked = {"model_id": model.model_id, "dataset_name": test.name, "dataset_digest": test.digest}
             metrics += [Metric(key, value, when, 0, **linked) for key, value in values.items()]
         metrics += [Metric(key, value, when, 0) for key, value in taken(self.document).items()]
         self.client.log_batch(run_id, metrics=metrics)
 
-    def _log_files(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+    def _log_files(self, run_id: str, points: Sequence[Point]) -> None:
         """Learning curve and lineage, as files of the run."""
         from metashot.results import plots  # matplotlib is slow to import
 
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            curve = [{"step": point["step"], **point["metrics"]} for point in points]
+            curve = [{"step": point.step, **point.metrics} for point in points]
             title = f"{self.cell.method} on {self.cell.dataset}, {self.cell.setting}"
             (folder / "learning-curve.png").write_bytes(plots.learning_curve(title, curve))
-            (folder / LINEAGE_FILE).write_text(json.dumps(self.document, indent=2))
+            (folder / LINEAGE_FILE).write_text(json.dumps(self.document.written, indent=2))
             self.client.log_artifacts(run_id, name)
 
     def _version(self, run_id: str, model: LoggedModel) -> ModelVersion:
@@ -269,62 +270,56 @@ class ComparisonRun:
         return lead(pair.difference, pair.p_corrected)
 
 
-def measured(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return what MLflow shows of an evaluation, by the name of the manifest it was measured on.
-
-    Args:
-        metrics: The evaluation's metrics.json.
-    """
+def measured(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Return what MLflow shows of an evaluation, by the name of the manifest it was measured on."""
     shown = {
         "test": {
-            "test_accuracy": metrics["accuracy"],
-            "test_ci95": metrics["ci95"],
-            "untrained_accuracy": metrics["untrained"]["accuracy"],
-            "untrained_ci95": metrics["untrained"]["ci95"],
+            "test_accuracy": metrics.accuracy,
+            "test_ci95": metrics.ci95,
+            "untrained_accuracy": metrics.untrained.accuracy,
+            "untrained_ci95": metrics.untrained.ci95,
         }
     }
-    for name, extra in metrics["extra"].items():
-        values = {f"test_accuracy_{name}": extra["accuracy"], f"test_ci95_{name}": extra["ci95"]}
+    for name, extra in metrics.extra.items():
+        values = {f"test_accuracy_{name}": extra.accuracy, f"test_ci95_{name}": extra.ci95}
         shown[f"test-{name}"] = values
     return shown
 
 
-def run_tags(document: Mapping[str, Any]) -> dict[str, str]:
+def run_tags(document: Document) -> dict[str, str]:
     """Return the tags that the run of a result begins with."""
-    name, method, tree = document["name"], document["method"], document["training"]["git"]
-    stages = [f"{stage}@{name}-{method}" for stage in ("train", "evaluate")]
+    tree, origin = document.training.git, document.origin
+    stages = [document.address(stage) for stage in ("train", "evaluate")]
     tags = {
         KIND: "result",
         **cards.labels(document),
-        "metashot.dataset": document["dataset"],
-        "metashot.setting": document["setting"],
-        "metashot.method": method,
+        "metashot.dataset": document.dataset,
+        "metashot.setting": document.setting,
+        "metashot.method": document.method,
         "metashot.stage": " ".join(stages),
-        "metashot.key": document["key"],
-        STAGES: digest(document["stages"]),
-        RESULT: document["result"],
-        "metashot.git_commit": str(tree["commit"]),
-        "metashot.git_dirty": str(tree["dirty"]).lower(),
-        **{
-            f"metashot.{key}": str(true).lower()
-            for key, true in Marks.of(document["origin"])._asdict().items()
-        },
-        "metashot.transductive": str(document["metrics"]["transductive"]).lower(),
-        "metashot.device": document["training"]["device"]["type"],
+        "metashot.key": document.key,
+        STAGES: document.stages_digest,
+        RESULT: document.result,
+        "metashot.git_commit": str(tree.commit),
+        "metashot.git_dirty": str(tree.dirty).lower(),
+        "metashot.synthetic": str(origin.synthetic).lower(),
+        "metashot.known_classes": str(origin.known_classes).lower(),
+        "metashot.transductive": str(document.metrics.transductive).lower(),
+        "metashot.device": document.training.device.type,
         "mlflow.source.name": stages[0],
         "mlflow.source.type": "JOB",
     }
-    return tags | ({"mlflow.source.git.commit": tree["commit"]} if tree["commit"] else {})
+    return tags | ({"mlflow.source.git.commit": tree.commit} if tree.commit else {})
 
 
-def taken(document: Mapping[str, Any]) -> dict[str, float]:
+def taken(document: Document) -> dict[str, float]:
     """Return what MLflow shows of what a training took."""
-    trained = document["training"]
+    trained = document.training
     return {
-        "best_step": float(trained["best_step"]),
-        "parameters": float(document["metrics"]["parameters"]),
-        "train_seconds": float(trained["seconds"]),
-        "peak_memory_mb": float(trained["peak_memory_mb"]),
+        "best_step": float(trained.best_step),
+        "parameters": float(document.metrics.parameters),
+        "train_seconds": float(trained.seconds),
+        "peak_memory_mb": float(trained.peak_memory_mb),
     }
 
 
@@ -335,10 +330,12 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     return {**shown, "lead_p": p_value, **needed}
 
 
-def data_inputs(inputs: Mapping[str, Mapping[str, Any]], other: str = "") -> dict[str, DatasetInput]:
+def data_inputs(read: Mapping[str, tuple[str, int]], other: str = "") -> dict[str, DatasetInput]:
     """Return the data among files that were read: name and digest are DVC's path and md5.
 
-    The samples of an ``other`` data set were tested on alone.
+    Args:
+        read: md5 and size of each file, by path.
+        other: Data set whose samples are for evaluation alone.
     """
     # train.parquet and the samples: training
     contexts = {"val": "validation", "test": "evaluation", other: "evaluation"}
@@ -346,14 +343,14 @@ def data_inputs(inputs: Mapping[str, Mapping[str, Any]], other: str = "") -> dic
         path: DatasetInput(
             Dataset(
                 name=path,
-                digest=file["md5"],
+                digest=md5_,
                 source_type="local",
                 source=json.dumps({"uri": path, "get": f"dvc checkout {path}"}),
-                profile=json.dumps({"bytes": file["size"]}),
+                profile=json.dumps({"bytes": size}),
             ),
             [InputTag("mlflow.data.context", contexts.get(Path(path).stem.split("-")[0], "training"))],
         )
-        for path, file in sorted(inputs.items(), reverse=True)  # data/processed before data/episodes
+        for path, (md5_, size) in sorted(read.items(), reverse=True)  # data/processed before data/episodes
         if not path.startswith(f"{closure.FOLDER}/")
         if path.startswith("data/")
     }
@@ -371,7 +368,11 @@ def form() -> str:
             md5(PACKAGE / name)
             for name in (
                 "results/cards.py",
-                "lineage/documents.py",
+                "lineage/document.py",
+                "lineage/metrics.py",
+                "lineage/origin.py",
+                "lineage/record.py",
+                "registry/group.py",
                 "registry/publish.py",
                 "registry/runs.py",
                 "results/plots.py",

@@ -15,7 +15,8 @@ from typing import Any
 
 from metashot import untrusted
 from metashot.errors import MetashotError
-from metashot.files import digest, replacing
+from metashot.files import replacing
+from metashot.lineage.document import Document
 from metashot.registry.carried import MLMODEL
 
 SIGNATURES, SIGNERS = Path("signatures"), Path("signers")
@@ -25,13 +26,13 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:metashot:lineage:1"
 
 
-def path(root: Path, document: Mapping[str, Any], code: str) -> Path:
+def path(root: Path, document: Document, code: str) -> Path:
     """Return where the signature of a result with some code lies, if there is one.
 
     Raises:
         MetashotError: The lineage has no name or result that a file may be called by.
     """
-    name, result = str(document.get("name")), str(document.get("result"))
+    name, result = document.name, document.result
     if not NAME.fullmatch(name) or not RESULT.fullmatch(result) or not RESULT.fullmatch(code):
         raise MetashotError(
             f"a lineage of {name[:80]!r} with the result {result[:80]!r} and the code {code[:80]!r} is not "
@@ -40,35 +41,35 @@ def path(root: Path, document: Mapping[str, Any], code: str) -> Path:
     return root / SIGNATURES / name / f"{result}-{code}.json"
 
 
-def statement(document: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+def statement(document: Document, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the in-toto statement: its subjects are weights, files and lineage, its predicate the lineage.
 
     Args:
-        document: The lineage (`metashot.lineage.documents`).
+        document: The lineage.
         files: The files of the registered model but for the weights, by name. MLmodel, which holds MLflow's
             ids, is left out: a signature outlives a database.
     """
-    subjects = [{"name": name, "digest": {"md5": md5}} for name, md5 in sorted(document["model"].items())]
+    subjects = [{"name": name, "digest": {"md5": md5}} for name, md5 in sorted(document.model.items())]
     subjects += [
         {"name": name, "digest": {"sha256": hashlib.sha256(content).hexdigest()}}
         for name, content in sorted(files.items())
         if name != MLMODEL
     ]
-    subjects.append({"name": document["name"], "digest": {"sha256": digest(document)}})
+    subjects.append({"name": document.name, "digest": {"sha256": document.digest}})
     return {
         "_type": STATEMENT_TYPE,
         "subject": subjects,
         "predicateType": PREDICATE_TYPE,
-        "predicate": dict(document),
+        "predicate": document.written,
     }
 
 
-def sign(root: Path, document: Mapping[str, Any], code: str, files: Mapping[str, bytes], key: Path) -> Path:
+def sign(root: Path, document: Document, code: str, files: Mapping[str, bytes], key: Path) -> Path:
     """Sign a version, and return the file to commit.
 
     Args:
         root: The repository.
-        document: The lineage (`metashot.lineage.documents`).
+        document: The lineage.
         code: Digest of the code that the version carries.
         files: As `statement`.
         key: A private key without password, PEM: Ed25519, ECDSA or RSA.
@@ -96,7 +97,7 @@ def sign(root: Path, document: Mapping[str, Any], code: str, files: Mapping[str,
     return path(root, document, code)
 
 
-def verify(file: Path, document: Mapping[str, Any], files: Mapping[str, bytes], signers: Path) -> str:
+def verify(file: Path, document: Document, files: Mapping[str, bytes], signers: Path) -> str:
     """Return the name of the signer of a version: that of the public key's file.
 
     Args:

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from metashot import untrusted
 from metashot.errors import MetashotError
-from metashot.lineage import documents
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.project import find_root
 from metashot.registry.carried import CODE, RESULT, Code, parts
@@ -117,8 +117,8 @@ class Registered:
         return folder
 
     @cached_property
-    def lineage(self) -> dict[str, Any]:
-        """The lineage document that its run carries (`metashot.lineage.documents`).
+    def lineage(self) -> Document:
+        """The lineage document that its run carries.
 
         Raises:
             MetashotError: There is none, or it is not laid out as metashot writes it.
@@ -127,7 +127,7 @@ class Registered:
         try:
             base, path = self._files(uri)
             content = untrusted.read(base, path.relative_to(base).as_posix(), untrusted.DOCUMENT)
-            return documents.validated(untrusted.parsed(content, LINEAGE_FILE))
+            return Document.parse(content, LINEAGE_FILE)
         except (OSError, ValueError, MetashotError) as error:
             raise MetashotError(
                 f"{self.name} carries no {LINEAGE_FILE} that can be read ({line_of(error)}): "

@@ -1,14 +1,13 @@
 """Results for people: what MLflow says of an experiment, a run and a model, in Markdown; the report files."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from metashot.data.kinds import KINDS
 from metashot.files import replacing
 from metashot.formatting import accuracy, duration
 from metashot.learning.statistics import Difference
-from metashot.results.compare import Comparison, Marks, points, shown
+from metashot.lineage.document import CrossDocument, Document
+from metashot.results.compare import Comparison, in_points, shown
 
 
 def overview(comparison: Comparison) -> str:
@@ -43,99 +42,83 @@ def versus(first: str, second: str, difference: Difference) -> str:
     p = "< 0.001" if difference.p_value < 0.001 else f"= {difference.p_value:.3f}"
     needed = "no number of" if difference.needed is None else f"{difference.needed:,}"
     return (
-        f"{first} minus {second}: {points(difference)} percentage points (95 % interval), p {p}. "
+        f"{first} minus {second}: {in_points(difference)} percentage points (95 % interval), p {p}. "
         f"In {difference.wins:,} episodes the first is more accurate, in {difference.ties:,} equally, in "
         f"{difference.losses:,} less. To tell them apart (5 %, power 80 %) takes {needed} episodes."
     )
 
 
-def labels(document: Mapping[str, Any]) -> dict[str, str]:
-    """What a result is told by at a glance: method, setting, accuracy and version of the data.
-
-    Args:
-        document: Its lineage (`metashot.lineage.documents`).
-    """
-    metrics, data = document["metrics"], f"data/processed/{document['dataset']}.parquet"
+def labels(document: Document) -> dict[str, str]:
+    """What identifies a result at a glance: method, setting, accuracy and version of the data."""
     return {
-        "method": document["method"],
-        "setting": document["setting"],
-        "accuracy": accuracy(metrics["accuracy"], metrics["ci95"]),
-        "data": f"{document['dataset']} {document['training']['inputs'][data]['md5'][:8]}",
+        "method": document.method,
+        "setting": document.setting,
+        "accuracy": document.metrics.shown,
+        "data": f"{document.dataset} {document.data_md5[:8]}",
     }
 
 
-def crossing_labels(document: Mapping[str, Any]) -> dict[str, str]:
-    """The same of a test on another data set's episodes (`documents.crossing`)."""
-    tested = document["tested"]
+def cross_labels(document: CrossDocument) -> dict[str, str]:
+    """The same of a test on another data set's episodes."""
     return {
-        "method": document["method"],
-        "setting": document["name"].partition("-")[2],
-        "accuracy": accuracy(tested["accuracy"], tested["ci95"]),
-        "data": f"{document['other']} {tested['tested_on']['data'][:8]}",
+        "method": document.method,
+        "setting": document.name.partition("-")[2],
+        "accuracy": document.tested.shown,
+        "data": f"{document.other} {document.tested.tested_on.data[:8]}",
     }
 
 
-def crossing(document: Mapping[str, Any]) -> str:
-    """What is to be known of a test on another data set's episodes (`documents.crossing`)."""
-    tested = document["tested"]
+def cross_card(document: CrossDocument) -> str:
+    """Describe a test on another data set's episodes: accuracy, data, lineage."""
+    tested = document.tested
     trained_on, tested_on = (
-        Marks.of(document["origin"][name]).on(name)
-        for name in (tested["trained_on"]["dataset"], document["other"])
+        document.origin[name].marked(name) for name in (tested.trained_on.dataset, document.other)
     )
     return (
-        f"**{document['method']}: {accuracy(tested['accuracy'], tested['ci95'])}** on {tested_on}, "
-        f"{tested['n_way']}-way {tested['k_shot']}-shot, {tested['episodes']:,} episodes, trained on "
-        f"{trained_on}, and on nothing of the other.\n\n**Lineage.** Result `{document['model'][:16]}`, data "
-        f"`{tested['tested_on']['data'][:8]}`, episodes `{tested['tested_on']['episodes'][:8]}`: all stages "
+        f"**{document.method}: {tested.shown}** on {tested_on}, "
+        f"{tested.n_way}-way {tested.k_shot}-shot, {tested.episodes:,} episodes, trained on "
+        f"{trained_on}, and on nothing of the other.\n\n**Lineage.** Result `{document.model[:16]}`, data "
+        f"`{tested.tested_on.data[:8]}`, episodes `{tested.tested_on.episodes[:8]}`: all stages "
         "of both are in lineage.json."
     )
 
 
-def model_card(document: Mapping[str, Any]) -> str:
-    """What is to be known of a registered version: data, protocol, numbers, limits, use, lineage.
-
-    Args:
-        document: Its lineage (`metashot.lineage.documents`).
-    """
-    metrics, origin = document["metrics"], document["origin"]
-    trained, name = document["training"], document["name"]
-    marks = Marks.of(origin)
-    data = marks.on(document["dataset"])
-    shape = f"{metrics['n_way']}-way {metrics['k_shot']}-shot"
-    tested = [(shape, metrics), *((f"{key}, same model", extra) for key, extra in metrics["extra"].items())]
-    numbers = [f"| {what} | {accuracy(m['accuracy'], m['ci95'])} | {m['episodes']:,} |" for what, m in tested]
-    untrained = metrics["untrained"]
-    numbers.append(
-        f"| {shape}, untrained | {accuracy(untrained['accuracy'], untrained['ci95'])} | "
-        f"{untrained['episodes']:,} |"
-    )
-    tree, device = trained["git"], trained["device"]
-    commit = f"commit {tree['commit'][:10]}" if tree["commit"] else "no commit"
+def model_card(document: Document) -> str:
+    """Describe a registered version: data, protocol, numbers, limits, use, lineage."""
+    metrics, origin, trained = document.metrics, document.origin, document.training
+    shape = metrics.shape
+    rows = [
+        (shape, metrics),
+        *((f"{name}, same model", measured) for name, measured in metrics.extra.items()),
+        (f"{shape}, untrained", metrics.untrained),
+    ]
+    numbers = [f"| {name} | {measured.shown} | {measured.episodes:,} |" for name, measured in rows]
+    commit = f"commit {trained.git.commit[:10]}" if trained.git.commit else "no commit"
     limits = [
         "It answers any number of classes from 2.",
         "Transductive: an answer depends on the other queries of its task."
-        if metrics["transductive"]
+        if metrics.transductive
         else "Each query is answered by itself.",
         "Measured on new samples of the classes that it was trained on: how it does on other classes was not "
         "tried."
-        if marks.known_classes
+        if origin.known_classes
         else "Measured on classes of the same data set that training did not see; other kinds of data were "
         "not tried.",
         "One training, one seed: the interval is over test episodes only.",
     ]
-    if marks.synthetic:
+    if origin.synthetic:
         limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")
     parts = [
-        f"**{document['method']}: {accuracy(metrics['accuracy'], metrics['ci95'])}** on {data}, {shape}, "
-        f"{metrics['n_query']} queries per class, chance {1 / metrics['n_way']:.1%}.",
+        f"**{document.method}: {metrics.shown}** on {origin.marked(document.dataset)}, {shape}, "
+        f"{metrics.n_query} queries per class, chance {metrics.chance:.1%}.",
         "| test episodes of | accuracy (95 % interval) | episodes |\n|:--|--:|--:|\n" + "\n".join(numbers),
-        f"**Data.** {origin['source']}. Licence: {origin['licence']}. {origin['citation']}".rstrip(),
-        f"**Training.** {metrics['parameters']:,} parameters, {trained['steps']:,} outer steps in "
-        f"{duration(trained['seconds'])} on {device['name']} ({device['type']}), best validation at step "
-        f"{trained['best_step']:,}; {commit}{', tree changed' if tree['dirty'] else ''}.",
+        f"**Data.** {origin.source}. Licence: {origin.licence}. {origin.citation}".rstrip(),
+        f"**Training.** {metrics.parameters:,} parameters, {trained.steps:,} outer steps in "
+        f"{duration(trained.seconds)} on {trained.device.name} ({trained.device.type}), best validation at "
+        f"step {trained.best_step:,}; {commit}{', tree changed' if trained.git.dirty else ''}.",
         f"**Limits.** {' '.join(limits)}",
-        f"**Use.** {usage(name, origin['kind'])}",
-        f"**Lineage.** Result `{document['result'][:16]}`: `metashot trace`, `audit` and `reproduce` take it "
+        f"**Use.** {usage(document.name, origin.kind)}",
+        f"**Lineage.** Result `{document.result[:16]}`: `metashot trace`, `audit` and `reproduce` take it "
         "from here.",
     ]
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from metashot.lineage.lockfile import CHAMPIONS, Lock
 from metashot.project import dvc, git
 from metashot.results import compare, gate
 from metashot.results.compare import Comparison, Row
-from metashot.results.gate import Bar
+from metashot.results.gate import Ban
 
 
 def adopt(root: Path, dataset: str, setting: str) -> Row | None:
@@ -36,7 +36,7 @@ def adopt(root: Path, dataset: str, setting: str) -> Row | None:
     if (root / pointer).exists():
         with suppress(MetashotError):  # mends what a killed adoption left; what it cannot is named below
             dvc.output(root, "checkout", "--force", pointer)
-    incumbent, _ = gate.latest(root, dataset, setting, gate.read_bars(root, group))
+    incumbent, _ = gate.latest(root, dataset, setting, gate.read_bans(root, group))
     lock, comparison = _judged(root, dataset, setting)
     champion = comparison.champion
     if champion is None or (incumbent and incumbent[1].weights == champion.model):
@@ -73,7 +73,7 @@ def adopt(root: Path, dataset: str, setting: str) -> Row | None:
 def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
     """Bar the champion for good: the incumbent or the next best model takes its place, in MLflow as well.
 
-    The bar is an entry of ``champions/<data set>-<setting>.json``; commit it with dvc.lock afterwards.
+    The ban is an entry of ``champions/<data set>-<setting>.json``; commit it with dvc.lock afterwards.
 
     Returns:
         What is so now.
@@ -88,23 +88,23 @@ def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
     champion = comparison.champion
     if champion is None:
         raise MetashotError(f"{group} has no champion that could be rolled back")
-    bars = gate.read_bars(root, group)
-    if champion.model not in {bar.model for bar in bars}:  # else a rollback was killed half-way
+    bans = gate.read_bans(root, group)
+    if champion.model not in {ban.model for ban in bans}:  # else a rollback was killed half-way
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        bars.append(
-            Bar(champion.method, champion.model, champion.result, reason.strip(), now, git.user(root))
+        bans.append(
+            Ban(champion.method, champion.model, champion.result, reason.strip(), now, git.user(root))
         )
     rule: params.Gate = params.read(root / "params.yaml", "gate", params.Gate)
     threads: int = params.read(root / "params.yaml", "threads", params.Threads)
     methods = lockfile.listed(root, "methods")
-    after = gate.judge(root, dataset, setting, methods, rule, bars, threads)
+    after = gate.judge(root, dataset, setting, methods, rule, bans, threads)
     if after.champion is None:
         raise MetashotError(
             f"{champion.name} stays champion of {group}, for nothing else may be: {'; '.join(after.reasons)}"
         )
-    path = gate.bars_path(root, group)
+    path = gate.bans_path(root, group)
     with replacing(path) as partial:
-        text = TypeAdapter(list[Bar]).dump_json(bars, indent=2).decode()
+        text = TypeAdapter(list[Ban]).dump_json(bans, indent=2).decode()
         partial.write_text(text + "\n", encoding="utf-8")
     # These two alone: a rollback does not wait for what else may be out of date
     targets = f"gate@{group}", f"register@{group}"

@@ -6,17 +6,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from metashot.data import store
 from metashot.errors import MetashotError
-from metashot.files import digest
 from metashot.learning.statistics import Difference, holm, paired
-from metashot.lineage import lockfile
+from metashot.lineage import document, lockfile
 from metashot.lineage.lockfile import Cell, Lock
+from metashot.lineage.metrics import Metrics
+from metashot.lineage.origin import About, marked
+from metashot.lineage.record import points
 from metashot.results.decision import Decision, Standing, decision_of, decision_path
 
 SHARED = ("n_way", "k_shot", "n_query", "episodes", "manifest")  # what compared results have in common
@@ -26,23 +27,6 @@ INCUMBENT = (
 )
 
 KNOWN = "known classes: tested on new samples of the classes that it was trained on"
-
-
-class Marks(NamedTuple):
-    """What every result has to say of its data: that they are made up, that its classes were trained on."""
-
-    synthetic: bool
-    known_classes: bool
-
-    @classmethod
-    def of(cls, origin: Mapping[str, Any]) -> "Marks":
-        """Read from what the data say of themselves (`store.about`)."""
-        return cls(bool(origin["synthetic"]), origin.get("classes") == "shared")
-
-    def on(self, name: str) -> str:
-        """A name with its marks: ``flowers (known classes)``."""
-        said = [mark for mark, true in zip(("synthetic data", "known classes"), self, strict=True) if true]
-        return f"{name} ({', '.join(said)})" if said else name
 
 
 @dataclass(frozen=True)
@@ -124,7 +108,7 @@ class Comparison:
     @property
     def data(self) -> str:
         """The data set as people read it, with its marks."""
-        return Marks(self.synthetic, self.known_classes).on(self.dataset)
+        return marked(self.dataset, synthetic=self.synthetic, known_classes=self.known_classes)
 
     @property
     def protocol(self) -> str:
@@ -174,24 +158,19 @@ class Comparison:
         """The report file: the same text for the same results."""
         return json.dumps({**asdict(self), "chance": self.chance}, indent=2, sort_keys=True) + "\n"
 
-    @property
-    def digest(self) -> str:
-        """Digest of the whole comparison."""
-        return digest(self.json)
 
-
-def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> list[tuple[Cell, Any]]:
+def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> list[tuple[Cell, Metrics]]:
     """Return the evaluated cells of a data set and setting, each with its metrics.
 
     Raises:
         MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
             on the same episodes.
     """
-    found = [(cell, _metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
+    found = [(cell, document.metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
     (first, shared), *others = found
     for key in SHARED:
         for cell, metrics in others:
-            if metrics[key] != shared[key]:
+            if getattr(metrics, key) != getattr(shared, key):
                 raise MetashotError(
                     f"{cell.method} and {first.method} were not tested on the same episodes of {cell.group} "
                     f"({key} differs): run `dvc repro register@{cell.group}`"
@@ -214,14 +193,23 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     rows = [_row(cell, metrics) for cell, metrics in evaluated]
     if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
         kept, cell = _kept(lock, dataset, setting, incumbent.model)
-        then = _row(cell, _metrics(kept, cell), incumbent=True)
+        then = _row(cell, document.metrics(kept, cell), incumbent=True)
         rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
     rows.sort(key=lambda row: (-row.accuracy, row.name))
     pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
     samples = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
-    about = store.about(samples)
-    marks = *Marks.of(about), about["kind"]
-    return Comparison(dataset, setting, *marks, **shared, rows=rows, pairs=pairs, decision=decision)
+    about = About.read(samples)
+    return Comparison(
+        dataset,
+        setting,
+        about.synthetic,
+        about.known_classes,
+        about.kind,
+        **shared,
+        rows=rows,
+        pairs=pairs,
+        decision=decision,
+    )
 
 
 def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
@@ -241,10 +229,10 @@ def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
         )
     if _data(one) != _data(other):
         raise MetashotError(
-            f"{names} were tested on different images of {one.dataset}: "
+            f"{names} were tested on different samples of {one.dataset}: "
             f"make both with the same data.{one.dataset} in params.yaml"
         )
-    if _shared(_metrics(*first)) != _shared(_metrics(*second)):
+    if _shared(document.metrics(*first)) != _shared(document.metrics(*second)):
         raise MetashotError(
             f"{names} were tested on different episodes: evaluate both with the same seed and "
             f"setting.{one.setting} in params.yaml"
@@ -284,39 +272,37 @@ def curves(lock: Lock, comparison: Comparison) -> dict[str, list[tuple[float, fl
     Raises:
         MetashotError: Files that the lock names are missing.
     """
-    found = {}
+    curves = {}
     for name, (source, cell) in sources(lock, comparison).items():
-        record = json.loads(source.file(cell.train, cell.train_record).read_text())
-        points = map(json.loads, source.file(cell.train, cell.journal).read_text().splitlines())
-        found[name] = [
-            ((point["time"] - record["started"]) / 60, point["metrics"]["val_accuracy"])
-            for point in points
-            if "val_accuracy" in point["metrics"]
+        started = document.training(source, cell).started
+        curves[name] = [
+            ((point.time - started) / 60, point.metrics["val_accuracy"])
+            for point in points(source.file(cell.train, cell.journal).read_bytes(), cell.journal)
+            if "val_accuracy" in point.metrics
         ]
-    return found
+    return curves
 
 
 def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
     """Return how long the training of each row took, as its record says, by the row's name."""
-    found = {}
-    for name, (source, cell) in sources(lock, comparison).items():
-        record = json.loads(source.file(cell.train, cell.train_record).read_text())
-        found[name] = float(record["seconds"])
-    return found
+    return {
+        name: document.training(source, cell).seconds
+        for name, (source, cell) in sources(lock, comparison).items()
+    }
 
 
 def shown(pair: Pair) -> tuple[str, str, str, str]:
     """Return a pair as people read it: difference in points, p, wins / ties / losses, episodes needed."""
-    found, p = pair.difference, pair.p_corrected
+    difference, p = pair.difference, pair.p_corrected
     return (
-        points(found),
+        in_points(difference),
         "< 0.001" if p < 0.001 else f"{p:.3f}",
-        " / ".join(f"{count:,}" for count in (found.wins, found.ties, found.losses)),
-        "∞" if found.needed is None else f"{found.needed:,}",
+        " / ".join(f"{count:,}" for count in (difference.wins, difference.ties, difference.losses)),
+        "∞" if difference.needed is None else f"{difference.needed:,}",
     )
 
 
-def points(difference: Difference) -> str:
+def in_points(difference: Difference) -> str:
     """Return a difference and its 95 % interval in percentage points: ``+0.09 ± 0.18``."""
     return f"{100 * difference.mean:+.2f} ± {100 * difference.ci95:.2f}"
 
@@ -333,13 +319,8 @@ def _kept(lock: Lock, dataset: str, setting: str, model: str) -> tuple[Lock, Cel
     )
 
 
-def _metrics(lock: Lock, cell: Cell) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads(lock.file(cell.evaluate, cell.metrics).read_text())
-    return metrics
-
-
 def _data(cell: Cell) -> str:
-    """DVC's digest of the images that a cell was tested on."""
+    """DVC's digest of the samples that a cell was tested on."""
     path = f"data/processed/{cell.dataset}.parquet"
     return next(str(dep["md5"]) for dep in cell.evaluate.deps if dep["path"] == path)
 
@@ -361,20 +342,20 @@ def _pairs(
     return [Pair(*names, p) for names, p in zip(found, corrected, strict=True)]
 
 
-def _shared(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: metrics[key] for key in SHARED}
+def _shared(metrics: Metrics) -> dict[str, Any]:
+    return {key: getattr(metrics, key) for key in SHARED}
 
 
-def _row(cell: Cell, metrics: Mapping[str, Any], incumbent: bool = False) -> Row:
+def _row(cell: Cell, metrics: Metrics, incumbent: bool = False) -> Row:
     return Row(
         method=cell.method,
-        accuracy=metrics["accuracy"],
-        ci95=metrics["ci95"],
-        untrained_accuracy=metrics["untrained"]["accuracy"],
-        untrained_ci95=metrics["untrained"]["ci95"],
-        parameters=metrics["parameters"],
-        transductive=metrics["transductive"],
-        extra=metrics["extra"],
+        accuracy=metrics.accuracy,
+        ci95=metrics.ci95,
+        untrained_accuracy=metrics.untrained.accuracy,
+        untrained_ci95=metrics.untrained.ci95,
+        parameters=metrics.parameters,
+        transductive=metrics.transductive,
+        extra={name: measured.written for name, measured in metrics.extra.items()},
         model=cell.weights,
         result=cell.result,
         incumbent=incumbent,

@@ -34,7 +34,7 @@ UNTESTED = "cannot be tested on these episodes"
 
 
 @dataclass(frozen=True)
-class Bar:
+class Ban:
     """A model that must not be champion: who said so, when (UTC) and why."""
 
     method: str
@@ -70,7 +70,7 @@ def judge(
     setting: str,
     names: Sequence[str],
     rule: params.Gate,
-    bars: Sequence[Bar],
+    bans: Sequence[Ban],
     threads: int,
 ) -> Decision:
     """Decide on the models that are there, the incumbent tested again on the present episodes.
@@ -81,7 +81,7 @@ def judge(
         setting: The setting.
         names: The methods that compete, as far as they were evaluated.
         rule: The thresholds.
-        bars: The models that are barred.
+        bans: The models that are barred.
         threads: To test the incumbent with.
 
     Raises:
@@ -92,13 +92,13 @@ def judge(
     present = [Candidate(cell.method, cell.weights, compare.accuracies(lock, cell)) for cell, _ in evaluated]
     incumbent: Candidate | None = None
     remarks: list[str] = []
-    kept, passed_over = latest(root, dataset, setting, bars)
+    kept, passed_over = latest(root, dataset, setting, bans)
     metrics = evaluated[0][1]
     if kept:
         model = kept[1].weights
         incumbent = next((candidate for candidate in present if candidate.model == model), None)
         if incumbent is None:
-            if md5(root / _manifest(dataset, setting)) != metrics["manifest"]:
+            if md5(root / _manifest(dataset, setting)) != metrics.manifest:
                 raise MetashotError(
                     f"the methods were not tested on the present {_manifest(dataset, setting)}: "
                     f"run `dvc repro gate@{dataset}-{setting}`"
@@ -108,10 +108,10 @@ def judge(
     return decide(
         present,
         incumbent,
-        [bar for bar in bars if bar.model in candidates],
+        [ban for ban in bans if ban.model in candidates],
         rule,
-        manifest=metrics["manifest"],
-        chance=1 / metrics["n_way"],
+        manifest=metrics.manifest,
+        chance=metrics.chance,
         remarks=remarks,
     )
 
@@ -119,7 +119,7 @@ def judge(
 def decide(
     present: Sequence[Candidate],
     incumbent: Candidate | None,
-    bars: Sequence[Bar],
+    bans: Sequence[Ban],
     rule: params.Gate,
     *,
     manifest: str,
@@ -135,14 +135,14 @@ def decide(
     Args:
         present: The models of the present training, each on the same episodes.
         incumbent: On these episodes too; maybe one of ``present``.
-        bars: The models that are barred, the incumbent not among them.
+        bans: The models that are barred, the incumbent not among them.
         rule: The thresholds.
         manifest: md5 of the episodes.
         chance: Accuracy of guessing.
         remarks: What is known beforehand, for the reasons.
     """
-    barred = {bar.model for bar in bars}
-    reasons = [bar.sentence for bar in bars]
+    barred = {ban.model for ban in bans}
+    reasons = [ban.sentence for ban in bans]
     reasons += remarks
     admitted = [candidate for candidate in present if candidate.model not in barred]
     challenger = min(admitted, key=lambda c: (-c.accuracies.mean(), c.method), default=None)
@@ -187,45 +187,45 @@ def decide(
 
 
 def latest(
-    root: Path, dataset: str, setting: str, bars: Sequence[Bar]
+    root: Path, dataset: str, setting: str, bans: Sequence[Ban]
 ) -> tuple[tuple[Lock, Cell] | None, list[str]]:
     """Return the incumbent, the champion adopted last that is not barred, and the later models that are."""
-    return unbarred(lockfile.adopted(root, dataset, setting), bars)
+    return unbarred(lockfile.adopted(root, dataset, setting), bans)
 
 
 def unbarred(
-    adopted: Sequence[tuple[Lock, Cell]], bars: Sequence[Bar]
+    adopted: Sequence[tuple[Lock, Cell]], bans: Sequence[Ban]
 ) -> tuple[tuple[Lock, Cell] | None, list[str]]:
     """Return the last of adopted champions that is not barred, and the later models that are."""
     kept: list[tuple[Lock, Cell]] = list(adopted)
     passed_over: list[str] = []
-    barred = {bar.model for bar in bars}
+    barred = {ban.model for ban in bans}
     while kept and kept[-1][1].weights in barred:
         passed_over.append(kept.pop()[1].weights)
     return kept[-1] if kept else None, passed_over
 
 
-def read_bars(root: Path, group: str) -> list[Bar]:
+def read_bans(root: Path, group: str) -> list[Ban]:
     """Return the models of a data set and setting that were barred.
 
     Raises:
         MetashotError: The file that lists them is damaged.
     """
-    path = bars_path(root, group)
-    return parse_bars(path.read_bytes(), str(path)) if path.exists() else []
+    path = bans_path(root, group)
+    return parse_bans(path.read_bytes(), str(path)) if path.exists() else []
 
 
-def parse_bars(content: bytes, where: str) -> list[Bar]:
+def parse_bans(content: bytes, where: str) -> list[Ban]:
     """Return the barred models that a file lists. Raises MetashotError where it is damaged."""
     try:
-        bars: list[Bar] = TypeAdapter(list[Bar]).validate_json(content)
+        bans: list[Ban] = TypeAdapter(list[Ban]).validate_json(content)
     except ValidationError as error:
         reason = " ".join(str(error.errors()[0]["msg"]).split())
         raise MetashotError(f"{where}: not a list of barred models ({reason}): restore it with git") from None
-    return bars
+    return bans
 
 
-def bars_path(root: Path, group: str) -> Path:
+def bans_path(root: Path, group: str) -> Path:
     """Return where the barred models of a data set and setting are listed."""
     return root / CHAMPIONS / f"{group}.json"
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from metashot.formatting import accuracy, duration
-from metashot.lineage import documents, lockfile
+from metashot.formatting import duration
+from metashot.lineage import lockfile
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
+from metashot.lineage.metrics import Measured
 from metashot.results import compare
 
 Shape = tuple[int, int]  # N-way, K-shot
@@ -84,7 +85,7 @@ def page(root: Path) -> str:
     for dataset, setting in lockfile.finished(lock):
         comparison = compare.compare(lock, dataset, setting, listed)
         cells = [lock.cell(dataset, setting, row.method) for row in comparison.rows if not row.incumbent]
-        shown = [documents.document(lock, cell) for cell in cells]
+        shown = [Document.of_cell(lock, cell) for cell in cells]
         parts += [f"## {comparison.data}, trained for {setting}", *_tables(dataset, shown)]
         parts.append(_trainings(shown))
         benchmark = dataset.removesuffix(PAPER)
@@ -94,56 +95,54 @@ def page(root: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(dataset: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tables(dataset: str, documents: Sequence[Document]) -> list[str]:
     """A table for each shape that was tested."""
     published = PUBLISHED.get(dataset.removesuffix(PAPER), {})
-    measured: dict[Shape, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    measured: dict[Shape, list[tuple[Document, Measured]]] = {}
     for document in documents:
-        own, setting = document["metrics"], document["setting"]
-        evaluated = document["stages"][f"evaluate@{document['name']}-{document['method']}"]
-        shapes = evaluated["params"]["params.yaml"][f"setting.{setting}.extra"]
-        for name, tested in {setting: own, **own["extra"]}.items():
-            shape = shapes.get(name, own)
-            measured.setdefault((shape["n_way"], shape["k_shot"]), []).append((document, tested))
+        own, setting = document.metrics, document.setting
+        evaluated = document.stages[document.address("evaluate")]
+        extras = evaluated.params["params.yaml"][f"setting.{setting}.extra"]
+        measured.setdefault((own.n_way, own.k_shot), []).append((document, own))
+        for name, tested in own.extra.items():
+            shape = extras[name]["n_way"], extras[name]["k_shot"]
+            measured.setdefault(shape, []).append((document, tested))
     tables = []
-    for (n_way, k_shot), found in measured.items():
+    for (n_way, k_shot), rows in measured.items():
         lines = [
             f"| {n_way}-way {k_shot}-shot | accuracy | episodes | published | difference | by |",
             "|:--|--:|--:|--:|--:|:--|",
         ]
-        for document, tested in sorted(found, key=lambda item: -item[1]["accuracy"]):
-            method, transductive = document["method"], document["metrics"]["transductive"]
+        for document, tested in sorted(rows, key=lambda row: -row[1].accuracy):
+            method, transductive = document.method, document.metrics.transductive
             paper = published.get(f"{method}{TRANSDUCTIVE}" if transductive else method) or published.get(
                 method
             )
-            said = paper.accuracies.get((n_way, k_shot)) if paper else None
+            reported = paper.accuracies.get((n_way, k_shot)) if paper else None
             beside = (
-                f"{said:.1f} | {round(100 * tested['accuracy'] - said, 1) + 0.0:+.1f} | {paper.source}"
-                if paper and said
+                f"{reported:.1f} | {round(100 * tested.accuracy - reported, 1) + 0.0:+.1f} | {paper.source}"
+                if paper and reported
                 else "| |"
             )
-            name, shown = (
-                f"{method} †" if transductive else method,
-                accuracy(tested["accuracy"], tested["ci95"]),
-            )
-            lines.append(f"| {name} | {shown} | {tested['episodes']:,} | {beside} |")
+            name = f"{method} †" if transductive else method
+            lines.append(f"| {name} | {tested.shown} | {tested.episodes:,} | {beside} |")
         tables.append("\n".join(lines))
     return tables
 
 
-def _trainings(documents: Sequence[Mapping[str, Any]]) -> str:
+def _trainings(documents: Sequence[Document]) -> str:
     """How each was trained."""
     lines = [
         "| training | outer steps | episodes a step | took | on | commit | result |",
         "|:--|--:|--:|--:|:--|:--|:--|",
     ]
     for document in documents:
-        trained = document["training"]
-        commit = (trained["git"]["commit"] or "none")[:10] + (" (changed)" if trained["git"]["dirty"] else "")
-        device, batch = trained["device"], trained["params"]["method"]["meta_batch"]
-        took, on = duration(trained["seconds"]), f"{device['name']}, {device['threads']} threads"
+        trained = document.training
+        commit = (trained.git.commit or "none")[:10] + (" (changed)" if trained.git.dirty else "")
+        device, batch = trained.device, trained.params["method"]["meta_batch"]
+        took, on = duration(trained.seconds), f"{device.name}, {device.threads} threads"
         lines.append(
-            f"| {document['method']} | {trained['steps']:,} | {batch} | {took} | {on} | {commit} | "
-            f"{document['result'][:12]} |"
+            f"| {document.method} | {trained.steps:,} | {batch} | {took} | {on} | {commit} | "
+            f"{document.result[:12]} |"
         )
     return "\n".join(lines)

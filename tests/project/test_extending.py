@@ -113,7 +113,7 @@ def test_a_change_of_a_method_trains_that_method_alone(project: Project) -> None
 
 
 def test_a_comment_anywhere_else_trains_nothing(project: Project) -> None:
-    path = project.root / "metashot/audit/checks.py"
+    path = project.root / "metashot/audit/checks/model.py"
     path.write_text(path.read_text() + "\n# changed\n")
     assert project.repro() == ["code"]
 

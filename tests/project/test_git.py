@@ -12,10 +12,11 @@ import torch
 
 from metashot.errors import MetashotError
 from metashot.lineage import history
-from metashot.lineage.record import Record
+from metashot.lineage.record import Record, Recorder
 from metashot.project import git
 
 PATHS = ("params.yaml", "dvc.lock", "champions")
+CELL = ("glyphs", "5w1s", "maml")
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +159,7 @@ def commits(root: Path) -> dict[str, Callable[[], Any]]:
         "head": lambda: git.head(root),
         "reachable": lambda: git.reachable(root),
         "history": lambda: history.history(root),
-        "record": lambda: Record("train", torch.device("cpu"), {}, []).facts["git"],
+        "record": lambda: Recorder("train", CELL, torch.device("cpu"), {}, []).record.git,
     }
 
 
@@ -234,7 +235,7 @@ def test_outside_a_repository_and_before_the_first_commit_there_is_no_commit(tmp
         monkeypatch.chdir(tmp_path)
         found = {name: ask() for name, ask in commits(tmp_path).items()}
         record = found.pop("record")
-        assert record["commit"] is None
+        assert record.commit is None
         assert not any(found.values())
 
 
@@ -421,7 +422,8 @@ def test_a_record_names_the_other_files_of_a_changed_tree(
 ) -> None:
     monkeypatch.chdir(changed)
     (tmp_path / "record").mkdir()
-    Record("train", torch.device("cpu"), {}, []).save(tmp_path / "record")
+    recorder = Recorder("train", CELL, torch.device("cpu"), {}, [])
+    recorder.save(tmp_path / "record", recorder.ended(Record))
     tree = json.loads((tmp_path / "record/record.json").read_text())["git"]
     assert (tree["dirty"], tree["others"]["count"], ".dvc/config" in tree["others"]["names"]) == (
         True,

@@ -13,7 +13,8 @@ import pytest
 import torch
 from project import IDENTITY, Edit, Project, rest
 
-from metashot.audit import evidence
+from metashot.audit.evidence import Evidence
+from metashot.audit.verdict import Differs, Unknown
 from metashot.data import store
 from metashot.learning.models import methods
 from metashot.learning.models.episodes import load_manifest
@@ -194,11 +195,11 @@ def test_an_audit_judges_again_and_tests_the_incumbent_again(project: Project, t
 
     def judged() -> str:
         """Why the decision that counts is refused; empty if it is confirmed."""
-        found = evidence.Evidence(root, {})
-        lock, counts = found.decisions(GROUP)[-1]
+        decisions = Evidence(root, {}).decisions
+        lock, counts = decisions.all(GROUP)[-1]
         try:
-            found.judged(lock, GROUP, found.decision(counts))
-        except (evidence.Differs, evidence.Unknown) as error:
+            decisions.judged(lock, GROUP, decisions.read(counts))
+        except (Differs, Unknown) as error:
             return str(error)
         return ""
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from scipy import stats
 
 from metashot import files
+from metashot.audit.trace import Trace
 from metashot.cli import render
 from metashot.config.params import Gate
 from metashot.errors import MetashotError
 from metashot.learning.statistics import Difference
-from metashot.lineage import documents
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.registry import runs
 from metashot.results import cards, compare, gate, papers, plots
@@ -164,7 +165,7 @@ def test_cells_of_two_locks_are_compared_where_they_met_the_same_episodes(tmp_pa
     [
         ("setting", "of different data sets or settings: name two models of one data set and setting"),
         ("data set", "of different data sets or settings: name two models of one data set and setting"),
-        ("data", "tested on different images of glyphs: make both with the same data.glyphs in params.yaml"),
+        ("data", "tested on different samples of glyphs: make both with the same data.glyphs in params.yaml"),
         (
             "episodes",
             "tested on different episodes: evaluate both with the same seed and setting.5w1s in params",
@@ -335,10 +336,8 @@ def test_curves_are_those_of_the_journals_in_minutes(tmp_path):
 def test_every_result_says_whether_its_test_classes_are_those_of_training(tmp_path, classes):
     root = synthetic.make(tmp_path, ds="flowers", classes=classes)
     comparison = compare.compare(Lock(root), "flowers", "5w1s", METHODS)
-    document = documents.document(Lock(root), Lock(root).cell("flowers", "5w1s", "matching"))
-    document["training"]["versions"] = {}
-    traced = {"version": "flowers-5w1s/1", "aliases": [], "lineage": document}
-    traced |= dict.fromkeys(("publisher", "commit", "decision", "run"), "")
+    document = Document.of_cell(Lock(root), Lock(root).cell("flowers", "5w1s", "matching"))
+    traced = Trace("flowers-5w1s/1", [], 0, None, None, None, "run", document)
     console = Console(file=io.StringIO(), width=80)
     console.print(render.comparison(comparison, dict.fromkeys(METHODS, 1.0), {}))
     console.print(render.trace(traced))

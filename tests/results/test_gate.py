@@ -1,4 +1,4 @@
-"""The gate's rule against brute force and its every branch; who the incumbent is; bars."""
+"""The gate's rule against brute force and its every branch; who the incumbent is; bans."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from metashot.lineage import lockfile
 from metashot.lineage.lockfile import Lock
 from metashot.results import compare, gate
 from metashot.results.decision import decision_path
-from metashot.results.gate import Bar, Candidate
+from metashot.results.gate import Ban, Candidate
 
 RULE = Gate(min_accuracy=0.0, allowed_regression=0.0)
 EPISODES = 400
@@ -28,12 +28,12 @@ def candidate(method: str, mean: float, spread: float = 0.05, seed: int = 0) -> 
     return Candidate(method, f"{method}.dir", mean + spread * noise)
 
 
-def bar(model: Candidate, reason: str = "it was trained on test images") -> Bar:
-    return Bar(model.method, model.model, "r" * 64, reason, "2026-11-23T12:00:00+00:00", "somebody")
+def ban(model: Candidate, reason: str = "it was trained on test images") -> Ban:
+    return Ban(model.method, model.model, "r" * 64, reason, "2026-11-23T12:00:00+00:00", "somebody")
 
 
-def decide(present, incumbent=None, bars=(), rule=RULE, **more):
-    return gate.decide(present, incumbent, bars, rule, manifest="m", chance=0.2, **more)
+def decide(present, incumbent=None, bans=(), rule=RULE, **more):
+    return gate.decide(present, incumbent, bans, rule, manifest="m", chance=0.2, **more)
 
 
 def test_the_interval_of_the_difference_is_that_of_a_paired_test():
@@ -113,7 +113,7 @@ def test_a_present_incumbent_is_held_against_a_better_challenger():
 
 def test_an_incumbent_tested_again_is_held_against_every_present_model():
     models, old = [candidate("maml", 0.8), candidate("siamese", 0.9, seed=1)], candidate("maml", 0.85, seed=2)
-    decision = decide(models, replace(old, model="old"), bars=[bar(models[1])])
+    decision = decide(models, replace(old, model="old"), bans=[ban(models[1])])
     assert decision.retested == {model.method: paired(model.accuracies, old.accuracies) for model in models}
     assert decision.difference == decision.retested["maml"]  # siamese is barred
 
@@ -149,16 +149,16 @@ def test_a_champion_is_above_chance_and_the_minimum(challenger, incumbent, minim
 
 def test_a_barred_model_is_no_challenger_and_the_reason_is_told():
     models = [candidate("maml", 0.8), candidate("siamese", 0.9)]
-    decision = decide(models, bars=[bar(models[1])])
+    decision = decide(models, bans=[ban(models[1])])
     assert decision.champion.method == decision.challenger.method == "maml"
     assert decision.judged == {"maml": "maml.dir", "siamese": "siamese.dir"}
     assert decision.reasons[0] == (
         "siamese was barred by somebody on 2026-11-23: it was trained on test images"
     )
-    nobody = decide(models, bars=[bar(model) for model in models])
+    nobody = decide(models, bans=[ban(model) for model in models])
     assert (nobody.challenger, nobody.champion, nobody.promoted) == (None, None, False)
     old = candidate("reptile", 0.7)
-    assert decide(models, old, bars=[bar(model) for model in models]).champion == old.standing
+    assert decide(models, old, bans=[ban(model) for model in models]).champion == old.standing
 
 
 def test_the_decision_is_the_same_bytes_and_is_read_back(tmp_path):
@@ -175,7 +175,7 @@ def test_the_decision_is_the_same_bytes_and_is_read_back(tmp_path):
     assert said["champion"]["accuracy"] == pytest.approx(accuracies["prototypical"], abs=1e-6)
 
 
-def test_bars_that_cannot_be_read_name_their_file(tmp_path):
+def test_bans_that_cannot_be_read_name_their_file(tmp_path):
     root = synthetic.make(tmp_path)
     (root / "champions").mkdir()
     (root / "champions/glyphs-5w1s.json").write_text('[{"method": "maml"}]')

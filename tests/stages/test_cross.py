@@ -140,7 +140,7 @@ def test_unlike_forms_are_refused_before_anything_runs(
     check(params_file)
 
 
-def crossings(root: Path) -> list[dict]:
+def cross_tests(root: Path) -> list[dict]:
     """What MLflow shows of tests on other data: a dict for each run."""
     with connect(root) as client:
         (experiment,) = [e for e in client.search_experiments() if e.name == "glyphs-5w1s"]
@@ -174,7 +174,7 @@ def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(tmp_path: Path
         params["datasets"], params["methods"] = ["glyphs", "other"], ["prototypical"]
         params["cross"] = {"trained_on": ["glyphs"], "tested_on": ["other"]}
     assert {"cross@glyphs-other-5w1s-prototypical", "register_cross@glyphs-other-5w1s"} <= {*project.repro()}
-    (shown,) = crossings(tmp_path)
+    (shown,) = cross_tests(tmp_path)
     said = json.loads((tmp_path / "results/glyphs-on-other-5w1s/prototypical.json").read_text())
     assert shown["name"] == "prototypical on other"
     assert shown["metrics"] == {"cross_accuracy": said["accuracy"], "cross_ci95": said["ci95"]}
@@ -199,13 +199,13 @@ def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(tmp_path: Path
     project.root = emptied = tmp_path.with_name("emptied")  # as this process holds the first database open
     shutil.copytree(tmp_path, emptied, ignore=shutil.ignore_patterns("mlruns"))
     project.run("metashot", "publish")
-    assert crossings(emptied) == [shown]
+    assert cross_tests(emptied) == [shown]
     # of a model that was trained anew, nothing is said that was found with the old one
     train = lock.entries["train@glyphs-5w1s-prototypical"]
     anew = [{**out, "md5": "f" * 32 + ".dir"} if "models/" in out["path"] else out for out in train.outs]
     evaluate = lock.entries["evaluate@glyphs-5w1s-prototypical"]
     kept = [dep for dep in evaluate.deps if "models/" not in dep["path"]]
-    assert len(lock.crossings("glyphs", "5w1s")) == 1
+    assert len(lock.cross_tests("glyphs", "5w1s")) == 1
     lock.entries[train.stage] = replace(train, outs=anew)
     lock.entries[evaluate.stage] = replace(evaluate, deps=kept)
-    assert lock.crossings("glyphs", "5w1s") == []
+    assert lock.cross_tests("glyphs", "5w1s") == []

@@ -101,8 +101,8 @@ def judge(root: Path, ds: str = "glyphs", s: str = "5w1s") -> None:
     """Run the gate, and enter its decision in dvc.lock."""
     path = root / "params.yaml"
     rule, methods = params.read(path, "gate", params.Gate), params.read(path, "methods", list[str])
-    bars = gate.read_bars(root, f"{ds}-{s}")
-    enter_decision(root, gate.judge(root, ds, s, methods, rule, bars, 1), ds, s)
+    bans = gate.read_bans(root, f"{ds}-{s}")
+    enter_decision(root, gate.judge(root, ds, s, methods, rule, bans, 1), ds, s)
 
 
 def enter_decision(root: Path, decision: Decision, ds: str = "glyphs", s: str = "5w1s") -> None:
@@ -237,12 +237,16 @@ def cell(
         "inputs": _inputs(root, [data, *manifests]),
         "versions": {"python": "3.11.9", "torch": "2.0"},
         "device": {"type": "cpu", "name": "a processor", "threads": 2},
+        "code": {},
         "git": {"commit": "c" * 40, "dirty": False},
         "started": started,
         "seconds": 41.5,
         "peak_memory_mb": 512.0,
+        "resumed": [],
         "steps": 20,
         "best_step": 2,  # the earliest of equals
+        "episodes_per_s": 100.0,
+        "parameters": 111936,
     }
     metrics = {
         "accuracy": accuracy,
