@@ -1,4 +1,4 @@
-"""Draw the episodes of a setting once and for all, for every method the same."""
+"""Draw the episodes of a setting once, the same for every method."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from stages import read_params, run
 
 
 def main(dataset: str, other: str, setting: str) -> None:
-    """Publish once more: the tests on the other data set came after the models."""
+    """Publish again: the cross tests ran after the models were published."""
     from metashot.registry import publish  # slow to import
 
     for published in publish.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):

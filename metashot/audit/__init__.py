@@ -1,1 +1,1 @@
-"""Whether what MLflow shows holds: checks, the way back to the data, making a version again."""
+"""Registered versions audited, traced back to their data, and reproduced."""

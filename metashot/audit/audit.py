@@ -1,4 +1,4 @@
-"""Registered versions audited: what MLflow shows of them, recomputed from the bytes that git and DVC hold.
+"""Audit of registered versions: what MLflow shows is recomputed from the bytes in git and DVC.
 
 Nothing is taken on trust that can be computed: digests are taken anew, accuracies are averaged again over the
 episodes, the lineage document of a version is held against dvc.lock at the commit it names, and MLflow's
@@ -51,7 +51,7 @@ MEMORY = SCRATCH / "audit.json"  # what earlier audits computed from bytes, by d
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, the verdict, and what was found, differs or is gone."""
+    """The outcome of one check: its name, the verdict, and what was verified, differs or is missing."""
 
     name: str
     verdict: Verdict
@@ -119,7 +119,7 @@ def audit(
 
 
 def signable(root: Path, name: str) -> tuple[Document, str, dict[str, bytes]]:
-    """Return what a signature of a version is over: its lineage, the digest of its code, and its files.
+    """Return what a version's signature covers: lineage, digest of its code, files.
 
     Raises:
         MetashotError: There is no such version, or its model is not what publish writes.
@@ -134,7 +134,7 @@ def signable(root: Path, name: str) -> tuple[Document, str, dict[str, bytes]]:
 
 
 def _version(claim: Claim) -> Audited:
-    """Every check of a version; one that fails does not keep others from being made."""
+    """Run every check of a version, whether or not earlier ones fail."""
     try:
         _ = claim.cell
     except (Differs, *SHAPELESS):  # there is nothing to hold anything against
@@ -145,7 +145,7 @@ def _version(claim: Claim) -> Audited:
 
 
 def _model(evidence: Evidence, model: Any, versions: list[Registered]) -> Audited:
-    """The checks of a registered model: the decision that counts, and that the aliases follow it."""
+    """Check a registered model: the decision in force, and that the aliases follow it."""
     name = model.name
 
     def latest() -> tuple[Lock, str]:
@@ -209,7 +209,7 @@ def _check(name: str, check: Callable[[], str]) -> Check:
 
 @contextmanager
 def _memory(path: Path, fresh: bool) -> Iterator[Memory]:
-    """What earlier audits computed from bytes; kept for later ones, whatever the verdicts."""
+    """Values that earlier audits computed from bytes; saved for later ones, whatever the verdicts."""
     memory: Memory = {}
     if path.exists() and not fresh:
         try:

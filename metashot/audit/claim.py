@@ -1,4 +1,4 @@
-"""What MLflow claims of one registered version, beside what git and DVC hold of it."""
+"""A registered version as MLflow describes it, with the evidence in git and DVC."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property

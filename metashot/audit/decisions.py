@@ -1,4 +1,4 @@
-"""Decisions of the gate, made again from the evaluations and champions that git and DVC hold."""
+"""Decisions of the gate, recomputed from the evaluations and champions in git and DVC."""
 
 import json
 import re
@@ -38,7 +38,7 @@ class Decisions:
     """Decisions of the gate.
 
     Args:
-        held: What git and DVC hold.
+        held: The contents of git and DVC.
         trees: The trees of commits.
     """
 
@@ -49,10 +49,10 @@ class Decisions:
         """A decision of the gate."""
         text = self.held.path(digest_).read_text(encoding="utf-8")
         try:
-            found: Decision = TypeAdapter(Decision).validate_json(text)
+            decision: Decision = TypeAdapter(Decision).validate_json(text)
         except ValidationError:
             raise Differs(f"{digest_[:12]} is not a decision of the gate") from None
-        return found
+        return decision
 
     def all(self, name: str) -> list[tuple[Lock, str]]:
         """Every decision of the gate on a model: the dvc.lock, and the digest; the one that counts last."""
@@ -60,7 +60,7 @@ class Decisions:
         return [(lock, str(gate.outs[0]["md5"])) for lock, gate in gates if gate]
 
     def judged(self, lock: Lock, name: str, decision: Decision) -> None:
-        """Judge again, and fail where that is not the decision, whole.
+        """Recompute a decision; raise Differs unless all of it agrees.
 
         The rule, the bans and the adopted champions are those of a commit whose dvc.lock has the decision, or
         of the workspace where none has. An incumbent that is not one of the present models is tested again.
@@ -145,18 +145,18 @@ class Decisions:
             return []
         held = self.held.listing(pointed(plain_yaml.load(pointer.decode(), path), path))
         numbers = {name.partition("/")[0] for name in held}
-        found: list[tuple[Lock, Cell]] = []
+        champions: list[tuple[Lock, Cell]] = []
         for number in sorted(numbers, key=lambda number: (len(number), number)):
             self.held.path(held[f"{number}/dvc.lock"])
             kept = KeptLock(self.held.root, held[f"{number}/dvc.lock"], self.held.objects)
             (method,) = kept.methods(dataset, setting)
-            found.append((kept, kept.cell(dataset, setting, method)))
-        return found
+            champions.append((kept, kept.cell(dataset, setting, method)))
+        return champions
 
     def _tested(
         self, kept: tuple[Lock, Cell], lock: Lock, entry: Entry, manifest: str
     ) -> tuple[Candidate | None, list[str]]:
-        """An incumbent on the episodes of a decision; or none, and why it cannot answer them."""
+        """The incumbent tested on the episodes of a decision, or None and the reason."""
         cell = kept[1]
         (data,) = (str(out["md5"]) for out in lock.entries[f"preprocess@{cell.dataset}"].outs)
         key = f"tested {cell.weights} {data} {manifest}"

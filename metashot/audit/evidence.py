@@ -1,4 +1,4 @@
-"""What an audit holds claims against."""
+"""The evidence of an audit."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from metashot.audit.trees import Trees
 
 
 class Evidence:
-    """What an audit holds claims against: bytes, trees of commits, decisions of the gate.
+    """The evidence of an audit: stored bytes, trees of commits, decisions of the gate.
 
     Args:
         root: The repository.

@@ -1,6 +1,6 @@
-"""What git and DVC hold, as an audit needs it: bytes by digest, hashed anew, and every dvc.lock.
+"""Bytes in git and DVC for an audit: files by digest, hashed anew, and every dvc.lock.
 
-What is computed from bytes is kept in a memory, by their digests, so that a later audit need not do it again.
+Values computed from bytes are memoised by their digests, so that a later audit need not compute them again.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Stored)
 
 
 class Held:
-    """What git and DVC hold.
+    """The contents of git and DVC.
 
     Args:
         root: The repository.
@@ -56,23 +56,23 @@ class Held:
 
     @cached_property
     def results(self) -> dict[str, dict[str, str]]:
-        """Of each key that was ever made: what came out, without records, and where that is written."""
-        found: dict[str, dict[str, str]] = defaultdict(dict)
+        """Every result of each key, records left out, with the place that names it."""
+        results: dict[str, dict[str, str]] = defaultdict(dict)
         for lock in self.locks:
             for entry in lock.entries.values():
-                found[entry.key].setdefault(entry.result, where(lock))
+                results[entry.key].setdefault(entry.result, where(lock))
         for entry in self.objects.cache.runs():
-            found[entry.key].setdefault(entry.result, "DVC's run cache")
-        return found
+            results[entry.key].setdefault(entry.result, "DVC's run cache")
+        return results
 
     def one_result(self, entry: Entry) -> None:
-        """Fail where a stage ever gave another result from the same inputs."""
-        found = self.results.get(entry.key, {})
-        if others := [place for result, place in found.items() if result != entry.result]:
+        """Raise Differs if a stage ever gave another result from the same inputs."""
+        results = self.results.get(entry.key, {})
+        if others := [place for result, place in results.items() if result != entry.result]:
             raise Differs(f"{entry.stage} gave another result from the same inputs: {', '.join(others)}")
 
     def reach(self, commit: str) -> None:
-        """Fail where no branch or tag leads to a commit."""
+        """Raise unless a branch or tag contains the commit."""
         if commit not in self.reachable:
             if git.shallow(self.root):
                 raise Unknown(f"commit {commit[:10]} is not in this shallow clone: `git fetch --unshallow`")
@@ -88,7 +88,7 @@ class Held:
             raise Differs(f"commit {commit[:10]} has no dvc.lock that can be read ({error})") from None
 
     def path(self, digest_: str) -> Path:
-        """Where the bytes with a digest lie, hashed: again only if the file has changed since."""
+        """Path of the bytes with this digest, verified by hashing; not again while the file is unchanged."""
         path = self.objects.path(digest_)
         stat = path.stat()
         now = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
@@ -130,7 +130,7 @@ class Held:
         return content
 
     def patch(self, stage: Entry) -> str | None:
-        """Digest of the changes that the tree of a training or an evaluation had."""
+        """Digest of the patch that a training or an evaluation recorded, if its tree had uncommitted code."""
         for out in stage.outs:
             if str(out["path"]).startswith(RECORDS):
                 return self.listing(str(out["md5"])).get(git.PATCH)
@@ -142,19 +142,19 @@ class Held:
         key = f"episodes {path.parent.name}{path.name}"  # an object's name is its digest
         if key not in self.memory:
             self.memory[key] = _summary(path)
-        found: dict[str, dict[str, float]] = self.memory[key]
-        return found
+        summary: dict[str, dict[str, float]] = self.memory[key]
+        return summary
 
 
 def _summary(path: Path) -> dict[str, dict[str, float]]:
     """Mean, interval and number of the episodes of each setting in an evaluation's counts."""
     table = pq.read_table(path)
-    found = {}
+    summary = {}
     for setting in table["setting"].unique().to_pylist():
         rows = table.filter(np.array(table["setting"].to_pylist()) == setting).sort_by("episode")
         correct, queries = rows["correct"].to_numpy(), rows["queries"].to_numpy()
         if (correct < 0).any() or (correct > queries).any() or len(set(queries.tolist())) != 1:
             raise Differs(f"episodes of {setting} have impossible counts")
         mean, half = mean_and_interval(correct / queries)
-        found[setting] = {"accuracy": mean, "ci95": half, "episodes": len(rows), "queries": int(queries[0])}
-    return found
+        summary[setting] = {"accuracy": mean, "ci95": half, "episodes": len(rows), "queries": int(queries[0])}
+    return summary

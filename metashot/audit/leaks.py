@@ -1,4 +1,4 @@
-"""Whether the splits of a data file are apart, which preprocessing makes sure of."""
+"""Overlap between the splits of a data file, which preprocessing rules out."""
 
 from collections import defaultdict
 from hashlib import blake2b

@@ -1,4 +1,4 @@
-"""A registered model made again from its raw files, and compared with what is on record.
+"""Reproduction of a registered version from its raw files, compared with the record.
 
 MLflow says which result a version is, and no more: commands, paths and digests are those of dvc.lock, code
 and parameters those of commits that a branch or tag leads to. So a store that somebody else has written
@@ -39,7 +39,7 @@ TOLERANCE = 0.01  # of the accuracy, as a fraction, where the device or a packag
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A version and the same made again.
+    """A version compared with its reproduction.
 
     Attributes:
         version: ``<model>/<number>``.
@@ -62,7 +62,7 @@ class Reproduced:
 
 
 def reproduce(root: Path, version: Registered, tolerance: float = TOLERANCE) -> Reproduced:
-    """Make a version again: samples and episodes from its raw files, then training and evaluation.
+    """Reproduce a version: samples and episodes from its raw files, then training and evaluation.
 
     Nothing of the repository changes: the work is done in worktrees of its own, which are removed.
 
@@ -83,10 +83,10 @@ def reproduce(root: Path, version: Registered, tolerance: float = TOLERANCE) -> 
 
 
 class _Reproduction:
-    """The stages of a version, made again one after another.
+    """Runs the stages of a version again, one after another.
 
     Args:
-        evidence: What git and DVC hold.
+        evidence: The contents of git and DVC.
         version: The version.
         stack: Removes the worktrees in the end.
     """
@@ -108,7 +108,7 @@ class _Reproduction:
         self.trees: dict[Tree, Path] = {}
 
     def compare(self, tolerance: float) -> Reproduced:
-        """Make everything again, and hold it against what is on record."""
+        """Run everything again and compare it with the record."""
         cell = self.cell
         stages = [
             self.makers[f"data/processed/{cell.dataset}.parquet"],
@@ -145,7 +145,7 @@ class _Reproduction:
         return Reproduced(self.version.name, verdict, compared, accuracy, differences, tolerance, seconds)
 
     def _make(self, entry: Entry) -> None:
-        """Run a stage where its code and parameters are, on what was made before it."""
+        """Run a stage at its commit, on the outputs of the stages before it."""
         tree = self._tree(self._commit(entry))
         for dep in entry.deps:
             self._lay(tree, dep)
@@ -166,7 +166,7 @@ class _Reproduction:
         self.made |= {str(out["path"]): tree / str(out["path"]) for out in entry.outs}
 
     def _commit(self, entry: Entry) -> Tree:
-        """Where a stage's code and parameters are: by its record, or else by those of later stages."""
+        """The tree with a stage's code and parameters: from its own record, or from those of later stages."""
         trees: list[Tree] = []
         for stage, record in zip((self.cell.train, self.cell.evaluate), self.records, strict=True):
             commit, dirty = record.git.commit, record.git.dirty
@@ -183,7 +183,7 @@ class _Reproduction:
         return self.evidence.trees.fitting(entry, self.makers, trees)
 
     def _tree(self, tree: Tree) -> Path:
-        """A worktree at a commit, with the changes that its tree had."""
+        """A worktree at a commit, with the recorded patch applied."""
         if tree in self.trees:
             return self.trees[tree]
         commit, patch = tree
@@ -197,7 +197,7 @@ class _Reproduction:
         return self.trees.setdefault(tree, worktree)
 
     def _lay(self, tree: Path, dep: Mapping[str, Any]) -> None:
-        """Lay out what a stage needs of earlier ones: as made again, or raw files as DVC holds them."""
+        """Copy a dependency into the worktree: a reproduced output, or raw files from DVC."""
         path = str(dep["path"])
         if next(self_and_parents(path, self.made), None):
             source = self._path(path)
@@ -217,23 +217,23 @@ class _Reproduction:
             shutil.copyfile(source, copy)
 
     def _path(self, path: str) -> Path:
-        """Where a file lies that was made again."""
+        """Path of a reproduced file."""
         out = next(self_and_parents(path, self.made))
         return self.made[out] / PurePosixPath(path).relative_to(out)
 
     def _compared(self, out: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
-        """The md5 of each file of an output on record, and now."""
+        """The recorded and the reproduced md5 of each file of an output."""
         path, md5 = str(out["path"]), str(out["md5"])
         listed = self.held.listing(md5) if md5.endswith(FOLDER) else {".": md5}
-        found = {}
+        pairs = {}
         for name, old in listed.items():
             file = self.made[path] / name
-            found[str(PurePosixPath(path) / name)] = old, files.md5(file) if file.is_file() else None
-        return found
+            pairs[str(PurePosixPath(path) / name)] = old, files.md5(file) if file.is_file() else None
+        return pairs
 
 
 def _recorded(evidence: Evidence, version: Registered) -> tuple[Lock, Cell]:
-    """The result that a version names, as the dvc.lock of its recorded commit has it, or else another."""
+    """The result that a version names, from the dvc.lock of its recorded commit, or else from any."""
     commit = version.entry.tags.get(COMMIT)
     locks: Sequence[Lock] = [evidence.held.lock(commit)] if commit else evidence.held.locks
     return history.find(locks, version.entry.name, str(version.entry.tags.get(RESULT)))

@@ -1,4 +1,4 @@
-"""Where a registered version came from, for a person: one page, from the lineage its run carries."""
+"""The origin of a registered version on one page, from the lineage its run carries."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from metashot.registry.versions import Registered
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything that is known of a version: what MLflow holds of it, and its lineage.
+    """Everything known about a version: its MLflow entry and its lineage.
 
     Attributes:
         version: ``<model>/<number>``.
@@ -34,7 +34,7 @@ class Trace:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The trace as JSON has it."""
+        """The trace for `json.dump`."""
         return {**vars(self), "lineage": self.lineage.written}
 
 

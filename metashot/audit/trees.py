@@ -25,7 +25,7 @@ class Trees:
     """Trees of commits, with the patch that a record kept on top where there is one.
 
     Args:
-        held: What git and DVC hold.
+        held: The contents of git and DVC.
     """
 
     def __init__(self, held: Held) -> None:
@@ -44,20 +44,20 @@ class Trees:
         key = f"tree {commit} {patch}"
         if key not in self.memory:
             blobs = git.files(self.held.root, commit, self.held.path(patch) if patch else None)
-            wanted = {p: blob for p, blob in blobs.items() if p.endswith((".py", *PARAMETERS))}
-            new = {blob for path, blob in wanted.items() if not self._read(path, blob)}
+            files = {p: blob for p, blob in blobs.items() if p.endswith((".py", *PARAMETERS))}
+            new = {blob for path, blob in files.items() if not self._read(path, blob)}
             for blob, content in git.contents(self.held.root, sorted(new)).items():
                 md5 = hashlib.md5(content).hexdigest()
                 self.memory[f"blob {blob}"] = md5
                 for path in PARAMETERS:
-                    if wanted.get(path) == blob:
+                    if files.get(path) == blob:
                         self.memory[f"parameters {md5}"] = parse_parameters(path, content)
-            self.memory[key] = {path: self.memory[f"blob {blob}"] for path, blob in wanted.items()}
-        found: dict[str, str] = self.memory[key]
-        return found
+            self.memory[key] = {path: self.memory[f"blob {blob}"] for path, blob in files.items()}
+        md5s: dict[str, str] = self.memory[key]
+        return md5s
 
     def _read(self, path: str, blob: str) -> bool:
-        """Whether a file of a tree is in the memory."""
+        """Whether a file of a tree is memoised."""
         md5 = self.memory.get(f"blob {blob}")
         return md5 is not None and (path not in PARAMETERS or f"parameters {md5}" in self.memory)
 
@@ -66,13 +66,13 @@ class Trees:
         tree = self.tree(commit, patch)
         if path not in tree:
             raise Differs(f"commit {commit[:10]} has no {path}")
-        found = self.memory[f"parameters {tree[path]}"]
-        if found is None:
+        values = self.memory[f"parameters {tree[path]}"]
+        if values is None:
             raise Differs(f"{path} of commit {commit[:10]} cannot be read")
-        return found
+        return values
 
     def made_of(self, stage: Entry, made: Collection[str], commit: str, patch: str | None) -> None:
-        """Fail where code and parameters that a stage depends on are not those of a commit, and a patch.
+        """Raise Differs unless a stage's code and parameters are those of a tree.
 
         Args:
             stage: The stage.
@@ -88,9 +88,9 @@ class Trees:
         if ran := self.ran(stage):
             self._ran(stage, ran, tree, commit, patch)
         for file, values in stage.params.items():
-            there = self.parameters(commit, patch, file)
+            committed = self.parameters(commit, patch, file)
             for key, value in values.items():
-                same(f"{key} in {file} at commit {commit[:10]}", below(there, key), value)
+                same(f"{key} in {file} at commit {commit[:10]}", below(committed, key), value)
 
     def ran(self, stage: Entry) -> closure.CodeList | None:
         """The modules and packages that a stage ran; None for one whose modules are its dependencies."""
@@ -109,12 +109,12 @@ class Trees:
     def _ran(
         self, stage: Entry, ran: closure.CodeList, tree: Mapping[str, str], commit: str, patch: str | None
     ) -> None:
-        """Fail where the modules that a stage ran, or its packages, are not those of a tree."""
+        """Raise Differs unless the modules and packages that a stage ran are those of a tree."""
         for path, md5 in ran.modules.items():
-            there = tree.get(path)
-            if there and path in ran.parts:
-                there = ran.md5(path, self._contents(commit, patch)[path])
-            same(f"{path} of {stage.stage} at commit {commit[:10]}", there, md5)
+            committed = tree.get(path)
+            if committed and path in ran.parts:
+                committed = ran.md5(path, self._contents(commit, patch)[path])
+            same(f"{path} of {stage.stage} at commit {commit[:10]}", committed, md5)
         lock = self._contents(commit, patch).get(LOCK, b"").decode()
         pins = closure.pins(lock)
         for name, version in ran.packages.items():
@@ -138,7 +138,7 @@ class Trees:
         raise first or Unknown(f"no commit is on record for {stage.stage}")
 
     def code(self, digest_: str, kind: str, parts: closure.Parts, trees: Sequence[Tree]) -> Code:
-        """The code that a model carries: of one tree, a recorded one or that of a commit behind it or HEAD.
+        """The code that a model carries, found by its digest in a recorded tree, its ancestors, or HEAD's.
 
         Args:
             digest_: Of the code.
@@ -171,7 +171,7 @@ class Trees:
         )
 
     def _carried(self, commit: str, patch: str | None, kind: str, parts: closure.Parts) -> Code | None:
-        """What a model registered with the code of a tree would carry; None where that is unclear."""
+        """The code that a model registered from a tree would carry; None for an unknown layout."""
         self.held.reach(commit)
         held = self._contents(commit, patch)
         modules = {path: content for path, content in held.items() if path != LOCK}
@@ -200,7 +200,7 @@ class Trees:
 
 
 def parse_parameters(path: str, content: bytes) -> Any:
-    """The values of a file of parameters, as JSON has them; None where it cannot be read."""
+    """Parse a parameter file; None if it cannot be parsed."""
     try:
         text = content.decode()
         return tomllib.loads(text) if path.endswith(".toml") else plain_yaml.load(text, path)

@@ -111,15 +111,15 @@ def answers(given: Sequence["Answer"]) -> Table:
     return view
 
 
-def audit(found: list["Audited"]) -> Table:
+def audit(audited: list["Audited"]) -> Table:
     """Return verdicts for a terminal: every check of a single version, else those that are not ok."""
     view = Table(box=box.HORIZONTALS, padding=(0, 1))
     for column in ("version", "check", "verdict"):
         view.add_column(column, no_wrap=True)
     view.add_column("what was found, differs or is gone", overflow="fold")
     styles = {"ok": "green", "fails": "bold red", "cannot check": "yellow"}
-    few = len(found) <= 2
-    for one in found:
+    few = len(audited) <= 2
+    for one in audited:
         listed = [check for check in one.checks if few or check.verdict != "ok"]
         for number, check in enumerate(listed):
             verdict = Text(check.verdict, style=styles[check.verdict])
@@ -127,7 +127,7 @@ def audit(found: list["Audited"]) -> Table:
         if not listed:
             view.add_row(one.name, f"{len(one.checks)} checks", Text("ok", style="green"), "")
         view.add_section()
-    counts = Counter(one.verdict for one in found)
+    counts = Counter(one.verdict for one in audited)
     view.caption = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
     view.caption_justify = "left"
     return view

@@ -49,11 +49,11 @@ def compare(
     root = find_root(Path.cwd())
     lock, methods = lockfile.Lock(root), lockfile.listed(root, "methods")
     groups = [(dataset, setting)] if dataset and setting else lockfile.finished(lock)
-    wanted = [(d, s) for d, s in groups if dataset in (None, d) and setting in (None, s)]
-    if not wanted:
+    chosen = [(d, s) for d, s in groups if dataset in (None, d) and setting in (None, s)]
+    if not chosen:
         made = ", ".join(f"{d} {s}" for d, s in groups)
         raise MetashotError(f"nothing of {dataset} was evaluated (there is: {made}): run `dvc repro`")
-    comparisons: Iterable[Comparison] = (comparing.compare(lock, d, s, methods) for d, s in wanted)
+    comparisons: Iterable[Comparison] = (comparing.compare(lock, d, s, methods) for d, s in chosen)
     if plot or curves:
         comparisons = list(comparisons)
         _draw(comparisons, lock, plot, curves)
@@ -109,7 +109,7 @@ def _compare_versions(one: str, other: str, as_json: bool) -> None:
 
     root = find_root(Path.cwd())
     with tracking.connect(root) as client:
-        named = [versions.resolve(client, wanted) for wanted in (one, other)]
+        named = [versions.resolve(client, name) for name in (one, other)]
         locks = history.everywhere(root)
         sources = [history.find(locks, v.entry.name, v.entry.tags.get(carried.RESULT, "")) for v in named]
         difference = comparing.pair(*sources)

@@ -1,8 +1,7 @@
-"""Where a result came from, in one document: back to the raw download, and on to what was measured.
+"""The lineage of a result in one document, from the raw download to the measured accuracy.
 
-The document is computed from dvc.lock and the files that it names, and from nothing else: whoever holds them
-gets the same one. It goes to MLflow with each run, is what a signature signs, and what an audit holds
-everything else against.
+The document is a function of dvc.lock and the files that it names: anyone who has them computes the same
+one. Each MLflow run carries it, signatures sign it, and an audit compares everything else with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ class Item(Stored):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Stored):
-    """A stage as dvc.lock has it, with its key."""
+    """A stage as dvc.lock records it, with its key."""
 
     key: Sha256
     cmd: str
@@ -59,7 +58,7 @@ class Document(Stored):
         training: The record of the training.
         evaluation: The record of the evaluation.
         origin: Where the data come from.
-        stages: Every stage that the result stands on, by address.
+        stages: Every stage that the result depends on, by address.
     """
 
     format: Literal[1]
@@ -78,7 +77,7 @@ class Document(Stored):
 
     @classmethod
     def of(cls, value: Any, where: str = "") -> Self:
-        """Read a value as JSON has it; names of the model's own stages and outputs have to fit.
+        """Build a document from parsed JSON; the names of its own stages and outputs have to match.
 
         Raises:
             MetashotError: It is not laid out as metashot writes it; the message names the first part.
@@ -161,7 +160,7 @@ class Document(Stored):
 
     @property
     def stages_digest(self) -> str:
-        """Digest of its stages, as `stages_digest` computes it of dvc.lock."""
+        """Digest of its stages, equal to `stages_digest` of the dvc.lock it came from."""
         return digest(self.written["stages"])
 
     def entries(self, where: str, mend: str) -> dict[str, Entry]:
@@ -178,10 +177,10 @@ class CrossDocument(Stored):
         method: The method.
         other: The data set of the episodes.
         model: Digest of the model's result.
-        result: Digest of what was tested, on what, and what came out.
+        result: Digest of model, episodes and outcome.
         tested: What was measured.
         origin: Where both data sets come from, by name.
-        stages: Every stage that model, data and episodes stand on, by address.
+        stages: Every stage that model, data and episodes depend on, by address.
     """
 
     format: Literal[1]
@@ -227,7 +226,7 @@ def training(lock: Lock, cell: Cell) -> TrainingRecord:
 
 
 def stages_digest(lock: Lock, cell: Cell) -> str:
-    """Return the digest of all stages that a result stands on, which dvc.lock alone says."""
+    """Return the digest of all stages that a result depends on, from dvc.lock alone."""
     return digest(_listed(lock.ancestry(cell.train, cell.evaluate)))
 
 

@@ -1,4 +1,4 @@
-"""What was made before: every dvc.lock that git holds, with its files from the DVC cache or remote."""
+"""Earlier results: every dvc.lock in git's history, with its files from the DVC cache or remote."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ PARSED = SCRATCH / "locks"
 
 
 class StoredLock(Lock):
-    """A dvc.lock whose files are those of the DVC cache, or remote."""
+    """A dvc.lock whose files are read from the DVC cache or remote."""
 
     objects: Objects
     where: str  # the dvc.lock, for messages
 
     def file(self, entry: Entry, path: str) -> Path:
-        """Return where a file of an output lies in the DVC cache, its name there being its digest.
+        """Return the path of an output's file in the DVC cache, where its name is its digest.
 
         Raises:
             Missing: Neither the DVC cache nor the remote has it.
@@ -41,10 +41,10 @@ class StoredLock(Lock):
         )
         if digest is None:
             raise MetashotError(f"{entry.stage} in {self.where} names no {path}")
-        found = self.objects.path(digest)
-        if files.md5(found) != digest.removesuffix(FOLDER):
-            raise MetashotError(f"{found} is damaged: delete it, and `dvc fetch` or make {path} again")
-        return found
+        stored = self.objects.path(digest)
+        if files.md5(stored) != digest.removesuffix(FOLDER):
+            raise MetashotError(f"{stored} is damaged: delete it, and `dvc fetch` or make {path} again")
+        return stored
 
     def listing(self, entry: Entry, path: str) -> dict[str, str]:
         """Return the files of an output that is a folder: path in it to md5. Raises as `file`."""
@@ -52,7 +52,7 @@ class StoredLock(Lock):
 
 
 class PastLock(StoredLock):
-    """A dvc.lock that a commit holds.
+    """The dvc.lock of a commit.
 
     Args:
         root: The repository.
@@ -71,7 +71,7 @@ class PastLock(StoredLock):
 
 
 class KeptLock(StoredLock):
-    """The dvc.lock of an adopted champion, by its digest in DVC.
+    """The dvc.lock of an adopted champion, found by its digest.
 
     Args:
         root: The repository.
@@ -88,7 +88,7 @@ class KeptLock(StoredLock):
 
 
 class AdoptedLock(StoredLock):
-    """The dvc.lock of an adopted champion, whose own files lie beside it, not what they came from.
+    """The dvc.lock of an adopted champion: its own files lie beside it, its inputs in DVC's cache.
 
     Args:
         lock: As `lockfile.adopted` has it.
@@ -100,7 +100,7 @@ class AdoptedLock(StoredLock):
         self.where = str(lock.root / "dvc.lock")
 
     def file(self, entry: Entry, path: str) -> Path:
-        """Return where a file of an output lies. Raises as the two do that know it."""
+        """Return the path of an output's file. Raises as `Lock.file` and `StoredLock.file`."""
         return Lock.file(self, entry, path) if self._beside(path) else super().file(entry, path)
 
     def listing(self, entry: Entry, path: str) -> dict[str, str]:
@@ -112,7 +112,7 @@ class AdoptedLock(StoredLock):
 
 
 def history(root: Path) -> list[PastLock]:
-    """Return every dvc.lock that a commit of any branch or tag holds, the oldest first.
+    """Return every dvc.lock in the commits of all branches and tags, oldest first.
 
     Empty outside a git repository, and where none was committed; those that cannot be read are left out.
     """
@@ -120,7 +120,7 @@ def history(root: Path) -> list[PastLock]:
 
 
 def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
-    """Return the same, and why others cannot be read, a line each."""
+    """Return the same, and one line for each dvc.lock that cannot be read."""
     try:
         commits = git.changing(root, git.tips(root), "dvc.lock")[::-1]
     except git.NoRepository:
@@ -141,33 +141,33 @@ def history_and_gaps(root: Path) -> tuple[list[PastLock], list[str]]:
 
 
 def holding(root: Path, locks: Sequence[PastLock]) -> list[str]:
-    """Return every commit that has one of some dvc.lock, the oldest first.
+    """Return every commit whose dvc.lock is one of these, oldest first.
 
     Also those that changed nothing but params.yaml or the champions.
     """
     commits = git.changing(root, git.tips(root), "dvc.lock", "params.yaml", "champions")[::-1]
     blobs = git.blobs(root, [lock.commit for lock in locks] + commits, "dvc.lock")
-    wanted = {blobs.get(lock.commit) for lock in locks}
-    return [commit for commit in commits if commit in blobs and blobs[commit] in wanted]
+    sought = {blobs.get(lock.commit) for lock in locks}
+    return [commit for commit in commits if commit in blobs and blobs[commit] in sought]
 
 
 def forget(root: Path) -> None:
-    """Parse every dvc.lock anew from now on."""
+    """Delete the cache of parsed dvc.lock files."""
     if (root / PARSED).exists():
         shutil.rmtree(root / PARSED)
 
 
 def cells(lock: Lock, dataset: str, setting: str) -> list[Cell]:
-    """Return the cells of a dvc.lock whose evaluation is of the very model that it names."""
-    found = []
+    """Return the cells of a dvc.lock whose evaluation used the model that the same file names."""
+    complete = []
     for method in lock.methods(dataset, setting):
         with suppress(MetashotError):
-            found.append(lock.cell(dataset, setting, method))
-    return found
+            complete.append(lock.cell(dataset, setting, method))
+    return complete
 
 
 def find(locks: Iterable[Lock], name: str, result: str) -> tuple[Lock, Cell]:
-    """Return a result of a registered model with the first dvc.lock that has it.
+    """Find a result of a registered model in the first dvc.lock that has it.
 
     Args:
         locks: Where to look.
@@ -189,20 +189,20 @@ def find(locks: Iterable[Lock], name: str, result: str) -> tuple[Lock, Cell]:
 
 
 def everywhere(root: Path) -> list[Lock]:
-    """Return the dvc.lock of the workspace, if there is one, and every one of git's history."""
+    """Return the workspace's dvc.lock, if there is one, and every one in git's history."""
     present = [Lock(root)] if (root / "dvc.lock").exists() else []
     return [*present, *history(root)]
 
 
 def _entries(root: Path, blob: str, where: str) -> dict[str, Entry]:
-    """The stages of a dvc.lock; kept as JSON, which is read twenty times as fast as YAML."""
+    """The stages of a dvc.lock; cached as JSON, which parses twenty times as fast as YAML."""
     kept = root / PARSED / f"{blob}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, or not whole after a loss of power
         return {name: Entry(**fields) for name, fields in json.loads(kept.read_text()).items()}
-    found = entries(git.run(root, "cat-file", "blob", blob), where, "so it was committed")
+    parsed = entries(git.run(root, "cat-file", "blob", blob), where, "so it was committed")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as partial:
         # not by `files.replacing`: several processes may be at it
-        json.dump({name: asdict(entry) for name, entry in found.items()}, partial)
+        json.dump({name: asdict(entry) for name, entry in parsed.items()}, partial)
     Path(partial.name).replace(kept)
-    return found
+    return parsed

@@ -1,4 +1,4 @@
-"""The dvc.lock of a repository: the cells of the method matrix, and the files that it names.
+"""The dvc.lock of a repository: the cells of the method matrix, and the files it names.
 
 MLflow runs and model versions are found by the digests of entries, so a tracking store can be lost and
 rebuilt.
@@ -90,7 +90,7 @@ class CrossTest(NamedTuple):
 
     @property
     def result(self) -> str:
-        """Digest of what was tested, on what, and what came out."""
+        """Digest of model, episodes and outcome."""
         return digest([self.cell.result, self.entry.result])
 
     @property
@@ -158,8 +158,8 @@ class Lock:
         return [self.cell(dataset, setting, method) for method in evaluated]
 
     def cross_tests(self, dataset: str, setting: str) -> list[CrossTest]:
-        """Return the tests of a data set's models on the episodes of others; none of an earlier model."""
-        found = []
+        """Return the cross tests of a data set's current models on the episodes of other data sets."""
+        tests = []
         for stage, entry in self.entries.items():
             kind, _, address = stage.partition("@")
             parts = address.split("-")
@@ -168,28 +168,28 @@ class Lock:
                 with suppress(MetashotError):  # trained again, and not evaluated yet
                     cell = self.cell(dataset, setting, method)
                     if cell.weights in (dep.get("md5") for dep in entry.deps):
-                        found.append(CrossTest(cell, other, entry))
-        return found
+                        tests.append(CrossTest(cell, other, entry))
+        return tests
 
     def ancestry(self, *entries: Entry) -> list[Entry]:
-        """Return every entry that these stand on, and these, sorted by stage."""
+        """Return these entries and every entry they depend on, sorted by stage."""
         makers = {
             out["path"]: entry
             for entry in self.entries.values()
             if entry.stage not in GUARDS
             for out in entry.outs
         }
-        found: dict[str, Entry] = {}
+        ancestors: dict[str, Entry] = {}
         todo = list(entries)
         while todo:
             entry = todo.pop()
-            if entry.stage not in found:
-                found[entry.stage] = entry
+            if entry.stage not in ancestors:
+                ancestors[entry.stage] = entry
                 todo += [makers[path] for dep in entry.deps for path in self_and_parents(dep["path"], makers)]
-        return [found[stage] for stage in sorted(found)]
+        return [ancestors[stage] for stage in sorted(ancestors)]
 
     def file(self, entry: Entry, path: str) -> Path:
-        """Return where an output of an entry lies, once its bytes are those the entry names.
+        """Return the path of an entry's output, after checking its bytes.
 
         Args:
             entry: The stage that made it.
@@ -228,19 +228,19 @@ def finished(lock: Lock) -> list[tuple[str, str]]:
         MetashotError: There is none.
     """
     datasets, settings, methods = (listed(lock.root, key) for key in ("datasets", "settings", "methods"))
-    found = [
+    pairs = [
         (dataset, setting)
         for dataset in datasets
         for setting in settings
         if any(f"evaluate@{dataset}-{setting}-{method}" in lock.entries for method in methods)
     ]
-    if not found:
+    if not pairs:
         raise MetashotError("no method was evaluated yet: run `dvc repro`")
-    return found
+    return pairs
 
 
 def adopted(root: Path, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
-    """Return the champions that were adopted, the latest last.
+    """Return the adopted champions, latest last.
 
     Each is a folder ``champions/<data set>-<setting>/<number>``, laid out like the repository: a dvc.lock of
     its own, and the files that the cell's two entries in it name.
@@ -257,11 +257,11 @@ def adopted(root: Path, dataset: str, setting: str) -> list[tuple[Lock, Cell]]:
     if not folder.is_dir() or md5(folder) != named:
         path = pointer.relative_to(root)
         raise MetashotError(f"{CHAMPIONS}/{group} is not what {path} names: run `dvc pull {path}`")
-    found = []
+    champions = []
     for kept in sorted(folder.iterdir(), key=lambda kept: (len(kept.name), kept.name)):
         lock = Lock(kept)
         methods = lock.methods(dataset, setting)
         if len(methods) != 1:
             raise MetashotError(f"{kept}: not one adopted champion, but {len(methods)}: restore it with git")
-        found.append((lock, lock.cell(dataset, setting, methods[0])))
-    return found
+        champions.append((lock, lock.cell(dataset, setting, methods[0])))
+    return champions

@@ -1,4 +1,4 @@
-"""DVC's stores read by digest: the objects of its cache and its remote, and the entries of the run cache."""
+"""DVC's cache and remote, read by digest: their objects, and the entries of the run cache."""
 
 import re
 from collections.abc import Iterator
@@ -43,17 +43,22 @@ class Store:
         name = config.get("core.remote")
         if not name:
             return None
-        told = {key.rpartition(".")[2]: value for key, value in config.items() if f"remote.{name}." in key}
-        url = told["url"]
+        settings = {
+            key.rpartition(".")[2]: value for key, value in config.items() if f"remote.{name}." in key
+        }
+        url = settings["url"]
         if "://" not in url:
             return cls(fsspec.filesystem("file"), str((root / ".dvc" / url).resolve()))
-        client = {"endpoint_url": told.get("endpointurl"), "region_name": told.get("region")}
-        options = {"profile": told.get("profile"), "client_kwargs": {k: v for k, v in client.items() if v}}
+        client = {"endpoint_url": settings.get("endpointurl"), "region_name": settings.get("region")}
+        options = {
+            "profile": settings.get("profile"),
+            "client_kwargs": {k: v for k, v in client.items() if v},
+        }
         fs, base = fsspec.url_to_fs(url, **{key: value for key, value in options.items() if value})
         return cls(fs, base)
 
     def object(self, digest: str) -> str:
-        """Where the object with a digest lies, if it is here.
+        """Path of the object with this digest, whether or not it exists.
 
         Raises:
             MetashotError: It is not a digest: whatever names it must not lead elsewhere.
@@ -63,7 +68,7 @@ class Store:
         return f"{self.base}/files/md5/{digest[:2]}/{digest[2:]}"
 
     def has(self, digest: str) -> bool:
-        """Whether an object is here, of a folder with all its files."""
+        """Whether the store has an object; for a folder, all its files too."""
         if not self.fs.exists(self.object(digest)):
             return False
         return not digest.endswith(FOLDER) or all(map(self.has, self.listing(digest).values()))
@@ -73,7 +78,7 @@ class Store:
         return _listing(self.fs.cat_file(self.object(digest)))
 
     def runs(self, cmd: str = "") -> Iterator[Entry]:
-        """The run cache: what stages, of a command if one is given, were made from, and what came out.
+        """The run cache: past runs of stages with their inputs and outputs, of one command if it is given.
 
         What cannot be read is not a run, as for DVC.
         """
@@ -82,12 +87,11 @@ class Store:
             text = self.fs.cat_file(path)
             if text.startswith(f"cmd: {cmd}\n".encode() if cmd else b"cmd: "):
                 with suppress(MetashotError, UnicodeDecodeError):
-                    found = stages({"": plain_yaml.load(text.decode(), path)}, path)
-                    yield found[""]
+                    yield stages({"": plain_yaml.load(text.decode(), path)}, path)[""]
 
 
 class Objects:
-    """Files by their digests: those of the DVC cache, and of the DVC remote, fetched into the cache.
+    """Files by digest, from the DVC cache, or fetched into it from the DVC remote.
 
     Args:
         root: The repository.
@@ -107,7 +111,7 @@ class Objects:
         return Store.remote(self.root)
 
     def path(self, digest: str) -> Path:
-        """Return where the bytes of a file, or the listing of a folder, lie in the cache; not hashed again.
+        """Return the path in the cache of a file, or of a folder's listing; its bytes are not hashed again.
 
         Raises:
             Missing: Neither cache nor remote has them, or the remote has other bytes under this digest.

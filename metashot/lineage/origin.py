@@ -11,7 +11,7 @@ from metashot.lineage.stored import Count, Flag, Md5, Name, Stored
 
 @dataclass(frozen=True, kw_only=True)
 class About(Stored):
-    """What a data file says of its samples.
+    """What a data file says about its samples.
 
     Attributes:
         source: Where they come from.
@@ -42,7 +42,7 @@ class About(Stored):
         return self.classes == "shared"
 
     def marked(self, name: str) -> str:
-        """A name with what every result has to say of its data: ``flowers (known classes)``."""
+        """A name with the caveats that every result has to state: ``flowers (known classes)``."""
         return marked(name, synthetic=self.synthetic, known_classes=self.known_classes)
 
 

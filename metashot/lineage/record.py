@@ -1,6 +1,6 @@
-"""What a computation leaves beside its result for those who audit it: a record and a journal.
+"""What a training or evaluation writes beside its result for later audits: a record and a journal.
 
-Both hold clock times, so nothing that is hashed into a later stage may depend on them.
+Both contain clock times, so nothing that is hashed into a later stage may depend on them.
 """
 
 import json
@@ -61,7 +61,7 @@ class Tree(Stored):
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Stored):
-    """What a stage ran with, and on.
+    """Parameters, inputs, code and machine of one run of a stage.
 
     Attributes:
         stage: ``train`` or ``evaluate``.
@@ -105,7 +105,7 @@ class Record(Stored):
         return digest({name: self.written[name] for name in parts})
 
     def differences(self, other: "Record") -> list[str]:
-        """What ``other`` has of another device, Python or package, a line each."""
+        """One line for each difference of device, Python or package."""
         pairs = [
             *_pairs(self.device.written, other.device.written),
             *_pairs(self.versions, other.versions),
@@ -155,7 +155,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Recorder:
-    """Collects what happens in one stage, from its construction to `save`.
+    """Collects the record of one stage, from its construction to `save`.
 
     Args:
         stage: ``train`` or ``evaluate``.
@@ -199,7 +199,7 @@ class Recorder:
         )
 
     def ended(self, cls: type[R], **facts: Any) -> R:
-        """The record of the stage up to now, ``facts`` added."""
+        """Return the record of the stage so far, with ``facts`` added."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         spent = {"seconds": time.time() - self.record.started, "peak_memory_mb": peak}
         return cls(**{**vars(self.record), **spent, **facts})

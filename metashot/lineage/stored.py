@@ -1,4 +1,4 @@
-"""Parts of documents that are kept as JSON: frozen dataclasses that parse and write themselves."""
+"""Parts of JSON documents: frozen dataclasses that parse and write themselves."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ Count = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A part of a document that is kept as JSON.
+    """A part of a JSON document.
 
     What is parsed is written again with the same keys and values, so that its digest stays what it was.
 
@@ -61,7 +61,7 @@ class Stored:
 
     @classmethod
     def of(cls, value: Any, where: str = "") -> Self:
-        """Read a value as JSON has it. Raises as `parse`."""
+        """Build from parsed JSON. Raises as `parse`."""
         try:
             parsed: Self = _adapter(cls).validate_python(value)  # type: ignore[arg-type]
         except ValidationError as error:
@@ -72,7 +72,7 @@ class Stored:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The value as JSON has it. A field that has its default is left out."""
+        """The value for `json.dump`; fields at their default are left out."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "further"}
         defaults = {f.name: f.default for f in fields(self)}
         return {

@@ -1,4 +1,4 @@
-"""What a registered model consists of, file by file.
+"""The files of a registered model.
 
 Every file follows from the result's lineage, one state of metashot's code, and the ids that MLflow gave the
 model, and from nothing else: `publish` writes the files, and `audit` makes them anew and compares them whole.
@@ -51,7 +51,7 @@ def parts(kind: str, cell: Cell) -> dict[str, list[str]]:
 
 
 class Earlier(MetashotError):
-    """A model that an earlier metashot registered, laid out in another way."""
+    """A model registered by an earlier metashot, with another layout."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Code:
 
     @classmethod
     def earlier(cls, files: Mapping[str, bytes], project: Mapping[str, Any], kind: str) -> "Code":
-        """Return what a model carried while pyproject.toml listed that, as patterns and names.
+        """Return what a model carried when pyproject.toml still listed its code, as patterns and names.
 
         Args:
             files: The modules of the package, by path in it.
@@ -106,7 +106,7 @@ class Code:
 
     @classmethod
     def present(cls, parts: closure.Parts) -> "Code":
-        """Return what a model registered now carries.
+        """Return what a model carries when it is registered now.
 
         Raises:
             MetashotError: The lock of packages does not lie beside the package.
@@ -122,7 +122,7 @@ class Code:
 
     @cached_property
     def digest(self) -> str:
-        """What tells this code, with its packages, from any other."""
+        """Digest of the code and its packages."""
         md5s = {path: hashlib.md5(content).hexdigest() for path, content in self.files.items()}
         return digest({"files": md5s, "requirements": list(self.requirements)})
 
@@ -134,12 +134,12 @@ class Code:
 
     @property
     def package(self) -> str:
-        """What the package is called where it is carried."""
+        """Name of the package inside the zip."""
         return f"{PACKAGE.name}_{self.digest[:16]}"
 
     @property
     def zip(self) -> bytes:
-        """The modules as one zip, the same bytes at any time and on any machine."""
+        """The modules as one zip, with the same bytes on any machine at any time."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # compressors differ
             for path in sorted(self.files):
@@ -191,7 +191,7 @@ def described(code: Code, document: Document, model_id: str, run_id: str, create
 
 
 def meta(name: str, version: str) -> bytes:
-    """Return what MLflow writes into a model's folder when it is loaded by name and version.
+    """Return the file that MLflow writes into a model's folder when it is loaded by name and version.
 
     It lies there from the beginning, so that loading adds no file.
     """
@@ -199,13 +199,13 @@ def meta(name: str, version: str) -> bytes:
 
 
 def metas(name: str, version: str) -> set[bytes]:
-    """Return all that MLflow makes of that file: by name and version, by alias, by the logged model's id."""
+    """Return every content MLflow gives that file: loaded by version, by alias, or by model id."""
     by_alias = f"model_name: {name}\nmodel_version: {version}\n".encode()
     return {meta(name, version), by_alias, b"model_name: null\nmodel_version: null\n"}
 
 
 def sizes(folder: Path, weights: Iterable[str]) -> dict[str, int]:
-    """Return the size of each file of a registered model, once they are by name those that publish writes.
+    """Return the size of each file of a registered model, after checking the names.
 
     Args:
         folder: Of the model.

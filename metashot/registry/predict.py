@@ -1,4 +1,4 @@
-"""A registered model on files: a labelled folder or table as the support set, and what is to be told apart.
+"""Predictions of a registered model on files: a labelled folder or table is the support set.
 
 The model answers in a process of its own, with the code that it carries, so a version answers here as it does
 where it is served, however much metashot has changed since.
@@ -48,7 +48,7 @@ TEXT = texts.USE.column  # whose files hold many samples
 
 
 class Sample(NamedTuple):
-    """What a model is shown or asked.
+    """A labelled sample of the support set, or a query.
 
     Attributes:
         name: Its path; of a text the text itself.
@@ -62,7 +62,7 @@ class Sample(NamedTuple):
 
     @property
     def value(self) -> str:
-        """What the table has of it."""
+        """The sample as the table holds it."""
         return self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode()
 
 
@@ -71,7 +71,7 @@ Shown = Sequence[tuple[Sample, str]]  # samples with their classes
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of a sample.
+    """The model's answer to a query.
 
     Attributes:
         sample: Its path; of a text the text itself.
@@ -87,7 +87,7 @@ class Answer:
 
 
 def predict(root: Path, version: Registered, shown: Shown, asked: Sequence[Sample]) -> list[Answer]:
-    """Tell labelled classes apart: one few-shot task.
+    """Classify samples by a labelled support set: one few-shot task.
 
     Args:
         root: The repository: a sentence encoder may lie beside it.
@@ -145,7 +145,7 @@ def taken(version: Registered) -> Use:
 
 
 def _checked(version: Registered) -> tuple[Path, Form]:
-    """The folder of a model and what its samples are, once its files are those that its version names.
+    """The folder of a model and its kind of samples, after checking its files against the version.
 
     What is in the folder is run: nothing in it may have been changed since it was registered.
     """
@@ -217,22 +217,22 @@ def labelled(support: Path, kind: Use, pattern: str = "") -> Shown:
     return [(_sample(support / name, read), name.rpartition("/")[0]) for name, read in files]
 
 
-def unlabelled(wanted: Sequence[Path], kind: Use) -> list[Sample]:
-    """Return the samples to answer: of files that are named, and of folders and zip files at any depth.
+def unlabelled(paths: Sequence[Path], kind: Use) -> list[Sample]:
+    """Return the queries: named files, and files in folders and zip files at any depth.
 
     Texts are the lines of a ``.txt`` file, or a table's column ``text``.
 
     Raises:
         MetashotError: A path is not there, or has no file of the kind.
     """
-    files = {path / name: read for path in wanted for path, name, read in _files(path, kind)}
+    files = {path / name: read for path in paths for path, name, read in _files(path, kind)}
     if kind.column == TEXT:
         return [text for path, read in files.items() for text in texts_in(path, read())]
     return [_sample(path, read) for path, read in files.items()]
 
 
 def _files(path: Path, kind: Use) -> list[tuple[Path, str, split_lists.Read]]:
-    """Files by the path that was named, and their path in it."""
+    """Files with the path that was given and their path within it."""
     if path.is_file() and path.suffix.lower() != ".zip":
         return [(path.parent, path.name, walk.reader(path))]
     if not path.exists():
@@ -284,6 +284,6 @@ def _sample(path: Path, read: split_lists.Read) -> Sample:
 
 
 def _of_samples(message: str, column: str, samples: Sequence[Sample]) -> str:
-    """A model's complaint about a row of the table, as one about the sample in it."""
+    """An error about a row of the table, reworded as one about the sample in it."""
     row = re.match(rf"row (\d+): {column}", message)
     return f"{samples[int(row[1])].where}{message[row.end() :]}" if row else message

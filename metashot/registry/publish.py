@@ -1,4 +1,4 @@
-"""MLflow made to agree with what git and DVC hold: results, models, versions, comparisons and aliases.
+"""Publishing to MLflow: results, models, versions, comparisons and aliases are made to match git and DVC.
 
 ``publish`` is a reconciler. Everything it makes carries the digest of the result it shows, is looked for
 before it is made, and is finished where an earlier publish was killed half-way: it may be called at any time,
@@ -64,7 +64,7 @@ from metashot.results.compare import Comparison
 
 @dataclass(frozen=True)
 class Published:
-    """What one data set and setting looks like in MLflow after a publish.
+    """The state of one data set and setting in MLflow after a publish.
 
     Attributes:
         group: Name of the experiment and of the registered model.
@@ -85,15 +85,15 @@ class Published:
     def __str__(self) -> str:
         champion = f"{self.champion} v{self.versions[self.champion]}" if self.champion else "none"
         counts = f"{len(self.versions)} models, {self.added} new"
-        said = f"{self.group}: {counts}; champion {champion} (MLflow at {self.uri})"
+        text = f"{self.group}: {counts}; champion {champion} (MLflow at {self.uri})"
         if self.gone:
             more = f", and {len(self.gone) - 1} more" if len(self.gone) > 1 else ""
-            said += f"; not shown of earlier times: {self.gone[0]}{more}"
-        return said
+            text += f"; not shown of earlier times: {self.gone[0]}{more}"
+        return text
 
 
 def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[Published]:
-    """Make MLflow agree with dvc.lock, with every dvc.lock in git's history, and with the files they name.
+    """Make MLflow match dvc.lock, every dvc.lock in git's history, and the files they name.
 
     Args:
         root: The repository.
@@ -113,7 +113,7 @@ def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str
 
 
 def publish_all(root: Path) -> list[Published]:
-    """Publish every data set and setting that dvc.lock or git's history knows. Raises as `publish`."""
+    """Publish every data set and setting in dvc.lock or git's history. Raises as `publish`."""
     present, (past, gaps) = Lock(root), history_and_gaps(root)
     listed = lockfile.listed(root, "methods")
     published = []
@@ -145,11 +145,11 @@ def publish_pair(root: Path, first: Registered, second: Registered, difference: 
     with publishing(root) as client:
         experiment = first.run.info.experiment_id
         this = f"tags.`{COMPARISON}` = '{identity}'"
-        found = client.search_runs([experiment], this, max_results=1)
+        runs = client.search_runs([experiment], this, max_results=1)
         when = max(version.run.info.end_time for version in (first, second))
         name = f"comparison: {first.name} against {second.name}"
         tags = {KIND: "comparison", "mlflow.source.type": "JOB", COMPARISON: identity}
-        run = found[0] if found else client.create_run(experiment, when, tags, run_name=name)
+        run = runs[0] if runs else client.create_run(experiment, when, tags, run_name=name)
         models = [LoggedModelInput(version.model.model_id) for version in (first, second)]
         client.log_inputs(run.info.run_id, models=models)
         shown = lead(difference, difference.p_value)
@@ -188,10 +188,10 @@ class _Group:
         self.code = {cell.result: self._code(cell).digest for _, cell in present_cells}
         self.experiment = group.experiment(client, tracking_uri(self.root), self.comparison)
         group.registered_model(client, self.comparison)
-        found = pages(lambda token: client.search_runs([self.experiment], max_results=1000, page_token=token))
-        self.results = {run.data.tags[RESULT]: run for run in found if RESULT in run.data.tags}
-        self.comparisons = {run.data.tags[COMPARISON]: run for run in found if COMPARISON in run.data.tags}
-        self.cross_tests = {run.data.tags[CROSS_TEST]: run for run in found if CROSS_TEST in run.data.tags}
+        runs = pages(lambda token: client.search_runs([self.experiment], max_results=1000, page_token=token))
+        self.results = {run.data.tags[RESULT]: run for run in runs if RESULT in run.data.tags}
+        self.comparisons = {run.data.tags[COMPARISON]: run for run in runs if COMPARISON in run.data.tags}
+        self.cross_tests = {run.data.tags[CROSS_TEST]: run for run in runs if CROSS_TEST in run.data.tags}
         registered = pages(
             lambda token: client.search_model_versions(f"name = '{self.name}'", page_token=token)
         )
@@ -259,14 +259,14 @@ class _Group:
             self.versions[cell.result, version.tags[CODE]] = version
 
     def _code(self, cell: Cell) -> Code:
-        """What a model of a cell would carry now."""
+        """The code that a cell's model would carry if it were registered now."""
         parts = carried.parts(self.comparison.kind, cell)
         if (key := str(parts)) not in self.codes:
             self.codes[key] = Code.present(parts)
         return self.codes[key]
 
     def _places(self) -> dict[str, list[tuple[Lock, Cell]]]:
-        """Where each result may be read, its earliest records first, the workspace last."""
+        """The places to read each result from: earliest records first, the workspace last."""
         past: dict[tuple[str, str], tuple[Lock, Cell]] = {}
         for lock in self.past:
             for cell in cells(lock, self.dataset, self.setting):
@@ -277,20 +277,20 @@ class _Group:
             for lock, cell in lockfile.adopted(self.root, self.dataset, self.setting)
         ]
         here = compare.sources(self.present, self.comparison).values()
-        found: dict[str, list[tuple[Lock, Cell]]] = {}
+        places: dict[str, list[tuple[Lock, Cell]]] = {}
         for source, cell in (*past.values(), *adopted, *here):
-            found.setdefault(cell.result, []).append((source, cell))
-        return found
+            places.setdefault(cell.result, []).append((source, cell))
+        return places
 
     def _version(self, result: str, current: bool) -> ModelVersion | None:
         """The version of a result: with the present code if it is current, else the newest of any code."""
         if current:
             return self.versions.get((result, self.code[result]))
-        found = [version for (held, _), version in self.versions.items() if held == result]
-        return max(found, key=lambda version: int(version.version), default=None)
+        versions = [version for (held, _), version in self.versions.items() if held == result]
+        return max(versions, key=lambda version: int(version.version), default=None)
 
     def _model(self, version: ModelVersion) -> str:
-        """The logged model of a version: MLflow does not keep which it is."""
+        """The logged model of a version, which MLflow does not record."""
         for output in self.results[version.tags[RESULT]].outputs.model_outputs:
             if self.client.get_logged_model(output.model_id).artifact_location == version.source:
                 return str(output.model_id)
@@ -344,7 +344,7 @@ class _Group:
         self.cross_tests[test.result] = self.client.get_run(run_id)
 
     def _follow_decision(self, numbers: Mapping[str, int]) -> None:
-        """Point the aliases where the gate's decision says, and show in the runs' table what they are."""
+        """Point the aliases at the gate's champion and challenger, and label their runs."""
         decision = self.comparison.decision
         standings: dict[str, str] = {}
         for alias, standing in (("challenger", decision.challenger), ("champion", decision.champion)):
@@ -370,7 +370,7 @@ class _Group:
 
 
 def _whole(places: Sequence[tuple[Lock, Cell]]) -> tuple[Document, Lock, Cell]:
-    """The lineage of a result, and the first place that has all that a run and a model need.
+    """The lineage of a result, and the first place with every file that its run and model need.
 
     Raises:
         MetashotError: None has; why the last one has not.

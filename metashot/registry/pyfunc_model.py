@@ -20,7 +20,7 @@ TOGETHER = 1000  # samples in memory at once, where a method needs them together
 
 
 class TableError(MlflowException):  # type: ignore[misc]
-    """What is wrong with a table, in one line. MLflow's server answers status 400 with it as ``message``."""
+    """A fault of a table, in one line. MLflow's server answers status 400 with it as ``message``."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
@@ -33,7 +33,7 @@ class TableError(MlflowException):  # type: ignore[misc]
 
 
 def _load_pyfunc(path: str) -> "FewShotModel":
-    """What MLflow calls: the model whose two files lie in the folder ``path``."""
+    """MLflow's entry point: load the model from its two files in the folder ``path``."""
     return FewShotModel(Path(path))
 
 

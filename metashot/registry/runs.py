@@ -1,4 +1,4 @@
-"""Runs as MLflow shows them: one for each result, with its model and version, and one for each comparison."""
+"""MLflow runs: one for each result, with its model and version, and one for each comparison."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 
 @dataclass(frozen=True)
 class ResultRun:
-    """One result as a run, a logged model and a version, each step looked for before it is done."""
+    """Publishes one result as a run, a logged model and a version; steps already done are skipped."""
 
     client: MlflowClient
     experiment: str
@@ -111,7 +111,7 @@ class ResultRun:
 
     @property
     def _labels(self) -> dict[str, str]:
-        """The few tags that models and versions are listed with; the run has all."""
+        """The few tags of models and versions; the run has them all."""
         return {**cards.labels(self.document), RESULT: self.cell.result, CODE: self.carried.digest}
 
     def _run(self) -> Run:
@@ -138,8 +138,8 @@ class ResultRun:
         """The logged model: found or made, its files uploaded, linked to the run."""
         code = version.tags[CODE] if version else self.carried.digest
         this = f"tags.`{RESULT}` = '{self.cell.result}' AND tags.`{CODE}` = '{code}'"
-        found = self.client.search_logged_models([self.experiment], this, max_results=1)
-        model = found[0] if found else None
+        models = self.client.search_logged_models([self.experiment], this, max_results=1)
+        model = models[0] if models else None
         if model is None:
             model = self.client.create_logged_model(
                 self.experiment,
@@ -212,7 +212,7 @@ class ResultRun:
         )
 
     def _complete(self, version: ModelVersion, model: LoggedModel) -> ModelVersion:
-        """Add to a version's files what names it; its digest of the files says that this is done."""
+        """Add the file that names the version; its tag with the digest of the files marks this as done."""
         if FILES in version.tags:
             return version
         with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +224,7 @@ class ResultRun:
 
 @dataclass(frozen=True)
 class ComparisonRun:
-    """A comparison as a run of its own: what the gate saw, and what it decided."""
+    """Publishes a comparison as a run of its own, with the gate's decision."""
 
     client: MlflowClient
     experiment: str
@@ -271,7 +271,7 @@ class ComparisonRun:
 
 
 def measured(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """Return what MLflow shows of an evaluation, by the name of the manifest it was measured on."""
+    """Return the metrics of an evaluation for MLflow, by the manifest they were measured on."""
     shown = {
         "test": {
             "test_accuracy": metrics.accuracy,
@@ -287,7 +287,7 @@ def measured(metrics: Metrics) -> dict[str, dict[str, float]]:
 
 
 def run_tags(document: Document) -> dict[str, str]:
-    """Return the tags that the run of a result begins with."""
+    """Return the tags of a result's run."""
     tree, origin = document.training.git, document.origin
     stages = [document.address(stage) for stage in ("train", "evaluate")]
     tags = {
@@ -313,7 +313,7 @@ def run_tags(document: Document) -> dict[str, str]:
 
 
 def taken(document: Document) -> dict[str, float]:
-    """Return what MLflow shows of what a training took."""
+    """Return the cost of a training for MLflow: steps, parameters, seconds, memory."""
     trained = document.training
     return {
         "best_step": float(trained.best_step),
@@ -324,7 +324,7 @@ def taken(document: Document) -> dict[str, float]:
 
 
 def lead(difference: Difference, p_value: float) -> dict[str, float]:
-    """Return what MLflow shows of a model's lead over another, as fractions, and how sure it is."""
+    """Return a model's lead over another as MLflow metrics: fractions, interval, p-value."""
     shown = {"lead": difference.mean, "lead_low": difference.low, "lead_high": difference.high}
     needed = {"episodes_needed": float(difference.needed)} if difference.needed else {}
     return {**shown, "lead_p": p_value, **needed}
@@ -362,7 +362,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def form() -> str:
-    """Digest of the modules that say how a run looks: where they change, all runs are written again."""
+    """Digest of the modules that determine how a run looks: when they change, all runs are written again."""
     return digest(
         [
             md5(PACKAGE / name)

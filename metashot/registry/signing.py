@@ -1,4 +1,4 @@
-"""Signed versions: an in-toto statement over lineage, code and files, in a DSSE envelope, by one's own key.
+"""Signatures of versions: an in-toto statement over lineage, code and files, in a DSSE envelope.
 
 Optional. Signatures lie in git, ``signatures/<model>/<result>-<code>.json``, and so do the public keys that
 are trusted, ``signers/<name>.pem``: an emptied MLflow loses none.
@@ -27,7 +27,7 @@ PREDICATE_TYPE = "urn:metashot:lineage:1"
 
 
 def path(root: Path, document: Document, code: str) -> Path:
-    """Return where the signature of a result with some code lies, if there is one.
+    """Return the path of the signature of a result with this code, whether or not it exists.
 
     Raises:
         MetashotError: The lineage has no name or result that a file may be called by.

@@ -1,4 +1,4 @@
-"""The way to MLflow: where it is, one publisher at a time, and what it says of registered versions."""
+"""MLflow access: tracking URI, reachability, publisher lock."""
 
 import logging
 import os
@@ -80,7 +80,7 @@ def tracking_uri(root: Path) -> str:
 
 @contextmanager
 def connect(root: Path, advice: str = "see that it runs, then try again") -> Iterator[MlflowClient]:
-    """MLflow, which the block may ask anything; what goes wrong with it becomes one line.
+    """Connect to MLflow; its errors within the block become one line.
 
     Raises:
         MetashotError: Nothing was ever published, or MLflow is not reachable; the line ends in ``advice``.
@@ -97,7 +97,7 @@ def connect(root: Path, advice: str = "see that it runs, then try again") -> Ite
 
 @contextmanager
 def publishing(root: Path) -> Iterator[MlflowClient]:
-    """The same for whoever adds to it, one at a time: two at once would make a run or a version twice.
+    """The same for a publisher, one at a time: two at once would create a run or a version twice.
 
     Raises:
         MetashotError: MLflow is not reachable.
@@ -119,7 +119,7 @@ def publishing(root: Path) -> Iterator[MlflowClient]:
 
 
 def follow_move(database: Path) -> None:
-    """Bring a database's addresses of files up to date where it has moved together with them.
+    """Update the artifact addresses in a database that was moved together with its files.
 
     MLflow notes where files lie by absolute addresses. Those of experiments whose files lie beside the
     database now, in ``artifacts/<experiment>``, are made to say so.
@@ -146,20 +146,20 @@ def follow_move(database: Path) -> None:
 
 
 def pages(call: Callable[[str | None], Any]) -> list[Any]:
-    """Return all that a paged call finds; it is given the token of each page, None for the first."""
-    found: list[Any] = []
+    """Return the results of all pages of a call, which takes the page token, None for the first."""
+    entities: list[Any] = []
     token = None
     while True:
         page = call(token)
-        found += page
+        entities += page
         token = page.token
         if not token:
-            return found
+            return entities
 
 
 @contextmanager
 def told(uri: str, advice: str) -> Iterator[None]:
-    """Tell in one line what goes wrong with MLflow in the block."""
+    """Turn MLflow's errors in the block into one line."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every migration of a new database
     try:
         yield
@@ -170,7 +170,7 @@ def told(uri: str, advice: str) -> Iterator[None]:
 
 
 def _check(uri: str) -> None:
-    """Raise a MetashotError for what is not an address, before anything puts parts of it into an error."""
+    """Raise MetashotError for a malformed address, before parts of it get into another error."""
     scheme = scheme_of(uri)
     if scheme in ("http", "https"):
         network.check_address("MLFLOW_TRACKING_URI", uri)
@@ -198,7 +198,7 @@ def scheme_of(uri: str) -> str:
 
 
 def _try(uri: str, write: bool = False) -> None:
-    """Try a database once, before MLflow does so for minutes; a server it asks once, for ten seconds.
+    """Try a database once, before MLflow retries for minutes; a server once, for ten seconds.
 
     Raises:
         MetashotError: It is not a file, or cannot be written to.
@@ -254,7 +254,7 @@ def _try_database(uri: str) -> None:
 
 @contextmanager
 def _lease(client: MlflowClient) -> Iterator[None]:
-    """The right to publish to a server: a registered model of a name that only one can create.
+    """The publisher lock on a server: a registered model whose name only one client can create.
 
     A holder changes its description every few seconds. Where it stays the same for a minute by the clock of
     one who waits, the holder is dead: the model is renamed, which only one can do, and deleted.
@@ -298,5 +298,5 @@ def _lease(client: MlflowClient) -> Iterator[None]:
 
 
 def line_of(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Registered versions, as MLflow has them: looked up, read, loaded."""
+"""Lookup, reading and loading of registered versions."""
 
 import os
 from collections.abc import Iterator
@@ -86,14 +86,14 @@ class Registered:
         """
         for output in self.run.outputs.model_outputs if self.run.outputs else []:
             with self._entity("logged model"):
-                found = self.client.get_logged_model(output.model_id)
-            if found.artifact_location == self.entry.source:
-                return found
+                logged = self.client.get_logged_model(output.model_id)
+            if logged.artifact_location == self.entry.source:
+                return logged
         raise MetashotError(f"no logged model of its run has the files of {self.name}, {self.entry.source}")
 
     @cached_property
     def source(self) -> str:
-        """Where MLflow takes the model's files from: not always what the entry names as its source."""
+        """Where MLflow loads the model's files from, which may differ from the entry's source."""
         with self._entity("source"):
             return str(self.client.get_model_version_download_uri(self.entry.name, self.entry.version))
 
@@ -141,7 +141,7 @@ class Registered:
 
     @contextmanager
     def _entity(self, what: str) -> Iterator[None]:
-        """Tell apart an entity that is gone from an MLflow that is not reachable."""
+        """Distinguish a missing entity from an MLflow that cannot be reached."""
         try:
             yield
         except MlflowException as error:
@@ -150,7 +150,7 @@ class Registered:
             raise MetashotError(f"{self.name} has no {what} in MLflow ({line_of(error)})") from None
 
     def _files(self, uri: str) -> tuple[Path, Path]:
-        """Where a file or a folder of MLflow's is: a folder that can be trusted, and the path below it.
+        """Locate an artifact: a trusted base folder, and the path below it.
 
         Raises:
             Refused: On a server it has more files or bytes than metashot writes.
@@ -178,7 +178,7 @@ class Registered:
         return path.parent, path
 
     def _bounded(self, uri: str) -> None:
-        """Refuse what is too much to be fetched from a server."""
+        """Refuse a download with too many files or bytes."""
         above, _, name = uri.rstrip("/").rpartition("/")
         folders, count, size = [above], 0, 0
         for folder in folders:
@@ -195,25 +195,25 @@ class Registered:
 
 
 def registered_models(client: MlflowClient) -> tuple[list[RegisteredModel], dict[str, str]]:
-    """Return every registered model that metashot publishes, and why others, by name, cannot be read."""
+    """Return metashot's registered models, and by name the errors of those that cannot be read."""
     unreadable: dict[str, str] = {}
     try:
-        found = pages(lambda token: client.search_registered_models(page_token=token))
+        models = pages(lambda token: client.search_registered_models(page_token=token))
     except MlflowException:  # it may fail at what one of them has in the database: so one at a time
-        found = []
+        models = []
         for experiment in pages(lambda token: client.search_experiments(page_token=token)):
             try:
-                found.append(client.get_registered_model(experiment.name))
+                models.append(client.get_registered_model(experiment.name))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     unreadable[experiment.name] = f"what MLflow holds of it cannot be read ({line_of(error)})"
-    ours = (model for model in found if "metashot.dataset" in model.tags)
+    ours = (model for model in models if "metashot.dataset" in model.tags)
     return sorted(ours, key=lambda model: model.name), unreadable
 
 
 @contextmanager
 def held(client: MlflowClient, name: str) -> Iterator[None]:
-    """Tell what MLflow fails at in the block of what its database has of one model, so that others are read.
+    """Turn MLflow's failure on one model's database rows into a MetashotError, so that others are still read.
 
     Raises:
         MetashotError: It fails, and not because it is not reachable.
@@ -232,17 +232,19 @@ def registered(client: MlflowClient, model: RegisteredModel) -> list[Registered]
         MetashotError: MLflow cannot say which they are.
     """
     try:
-        found = pages(lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token))
+        versions = pages(
+            lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token)
+        )
     except MlflowException as error:
         client.get_registered_model(model.name)  # which fails as well where MLflow is not reachable
         raise MetashotError(f"the versions of {model.name} cannot be read ({line_of(error)})") from None
-    found.sort(
+    versions.sort(
         key=lambda version: (len(str(version.version)), str(version.version))
     )  # it may not be a number
-    return [Registered(client, version, _aliases(model, version)) for version in found]
+    return [Registered(client, version, _aliases(model, version)) for version in versions]
 
 
-def resolve(client: MlflowClient, wanted: str) -> Registered:
+def resolve(client: MlflowClient, reference: str) -> Registered:
     """Return the version that ``MODEL``, ``MODEL@ALIAS`` or ``MODEL/VERSION`` names.
 
     A model alone stands for its champion, or for the latest version where it has none.
@@ -250,9 +252,9 @@ def resolve(client: MlflowClient, wanted: str) -> Registered:
     Raises:
         MetashotError: There is no such model, alias or version.
     """
-    name, mark, which = wanted.partition("@")
+    name, mark, which = reference.partition("@")
     if not mark:
-        name, mark, which = wanted.partition("/")
+        name, mark, which = reference.partition("/")
     try:
         model = client.get_registered_model(name)
     except MlflowException as error:
@@ -277,7 +279,7 @@ def resolve(client: MlflowClient, wanted: str) -> Registered:
 
 
 def versions(root: Path, comparison: Comparison) -> dict[str, int]:
-    """Return the version of each row that is registered as it is now; none where MLflow was never used.
+    """Return the current version of each registered row; empty where MLflow was never used.
 
     Raises:
         MetashotError: MLflow is not reachable.
@@ -294,12 +296,12 @@ def versions(root: Path, comparison: Comparison) -> dict[str, int]:
         pages_ = pages(
             lambda token: client.search_model_versions(f"name = '{comparison.group}'", page_token=token)
         )
-        found = {
+        numbers = {
             v.tags[RESULT]: int(v.version)
             for v in pages_
             if v.tags.get(CODE) == codes.get(v.tags.get(RESULT, ""))
         }
-    return {row.name: found[row.result] for row in comparison.rows if row.result in found}
+    return {row.name: numbers[row.result] for row in comparison.rows if row.result in numbers}
 
 
 def load_model(uri: str) -> Any:

@@ -1,1 +1,1 @@
-"""What was measured, compared and judged."""
+"""Results measured, compared and judged."""

@@ -1,4 +1,4 @@
-"""Results for people: what MLflow says of an experiment, a run and a model, in Markdown; the report files."""
+"""Results for people: MLflow's descriptions of experiments, runs and models in Markdown; the report files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from metashot.results.compare import Comparison, in_points, shown
 
 
 def overview(comparison: Comparison) -> str:
-    """The whole comparison: the champion first, then every method, why, and the best against the others."""
+    """The whole comparison: champion, every method, the gate's reasons, the best method's leads."""
     champion = comparison.champion
     verdict = f"{champion.name}, {accuracy(champion.accuracy, champion.ci95)}" if champion else "none"
     lines = [
@@ -30,7 +30,7 @@ def overview(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """Who is champion, and who is best if it is another, in a few words."""
+    """The champion, and the best model if that is another, in a few words."""
     best, champion = comparison.rows[0], comparison.champion
     verdict = f"champion {champion.name}" if champion else "no champion"
     shown = f"{100 * best.accuracy:.2f} %"
@@ -59,7 +59,7 @@ def labels(document: Document) -> dict[str, str]:
 
 
 def cross_labels(document: CrossDocument) -> dict[str, str]:
-    """The same of a test on another data set's episodes."""
+    """The same for a test on another data set's episodes."""
     return {
         "method": document.method,
         "setting": document.name.partition("-")[2],

@@ -1,4 +1,4 @@
-"""What moves a champion from outside the pipeline: adopting it before a retraining, and rolling it back.
+"""Changes of champion from outside the pipeline: adoption before a retraining, and rollback.
 
 Both change files that the gate reads and git tracks, below ``champions/``: what was done stays in history.
 """
@@ -23,7 +23,7 @@ from metashot.results.gate import Ban
 
 
 def adopt(root: Path, dataset: str, setting: str) -> Row | None:
-    """Make the champion the incumbent, which the next training has to beat; commit ``champions/`` afterwards.
+    """Make the champion the incumbent that the next training has to beat; commit ``champions/`` afterwards.
 
     Returns:
         The champion; None if there is none, or it is the incumbent already.
@@ -71,7 +71,7 @@ def adopt(root: Path, dataset: str, setting: str) -> Row | None:
 
 
 def rollback(root: Path, dataset: str, setting: str, reason: str) -> Comparison:
-    """Bar the champion for good: the incumbent or the next best model takes its place, in MLflow as well.
+    """Bar the champion for good and put the incumbent, or the next best model, in its place, in MLflow too.
 
     The ban is an entry of ``champions/<data set>-<setting>.json``; commit it with dvc.lock afterwards.
 

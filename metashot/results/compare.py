@@ -1,4 +1,4 @@
-"""All methods of one data set and setting side by side, every two of them paired, and who is champion."""
+"""The methods of one data set and setting side by side, with paired differences and the champion."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called where an incumbent and a present model of the same method may meet."""
+        """The method's name, marked where a current model of the same method may stand beside it."""
         return f"{self.method} (incumbent)" if self.incumbent else self.method
 
     @property
@@ -81,9 +81,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The models of one data set and setting, best first, and all pairs of them in the same order.
+    """The models of one data set and setting, best first, and all their pairs in the same order.
 
-    There is nothing in it that a clock could change.
+    It contains no clock times.
     """
 
     dataset: str
@@ -166,8 +166,8 @@ def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> l
         MetashotError: Nothing was evaluated, a result is not in the workspace, or the methods were not tested
             on the same episodes.
     """
-    found = [(cell, document.metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
-    (first, shared), *others = found
+    evaluated = [(cell, document.metrics(lock, cell)) for cell in lock.cells(dataset, setting, methods)]
+    (first, shared), *others = evaluated
     for key in SHARED:
         for cell, metrics in others:
             if getattr(metrics, key) != getattr(shared, key):
@@ -175,11 +175,11 @@ def results(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> l
                     f"{cell.method} and {first.method} were not tested on the same episodes of {cell.group} "
                     f"({key} differs): run `dvc repro register@{cell.group}`"
                 )
-    return found
+    return evaluated
 
 
 def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> Comparison:
-    """Read the results of the evaluated methods of a data set and setting, and what the gate made of them.
+    """Read the results of the evaluated methods of a data set and setting, and the gate's decision on them.
 
     Raises:
         MetashotError: As `results`, or the gate has not judged these results.
@@ -213,7 +213,7 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
 
 
 def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
-    """Compare two models that were tested on the same episodes, maybe of different trainings.
+    """Compare two models that were tested on the same episodes, possibly from different trainings.
 
     Returns:
         First minus second.
@@ -241,7 +241,7 @@ def pair(first: tuple[Lock, Cell], second: tuple[Lock, Cell]) -> Difference:
 
 
 def accuracies(lock: Lock, cell: Cell) -> np.ndarray:
-    """Return the accuracy ``[E]`` of a cell in each test episode of the setting itself, as fractions.
+    """Return a cell's accuracy ``[E]`` in each test episode of its own setting, as fractions.
 
     Raises:
         MetashotError: The evaluation's counts are missing, or not those that the lock names.
@@ -250,7 +250,7 @@ def accuracies(lock: Lock, cell: Cell) -> np.ndarray:
 
 
 def counted(path: Path, setting: str) -> np.ndarray:
-    """Return the accuracy ``[E]`` in each test episode of a setting, by an evaluation's file of counts."""
+    """Return the accuracy ``[E]`` in each test episode of a setting, from an evaluation's file of counts."""
     table = pq.read_table(path, filters=[("setting", "==", setting)]).sort_by("episode")
     return np.asarray(table["correct"].to_numpy() / table["queries"].to_numpy())
 
@@ -265,7 +265,7 @@ def sources(lock: Lock, comparison: Comparison) -> dict[str, tuple[Lock, Cell]]:
 
 
 def curves(lock: Lock, comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
-    """Return how each method got on: minutes since its training began, and accuracy on validation episodes.
+    """Return each method's learning curve: minutes since its training began, and validation accuracy.
 
     Time in which a training was interrupted counts too.
 
@@ -284,7 +284,7 @@ def curves(lock: Lock, comparison: Comparison) -> dict[str, list[tuple[float, fl
 
 
 def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
-    """Return how long the training of each row took, as its record says, by the row's name."""
+    """Return the seconds that the training of each row took, by the row's name."""
     return {
         name: document.training(source, cell).seconds
         for name, (source, cell) in sources(lock, comparison).items()
@@ -292,7 +292,7 @@ def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
 
 
 def shown(pair: Pair) -> tuple[str, str, str, str]:
-    """Return a pair as people read it: difference in points, p, wins / ties / losses, episodes needed."""
+    """Format a pair: difference in points, p, wins / ties / losses, episodes needed."""
     difference, p = pair.difference, pair.p_corrected
     return (
         in_points(difference),
@@ -328,7 +328,7 @@ def _data(cell: Cell) -> str:
 def _pairs(
     rows: Sequence[Row], answered: Mapping[str, np.ndarray], retested: Mapping[str, Difference]
 ) -> list[Pair]:
-    """Each row against each below it, from the present methods' accuracies and what the gate saw."""
+    """Each row against each below it, from the methods' accuracies and the gate's retest of the incumbent."""
 
     def minus(first: Row, second: Row) -> Difference:
         if first.incumbent:
@@ -337,9 +337,9 @@ def _pairs(
             return retested[first.method]
         return paired(answered[first.method], answered[second.method])
 
-    found = [(first.name, second.name, minus(first, second)) for first, second in combinations(rows, 2)]
-    corrected = holm([difference.p_value for *_, difference in found])
-    return [Pair(*names, p) for names, p in zip(found, corrected, strict=True)]
+    differences = [(first.name, second.name, minus(first, second)) for first, second in combinations(rows, 2)]
+    corrected = holm([difference.p_value for *_, difference in differences])
+    return [Pair(*names, p) for names, p in zip(differences, corrected, strict=True)]
 
 
 def _shared(metrics: Metrics) -> dict[str, Any]:

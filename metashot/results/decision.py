@@ -13,7 +13,7 @@ from metashot.lineage.lockfile import Lock
 
 @dataclass(frozen=True)
 class Standing:
-    """A model before the gate: DVC's digest of its folder, and its accuracy on the test episodes."""
+    """A model as the gate saw it: DVC's digest of its folder, and its accuracy on the test episodes."""
 
     method: str
     model: str
@@ -23,7 +23,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which model is champion, if any, and why; with nothing in it that a clock could change.
+    """Which model is champion, if any, and why. It contains no clock times.
 
     Attributes:
         manifest: md5 of the test episodes.

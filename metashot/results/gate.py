@@ -1,4 +1,4 @@
-"""Who may be champion: the rule, and what it is applied to.
+"""The gate: which model may be champion.
 
 The *incumbent* is the champion that was adopted last. The *challenger* is the most accurate present model.
 Both are measured on the same test episodes. A model that somebody barred is neither.
@@ -35,7 +35,7 @@ UNTESTED = "cannot be tested on these episodes"
 
 @dataclass(frozen=True)
 class Ban:
-    """A model that must not be champion: who said so, when (UTC) and why."""
+    """A model that must not be champion: by whose decision, since when (UTC) and why."""
 
     method: str
     model: str
@@ -46,7 +46,7 @@ class Ban:
 
     @property
     def sentence(self) -> str:
-        """What a decision says of it."""
+        """How a decision states it."""
         return f"{self.method} was barred by {self.by} on {self.time[:10]}: {self.reason}"
 
 
@@ -73,7 +73,7 @@ def judge(
     bans: Sequence[Ban],
     threads: int,
 ) -> Decision:
-    """Decide on the models that are there, the incumbent tested again on the present episodes.
+    """Decide between the current models and the incumbent, which is tested again on the current episodes.
 
     Args:
         root: The repository.
@@ -189,14 +189,14 @@ def decide(
 def latest(
     root: Path, dataset: str, setting: str, bans: Sequence[Ban]
 ) -> tuple[tuple[Lock, Cell] | None, list[str]]:
-    """Return the incumbent, the champion adopted last that is not barred, and the later models that are."""
+    """Return the incumbent, the last adopted champion that is not barred, and the later, barred ones."""
     return unbarred(lockfile.adopted(root, dataset, setting), bans)
 
 
 def unbarred(
     adopted: Sequence[tuple[Lock, Cell]], bans: Sequence[Ban]
 ) -> tuple[tuple[Lock, Cell] | None, list[str]]:
-    """Return the last of adopted champions that is not barred, and the later models that are."""
+    """Return the last adopted champion that is not barred, and the later, barred ones."""
     kept: list[tuple[Lock, Cell]] = list(adopted)
     passed_over: list[str] = []
     barred = {ban.model for ban in bans}
@@ -231,7 +231,7 @@ def bans_path(root: Path, group: str) -> Path:
 
 
 def _fit(role: str, model: Standing, rule: params.Gate, chance: float, reasons: list[str]) -> bool:
-    """Whether a model may be champion at all; the reason is added."""
+    """Whether a model qualifies as champion; appends the reason."""
     above, enough = model.accuracy - model.ci95 > chance, model.accuracy >= rule.min_accuracy
     limits = [f"its 95 % interval {'lies' if above else 'does not lie'} above chance ({chance:.1%})"]
     if rule.min_accuracy:
@@ -248,7 +248,7 @@ def _manifest(dataset: str, setting: str) -> str:
 def _retest(
     root: Path, dataset: str, setting: str, lock: Lock, cell: Cell, threads: int
 ) -> tuple[Candidate | None, list[str]]:
-    """The incumbent on the present test episodes; or none, and why it cannot answer them."""
+    """The incumbent tested on the current episodes, or None and the reason."""
     data = root / f"data/processed/{dataset}.parquet"
     try:
         model = lock.file(cell.train, cell.model)
@@ -259,7 +259,7 @@ def _retest(
 
 
 def untested(method: str, reason: MetashotError) -> str:
-    """Return the remark that an incumbent cannot be tested again."""
+    """Return the gate's remark on an incumbent that cannot be tested again."""
     return f"the incumbent, {method}, {UNTESTED}: {reason}"
 
 

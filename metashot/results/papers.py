@@ -1,4 +1,4 @@
-"""Our numbers beside those of the papers, as a Markdown page made from what DVC holds."""
+"""Measured accuracies beside those of the papers, as a Markdown page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Shape = tuple[int, int]  # N-way, K-shot
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper reports of a method: accuracies in percent by shape, and where it stands."""
+    """A paper's accuracies for a method, in percent by shape, with the reference."""
 
     source: str
     accuracies: Mapping[Shape, float]
@@ -71,7 +71,7 @@ DIFFERENCES: Mapping[str, Sequence[str]] = {
 
 
 def page(root: Path) -> str:
-    """Return the page: for every data set and setting that is made, what was measured and what is published.
+    """Return the page: measured and published accuracies for every data set and setting.
 
     Raises:
         MetashotError: Nothing was evaluated, or files that dvc.lock names are missing.

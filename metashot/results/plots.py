@@ -1,4 +1,4 @@
-"""Pictures, as PNG bytes that are the same for the same numbers."""
+"""Plots as PNG bytes, deterministic for the same numbers."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def comparison_plot(comparison: Comparison) -> bytes:
 
 
 def differences_plot(comparison: Comparison) -> bytes:
-    """Draw how far the best method leads each of the others, with 95 % intervals: a forest plot.
+    """Draw the best method's lead over each of the others with 95 % intervals: a forest plot.
 
     Raises:
         MetashotError: There is one method only.
@@ -208,7 +208,7 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
 
 
 def answers_plot(support: Sequence[tuple[bytes, str]], answers: Sequence[tuple[bytes, str, float]]) -> bytes:
-    """Draw a row for each class: what was shown of it, and the pictures taken for it, the surest first.
+    """Draw a row for each class: support pictures, then those classified as it, most certain first.
 
     Args:
         support: Picture files with their classes.
