@@ -85,7 +85,7 @@ class Document(Stored):
         document = super().of(value, where)
         for key in document.further:
             raise malformed(f"{ascii(key)[1:-1]}: a document has no such part", where)
-        _same("name", document.name, f"{document.dataset}-{document.setting}")
+        _same("name", document.name, f"{document.dataset}-{document.setting}", where)
         cell = f"{document.name}/{document.method}"
         for stage, paths in {
             "train": (f"models/{cell}",),
@@ -95,7 +95,7 @@ class Document(Stored):
             outs = document.stages[address].outs if address in document.stages else []
             made = [out.path for out in outs]
             for path in paths:
-                _same(f"output of {address}", path if path in made else None, path)
+                _same(f"output of {address}", path if path in made else None, path, where)
         try:
             _ = document.in_order
         except CycleError:
@@ -259,6 +259,6 @@ def _sorted(items: Any) -> list[dict[str, Any]]:
     return sorted((dict(item) for item in items), key=lambda item: str(item["path"]))
 
 
-def _same(what: str, value: Any, expected: Any) -> None:
+def _same(what: str, value: Any, expected: Any, where: str) -> None:
     if value != expected:
-        raise malformed(f"{what}: {value or 'missing'}, not {expected}")
+        raise malformed(f"{what}: {value or 'missing'}, not {expected}", where)
