@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from metashot import files, plain_yaml
 from metashot.audit.held import Held
@@ -47,12 +47,7 @@ class Decisions:
 
     def read(self, digest_: str) -> Decision:
         """A decision of the gate."""
-        text = self.held.path(digest_).read_text(encoding="utf-8")
-        try:
-            decision: Decision = TypeAdapter(Decision).validate_json(text)
-        except ValidationError:
-            raise Differs(f"{digest_[:12]} is not a decision of the gate") from None
-        return decision
+        return Decision.parse(self.held.path(digest_).read_text(encoding="utf-8"), f"object {digest_[:12]}")
 
     def all(self, name: str) -> list[tuple[Lock, str]]:
         """Every decision of the gate on a model: the dvc.lock, and the digest; the one that counts last."""

@@ -96,16 +96,17 @@ class AdoptedLock(StoredLock):
     """
 
     def __init__(self, lock: Lock, objects: Objects) -> None:
-        self.root, self.entries, self.objects = lock.root, lock.entries, objects
+        self.lock, self.objects = lock, objects
+        self.root, self.entries = lock.root, lock.entries
         self.where = str(lock.root / "dvc.lock")
 
     def file(self, entry: Entry, path: str) -> Path:
         """Return the path of an output's file. Raises as `Lock.file` and `StoredLock.file`."""
-        return Lock.file(self, entry, path) if self._beside(path) else super().file(entry, path)
+        return self.lock.file(entry, path) if self._beside(path) else super().file(entry, path)
 
     def listing(self, entry: Entry, path: str) -> dict[str, str]:
         """Return the files of an output that is a folder: path in it to md5. Raises as `file`."""
-        return Lock.listing(self, entry, path) if self._beside(path) else super().listing(entry, path)
+        return self.lock.listing(entry, path) if self._beside(path) else super().listing(entry, path)
 
     def _beside(self, path: str) -> bool:
         return (self.root / path).exists()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,6 +53,15 @@ class Decision:
     promoted: bool
     reasons: list[str]
 
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Read a decision file. Raises MetashotError where it is not one of this metashot."""
+        try:
+            decision: Self = TypeAdapter(cls).validate_json(text)
+        except ValidationError:
+            raise MetashotError(f"{where} is not a decision of this metashot's gate") from None
+        return decision
+
     @property
     def json(self) -> str:
         """The decision file: the same text for the same decision."""
@@ -74,7 +84,6 @@ def decision_of(lock: Lock, group: str) -> Decision:
         raise MetashotError(f"dvc.lock has no gate@{group}: run `dvc repro register@{group}`")
     text = lock.file(lock.entries[f"gate@{group}"], path).read_text(encoding="utf-8")
     try:
-        decision: Decision = TypeAdapter(Decision).validate_json(text)
-    except ValidationError:
-        raise MetashotError(f"{path} is of another metashot: run `dvc repro register@{group}`") from None
-    return decision
+        return Decision.parse(text, path)
+    except MetashotError as error:
+        raise MetashotError(f"{error}: run `dvc repro register@{group}`") from None
