@@ -1,4 +1,4 @@
-"""Show in MLflow what models of one data set make of the episodes of another."""
+"""Stage register_cross: publish the tests of models of one data set on the episodes of another."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from stages import read_params, run
 
 
 def main(dataset: str, other: str, setting: str) -> None:
-    """Publish once more: the tests on the other data set came after the models."""
+    """Publish again, with the tests on the other data set, which are made after the models."""
     from metashot.registry import publish  # slow to import
 
     for published in publish.publish(Path.cwd(), [(dataset, setting)], read_params("methods", list[str])):
