@@ -20,6 +20,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.pipeline import pipeline
 from metashot.project import dvc
+from metashot.project import make as dvc_make
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from project import Project
@@ -54,7 +55,7 @@ def at_once(root: Path, names: list[str]) -> None:
 def one_by_one(root: Path, names: list[str]) -> None:
     """A process of DVC for each."""
     for name in names:
-        dvc.make(root, name, echo=lambda line: None)
+        dvc_make.make(root, name, echo=lambda line: None)
 
 
 def flow(root: Path, names: list[str]) -> None:

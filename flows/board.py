@@ -1,4 +1,4 @@
-"""A pipeline's progress on the terminal: a live table, or plain lines where there is no terminal."""
+"""A pipeline's progress: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -19,11 +19,11 @@ REFRESH = 0.5  # seconds
 
 
 class Board:
-    """What became of each stage.
+    """The state of each stage, displayed.
 
     Args:
-        root: The repository, whose running stages tell of their progress.
-        console: To write to.
+        root: The repository, where running stages record their progress.
+        console: The terminal, or other output, to write to.
     """
 
     def __init__(self, root: Path, console: Terminal) -> None:
@@ -46,20 +46,20 @@ class Board:
         if self.console.is_terminal:
             self._live.stop()
 
-    def tell(self, stage: str, state: str) -> None:
-        """Take note: a stage is ``waiting``, ``running``, ``made``, ``cached`` or ``failed: ...``."""
+    def update(self, stage: str, state: str) -> None:
+        """Set a stage's state: ``waiting``, ``running``, ``made``, ``cached`` or ``failed: ...``."""
         state = line(state)
         with self._lock:
             self._stages[stage] = state
             (self._started if state == "running" else self._ended)[stage] = time.monotonic()
         if not self.console.is_terminal and state != "waiting":
-            took = "" if state == "running" else f" ({self._took(stage)})"
+            seconds = "" if state == "running" else f" ({self._duration(stage)})"
             try:
-                self.console.print(f"{stage}: {state}{took}")
-            except (OSError, SystemExit):  # nobody reads it any more, which must not fail the stage
+                self.console.print(f"{stage}: {state}{seconds}")
+            except (OSError, SystemExit):  # the reader is gone, which must not fail the stage
                 output.silence(sys.stdout)
 
-    def _took(self, stage: str) -> str:
+    def _duration(self, stage: str) -> str:
         return duration(self._ended[stage] - self._started[stage])
 
     def _table(self) -> Table:
@@ -71,15 +71,15 @@ class Board:
                 elif state == "running":
                     view.add_row(stage, "running", self._progress(stage), style="bold")
                 else:
-                    view.add_row(stage, state, self._took(stage))
+                    view.add_row(stage, state, self._duration(stage))
         return view
 
     def _progress(self, stage: str) -> str:
-        """Time so far, and the steps of a training."""
-        said = [duration(time.monotonic() - self._started[stage])]
+        """Return the time so far, and the steps of a training."""
+        parts = [duration(time.monotonic() - self._started[stage])]
         status = attempts.read_status(self.root, stage)
         if status and status.state == "running" and status.progress:
-            said.append("step {step} of {steps}".format_map(status.progress))
+            parts.append("step {step} of {steps}".format_map(status.progress))
             if "val_accuracy" in status.progress:
-                said.append(f"validation {status.progress['val_accuracy']:.1%}")
-        return ", ".join(said)
+                parts.append(f"validation {status.progress['val_accuracy']:.1%}")
+        return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""What a Prefect API may ask of a flow: each parameter by a strict type, before anything uses it.
+"""Validation of flow parameters: each has a strict type, checked before anything uses it.
 
-Whoever may start a flow run chooses its parameters. None of these types lets one become an option of a
-command, a path, an address or an expression of git.
+Whoever may start a flow run chooses its parameters. None of these types admits an option of a command, a
+path, a URL or a git revision expression.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -29,14 +29,14 @@ T = TypeVar("T", bound=Parameters)
 
 
 class Making(Parameters):
-    """Those of ``make_remotely``: the address of a stage, and 40 hexadecimal digits."""
+    """Parameters of ``make_remotely``: the address of a stage, and a full commit hash."""
 
     target: Stage
     commit: Commit
 
 
 class Retraining(Parameters):
-    """Those of ``retrain``."""
+    """Parameters of ``retrain``."""
 
     branch: Branch
     tag: bool
@@ -46,14 +46,14 @@ class Retraining(Parameters):
 
 
 def checked(type_: type[T], **values: Any) -> T:
-    """Return a flow's parameters.
+    """Return the validated parameters of a flow.
 
     Raises:
-        MetashotError: One of them is not of its type.
+        MetashotError: A value does not match its type.
     """
     try:
         return type_(**values)
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_context=False)[0]
-        name, value = wrong["loc"][0], repr(wrong["input"])
-        raise MetashotError(f"parameter {name} is refused ({wrong['msg']}): {value[:80]}") from None
+        first = error.errors(include_url=False, include_context=False)[0]
+        name, value = first["loc"][0], repr(first["input"])
+        raise MetashotError(f"parameter {name} is refused ({first['msg']}): {value[:80]}") from None

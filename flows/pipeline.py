@@ -1,4 +1,4 @@
-"""The graph of dvc.yaml as a Prefect flow: DVC says what there is to do, Prefect does it side by side."""
+"""The graph of dvc.yaml as a Prefect flow: DVC says which stages must run, Prefect runs them in parallel."""
 
 import os
 import queue
@@ -24,62 +24,63 @@ from metashot.config import params
 from metashot.errors import MetashotError
 from metashot.lineage import lockfile
 from metashot.project import attempts, dvc
+from metashot.project import make as dvc_make
 from metashot.results import cards
 from metashot.results.compare import compare
 
 ATTEMPTS = 3  # at a stage that is preempted or killed
 
-Slot = dict[str, str]  # what a stage that runs in it finds in its environment
-Watch = Callable[[str, str], None]  # told a stage, and what became of it
+Slot = dict[str, str]  # environment variables of a stage that runs in it
+Watch = Callable[[str, str], None]  # called with a stage's address and its new state
 
 
 def slots(root: Path, jobs: int | None = None) -> list[Slot]:
-    """Return what stages can run on at the same time: a GPU each, or the CPU cores that ``threads`` asks for.
+    """Return a slot for each stage that can run in parallel: one for each GPU, or for `threads` CPU cores.
 
     Args:
         root: The repository.
-        jobs: How many, whatever the machine has.
+        jobs: The number of slots, whatever the machine has.
     """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None and shutil.which("nvidia-smi"):
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-        named = ",".join(str(number) for number in range(listed.stdout.count("GPU ")))
-    if gpus := [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in (named or "").split(",") if gpu]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and shutil.which("nvidia-smi"):
+        printed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+        visible = ",".join(str(number) for number in range(printed.stdout.count("GPU ")))
+    if gpus := [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in (visible or "").split(",") if gpu]:
         return [gpus[job % len(gpus)] for job in range(jobs or len(gpus))]
     threads: int = params.read(root / "params.yaml", "threads", params.Threads)
     return [{}] * (jobs or max(1, (os.cpu_count() or 1) // threads))
 
 
-def _ignore(stage: str, what: str) -> None:
-    """A watch that nobody keeps."""
+def _ignore(stage: str, state: str) -> None:
+    """A watch that does nothing."""
 
 
-def _may_be_tried_again(task: object, run: TaskRun, state: State[Any]) -> bool:
+def _may_retry(task: object, run: TaskRun, state: State[Any]) -> bool:
     failure = state.result(raise_on_failure=False)
-    return isinstance(failure, dvc.StageInterrupted) and not dvc.stopping()
+    return isinstance(failure, attempts.StageInterrupted) and not dvc_make.stopping()
 
 
 @task(
     task_run_name="{step.stage}",
     retries=ATTEMPTS - 1,
-    retry_condition_fn=_may_be_tried_again,
+    retry_condition_fn=_may_retry,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
 def make(root: Path, step: Step, free: Any, watch: Any, pool: str | None, commit: str | None) -> None:
-    """Make one stage: here, once there is a free slot for it, or by a worker.
+    """Make one stage: here, in a free slot, or by a worker.
 
     Args:
         root: The repository.
         step: The stage.
-        free: The slots.
-        watch: As of the pipeline.
-        pool: The work pool whose workers make it, None if it is made here.
-        commit: What workers check out, None if none take part.
+        free: A queue of the free slots.
+        watch: See `pipeline`.
+        pool: The work pool whose workers make it; None if it is made here.
+        commit: The commit that workers check out; None if none take part.
 
     Raises:
         StageFailed: It failed, and would again.
-        StageInterrupted: It was preempted or killed, and again when it was tried again.
+        StageInterrupted: It was preempted or killed in every attempt.
         MetashotError: No worker can take it, or the DVC remote cannot be reached.
     """
     target, log = step.stage, get_run_logger().info
@@ -91,8 +92,8 @@ def make(root: Path, step: Step, free: Any, watch: Any, pool: str | None, commit
             worker.make(root, target, pool, commit, log)
         else:
             pull = step.state == "cached on the remote"
-            dvc.make(root, target, pull=pull, echo=log, environment=slot)
-        if commit and not pool:  # workers need what it stands for
+            dvc_make.make(root, target, pull=pull, echo=log, environment=slot)
+        if commit and not pool:  # workers may need its outputs
             worker.push(root, target)
         watch(target, "cached" if attempts.read_status(root, target) == before else "made")
     except BaseException as error:
@@ -105,10 +106,10 @@ def make(root: Path, step: Step, free: Any, watch: Any, pool: str | None, commit
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def publish(root: Path, groups: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[str]:
-    """Make MLflow agree with what was made; returns what it holds now, in words.
+    """Publish results to MLflow; return a line for each group that says what MLflow holds now.
 
     Raises:
-        MetashotError: MLflow cannot be reached; a later publish makes up for it.
+        MetashotError: MLflow cannot be reached; a later publish catches up.
     """
     from metashot.registry import publish  # slow to import
 
@@ -123,17 +124,17 @@ def pipeline(
     watch: Watch | None = None,
     remote: bool = False,
 ) -> State[Any]:
-    """Make every stage that is not up to date, publish, and leave the comparisons as artifacts.
+    """Make every stage that is not up to date, publish, and store the comparisons as artifacts.
 
-    A stage that fails stops those that need it, and no other.
+    A stage that fails stops those that need it, and no others.
 
     Args:
         root: The repository.
-        targets: Stages, with what they stand on; all of dvc.yaml if there are none.
-        jobs: Stages at the same time; see `slots`.
-        watch: Called, if given, with a stage's address and ``waiting``, ``running``, ``made``,
+        targets: Stages to make, with those that they need; all of dvc.yaml if empty.
+        jobs: How many stages run in parallel; see `slots`.
+        watch: Called, if given, with a stage's address and its new state: ``waiting``, ``running``, ``made``,
             ``cached`` or ``failed: ...``.
-        remote: Whether workers make what asks for a work pool in dvc.yaml; the rest is made here.
+        remote: Whether workers make the stages that name a work pool in dvc.yaml; the rest is made here.
 
     Returns:
         Completed, with what MLflow holds as its message; or Failed, with each stage that failed.
@@ -141,44 +142,44 @@ def pipeline(
     try:
         planned = plan(root, targets)
         steps = [step for step in planned if step.state != "up to date"]
-        asked = dvc.pools(root) if remote else {}
-        pools = {s.stage: asked[s.stage] for s in steps if s.state == "must run" and s.stage in asked}
+        pool_of = dvc.pools(root) if remote else {}
+        pools = {s.stage: pool_of[s.stage] for s in steps if s.state == "must run" and s.stage in pool_of}
         commit = worker.ready(root, pools.values(), planned) if pools else None
     except MetashotError as error:
         return Failed(message=str(error))
     free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
     for slot in slots(root, jobs):
         free.put(slot)
-    tell = watch or _ignore
+    watch = watch or _ignore
     for step in steps:
-        tell(step.stage, "waiting")
-    with dvc.stopped(), worker.cancelled():
+        watch(step.stage, "waiting")
+    with dvc_make.stopped(), worker.cancelled():
         tasks: dict[str, Any] = {}
-        for step in steps:  # in an order they can be made in, so that none waits for one behind it
+        for step in steps:  # in topological order, so that a task's needs are submitted before it
             needed = [tasks[name] for name in step.needs if name in tasks]
             pool = pools.get(step.stage)
-            tasks[step.stage] = make.submit(root, step, free, tell, pool, commit, wait_for=needed)  # type: ignore[call-overload]
-        for made in tasks.values():
-            made.wait()
-    wrong = [
-        f"{name}: {made.state.result(raise_on_failure=False)}"
-        for name, made in tasks.items()
-        if made.state.is_failed() or made.state.is_crashed()
+            tasks[step.stage] = make.submit(root, step, free, watch, pool, commit, wait_for=needed)  # type: ignore[call-overload]
+        for future in tasks.values():
+            future.wait()
+    failures = [
+        f"{name}: {future.state.result(raise_on_failure=False)}"
+        for name, future in tasks.items()
+        if future.state.is_failed() or future.state.is_crashed()
     ]
-    published = _show(root, planned)
+    published = _publish_made(root, planned)
     if published and published.is_failed():
-        wrong.append(f"publish: {published.result(raise_on_failure=False)}")
-    if wrong:
-        return Failed(message="; ".join(wrong))
-    done = f"{len(steps)} stages made" if steps else "everything is up to date"
-    return Completed(message="; ".join([done, *(published.result() if published else [])]))
+        failures.append(f"publish: {published.result(raise_on_failure=False)}")
+    if failures:
+        return Failed(message="; ".join(failures))
+    summary = f"{len(steps)} stages made" if steps else "everything is up to date"
+    return Completed(message="; ".join([summary, *(published.result() if published else [])]))
 
 
 def run(root: Path, targets: Sequence[str], jobs: int | None, watch: Watch, remote: bool) -> State[Any]:
-    """Run the flow to its end, whatever that is. Arguments as `pipeline`.
+    """Run the flow and return its final state. Arguments like `pipeline`.
 
     Raises:
-        MetashotError: Prefect itself gave up; what fails within the flow ends in its state.
+        MetashotError: Prefect itself failed; failures within the flow are part of its state.
     """
     try:
         state: State[Any] = pipeline(root, targets, jobs, watch, remote, return_state=True)
@@ -189,8 +190,8 @@ def run(root: Path, targets: Sequence[str], jobs: int | None, watch: Watch, remo
     return state
 
 
-def _show(root: Path, planned: Sequence[Step]) -> State[Any] | None:
-    """Publish what is made, and leave each comparison as an artifact; None where nothing is made yet."""
+def _publish_made(root: Path, planned: Sequence[Step]) -> State[Any] | None:
+    """Publish what is made, and store each comparison as an artifact; None where nothing is made yet."""
     methods = lockfile.listed(root, "methods")
     groups = made(root, [step.stage for step in planned])
     if not groups:
@@ -207,19 +208,22 @@ def _show(root: Path, planned: Sequence[Step]) -> State[Any] | None:
 
 
 def made(root: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the data sets and settings, of those that stages register, whose methods are all judged."""
+    """Return each data set and setting that ``stages`` register and whose methods are all judged."""
     datasets, settings, methods = (
         lockfile.listed(root, "datasets"),
         lockfile.listed(root, "settings"),
         lockfile.listed(root, "methods"),
     )
-    done = set(lockfile.Lock(root).entries) if (root / "dvc.lock").exists() else set()
-    done -= set(dvc.status(root))
-    cells = ("train", "evaluate")
+    up_to_date = set(lockfile.Lock(root).entries) if (root / "dvc.lock").exists() else set()
+    up_to_date -= set(dvc.status(root))
+
+    def needed(dataset: str, setting: str) -> list[str]:
+        cells = [f"{stage}@{dataset}-{setting}-{m}" for stage in ("train", "evaluate") for m in methods]
+        return [f"gate@{dataset}-{setting}", *cells]
+
     return [
-        (d, s)
-        for d in datasets
-        for s in settings
-        if f"register@{d}-{s}" in stages
-        and done.issuperset([f"gate@{d}-{s}", *(f"{c}@{d}-{s}-{m}" for c in cells for m in methods)])
+        (dataset, setting)
+        for dataset in datasets
+        for setting in settings
+        if f"register@{dataset}-{setting}" in stages and up_to_date.issuperset(needed(dataset, setting))
     ]

@@ -1,7 +1,7 @@
-"""What a run would do, and why, without doing it: each stage's state, the reason, and the time to expect.
+"""What a run would do, and why: each stage's state, the reason, and the expected time. Nothing is run.
 
-DVC says which stages have changed. What it cannot say beforehand is which of the changed ones were made
-before, here or elsewhere, from the very inputs they have now: its run cache knows, an entry for every run.
+``dvc status`` says which stages have changed, but not which of these were made before from the same inputs,
+here or elsewhere. DVC's run cache, which holds an entry for every run, answers that.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from metashot.project.entries import Entry
 
 State = Literal["up to date", "cached locally", "cached on the remote", "must run"]
 
-LISTED = 3  # reasons named, of many
+LISTED = 3  # reasons that are spelled out
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Step:
 
     Attributes:
         stage: Its address, such as ``train@glyphs-5w1s-maml``.
-        state: Whether it must run, or where its outputs lie already.
+        state: Whether it must run, or where its outputs are already.
         reason: Which dependency, parameter (old → new) or code file changed; empty where nothing did.
-        seconds: The time to expect, from past runs on this machine or from its record; 0 where nothing runs,
-            None where it never ran.
+        seconds: Expected duration, from the latest run on this machine or from its record; 0 if it need not
+            run, None if it never ran.
         needs: The addresses of the stages it depends on directly.
     """
 
@@ -48,10 +48,10 @@ class Step:
 
 
 def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
-    """Look at every stage that targets stand on, and at the targets; at all stages where none is named.
+    """Plan targets and the stages that they need; all stages if no target is given.
 
     Returns:
-        In an order they can be made in.
+        A step for each stage, in topological order.
 
     Raises:
         MetashotError: DVC cannot read the pipeline, or there is no such target.
@@ -60,41 +60,42 @@ def plan(root: Path, targets: Sequence[str] = ()) -> list[Step]:
     order = dvc.ancestry(graph, targets or list(graph))
     changed = dvc.status(root)
     entries = Lock(root).entries if (root / "dvc.lock").exists() else {}
-    written = {declared.address(name, cell): entry for name, cell, entry in declared.cells(root)}
+    declarations = {declared.address(name, cell): entry for name, cell, entry in declared.cells(root)}
     stores: list[tuple[State, Store]] = [("cached locally", Store.local(root))]
     if remote := Store.remote(root):
         stores.append(("cached on the remote", remote))
     steps: dict[str, Step] = {}
-    elsewhere: dict[str, tuple[str, Store]] = {}  # outputs that are not in the workspace: md5, and where
-    codes = cells.files(root) if "code" in order and ("code" in changed or "code" not in entries) else {}
+    cached: dict[str, tuple[str, Store]] = {}  # outputs that are in a store only: md5 and store, by path
+    code_lists = cells.files(root) if "code" in order and ("code" in changed or "code" not in entries) else {}
     for stage, needed in order.items():
         entry, needs = entries.get(stage), tuple(sorted(needed))
-        waits = [name for name in needs if steps[name].state == "must run"]
-        waits = [name for name in waits if not (written[name].get("meta") or {}).get("constant")]
-        moved = [name for name in needs if steps[name].state.startswith("cached")]
-        if codes:  # what the stage code would write is known
-            waits, moved = ([name for name in names if name != "code"] for names in (waits, moved))
-            if told := _changed_code(root, written[stage], entry, codes):
-                changed[stage] = [*changed.get(stage, []), {"changed deps": dict.fromkeys(told, "modified")}]
-        if entry and stage not in changed and not waits and not moved:
+        pending = [name for name in needs if steps[name].state == "must run"]
+        pending = [name for name in pending if not (declarations[name].get("meta") or {}).get("constant")]
+        restored = [name for name in needs if steps[name].state.startswith("cached")]
+        if code_lists:  # what the stage code would write is known already
+            pending, restored = ([name for name in names if name != "code"] for names in (pending, restored))
+            if modified := _changed_code(root, declarations[stage], entry, code_lists):
+                change = {"changed deps": dict.fromkeys(modified, "modified")}
+                changed[stage] = [*changed.get(stage, []), change]
+        if entry and stage not in changed and not pending and not restored:
             steps[stage] = Step(stage, "up to date", "", 0.0, needs)
             continue
-        reason = _reason(root, changed.get(stage, []), entry, waits or moved)
-        found = None if waits else _inputs(root, written[stage], elsewhere, codes)
+        reason = _reason(root, changed.get(stage, []), entry, pending or restored)
+        inputs = None if pending else _inputs(root, declarations[stage], cached, code_lists)
         for state, store in stores:
-            outs = _made(store, found) if found else None
+            outs = _earlier_outputs(store, inputs) if inputs else None
             if outs is not None:
-                elsewhere |= {path: (digest, store) for path, digest in outs.items()}
+                cached |= {path: (digest, store) for path, digest in outs.items()}
                 steps[stage] = Step(stage, state, reason, 0.0, needs)
                 break
         else:
-            steps[stage] = Step(stage, "must run", reason, _expected(root, stage, entry), needs)
+            steps[stage] = Step(stage, "must run", reason, _expected_seconds(root, stage, entry), needs)
     return list(steps.values())
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What DVC's run cache finds an earlier run by."""
+    """The inputs by which DVC's run cache identifies an earlier run: md5 by path, values by file and key."""
 
     cmd: str
     deps: Mapping[str, str]
@@ -102,30 +103,32 @@ class _Inputs:
     outs: frozenset[str]
 
 
-def _made(store: Store, wanted: _Inputs) -> dict[str, str] | None:
-    """The outputs, path to md5, of an earlier run with the same inputs, if a store has all their bytes."""
-    for entry in store.runs(wanted.cmd):
+def _earlier_outputs(store: Store, inputs: _Inputs) -> dict[str, str] | None:
+    """Return the outputs (path to md5) of an earlier run with these inputs, if a store holds all of them."""
+    for entry in store.runs(inputs.cmd):
         outs = {str(out["path"]): str(out["md5"]) for out in entry.outs}
         deps = {str(dep["path"]): str(dep.get("md5")) for dep in entry.deps}
-        same = deps == wanted.deps and entry.params == wanted.params and set(outs) == wanted.outs
+        same = deps == inputs.deps and entry.params == inputs.params and set(outs) == inputs.outs
         if same and all(store.has(digest) for digest in outs.values()):
             return outs
     return None
 
 
 def _changed_code(
-    root: Path, written: Mapping[str, Any], entry: Entry | None, codes: Mapping[str, bytes]
+    root: Path, declaration: Mapping[str, Any], entry: Entry | None, code_lists: Mapping[str, bytes]
 ) -> list[str]:
-    """The modules and packages of a stage that are others than when it was made."""
+    """Return the modules and packages of a stage that have changed since it was made."""
     recorded = {str(dep["path"]): dep.get("md5") for dep in entry.deps} if entry else {}
-    for path in written.get("deps", []):
-        if path in codes and path in recorded and hashlib.md5(codes[path]).hexdigest() != recorded[path]:
-            return _differing(root / path, codes[path])
+    for path in declaration.get("deps", []):
+        if path in code_lists and path in recorded:
+            content = code_lists[path]
+            if hashlib.md5(content).hexdigest() != recorded[path]:
+                return _list_difference(root / path, content)
     return []
 
 
-def _differing(path: Path, content: bytes) -> list[str]:
-    """The modules and packages in which a file of data/code differs from what it will be."""
+def _list_difference(path: Path, content: bytes) -> list[str]:
+    """Return the modules and packages in which a file of data/code differs from its future content."""
     try:
         old = CodeList.parse(path.read_bytes(), str(path))
     except (OSError, MetashotError):
@@ -142,38 +145,41 @@ def _differing(path: Path, content: bytes) -> list[str]:
 
 def _inputs(
     root: Path,
-    stage: Mapping[str, Any],
-    elsewhere: Mapping[str, tuple[str, Store]],
-    codes: Mapping[str, bytes],
+    declaration: Mapping[str, Any],
+    cached: Mapping[str, tuple[str, Store]],
+    code_lists: Mapping[str, bytes],
 ) -> _Inputs | None:
-    """What a stage would be made from now; None if that is not known before a run."""
+    """Return the inputs that a stage would have if it ran now; None if these are unknown before a run."""
     deps: dict[str, str] = {}
-    if not stage.get("deps"):  # DVC runs such a stage every time
+    if not declaration.get("deps"):  # DVC runs such a stage every time
         return None
-    for path in stage["deps"]:
-        digest = hashlib.md5(codes[path]).hexdigest() if path in codes else _digest(root, path, elsewhere)
+    for path in declaration["deps"]:
+        if path in code_lists:
+            digest: str | None = hashlib.md5(code_lists[path]).hexdigest()
+        else:
+            digest = _digest(root, path, cached)
         if digest is None:
             return None
         deps[path] = digest
     params: dict[str, dict[str, Any]] = {}
-    for file, keys in declared.params(stage):
+    for file, keys in declared.params(declaration):
         content = contents(root / file)
         for key in keys or content:
             value = below(content, key, _MISSING)
             if value is _MISSING:
                 return None
             params.setdefault(file, {})[key] = value
-    return _Inputs(stage["cmd"], deps, params, frozenset(declared.outputs(stage)))
+    return _Inputs(declaration["cmd"], deps, params, frozenset(declared.outputs(declaration)))
 
 
-def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, Store]]) -> str | None:
-    """The md5 a dependency will have."""
-    for above in (PurePosixPath(path), *PurePosixPath(path).parents):
-        if str(above) in elsewhere:
-            digest, store = elsewhere[str(above)]
-            inside = PurePosixPath(path).relative_to(above).as_posix()
-            return digest if inside == "." else store.listing(digest).get(inside)
-    if any(PurePosixPath(out).is_relative_to(path) for out in elsewhere) or not (root / path).exists():
+def _digest(root: Path, path: str, cached: Mapping[str, tuple[str, Store]]) -> str | None:
+    """Return the md5 that a dependency will have; None if it is unknown."""
+    for out in (PurePosixPath(path), *PurePosixPath(path).parents):
+        if str(out) in cached:
+            digest, store = cached[str(out)]
+            relative = PurePosixPath(path).relative_to(out).as_posix()
+            return digest if relative == "." else store.listing(digest).get(relative)
+    if any(PurePosixPath(out).is_relative_to(path) for out in cached) or not (root / path).exists():
         return None
     return md5(root / path)
 
@@ -181,29 +187,29 @@ def _digest(root: Path, path: str, elsewhere: Mapping[str, tuple[str, Store]]) -
 _MISSING = object()
 
 
-def _reason(root: Path, changes: Sequence[Any], entry: Entry | None, waits: Sequence[str]) -> str:
-    """What DVC's status of a stage says, in words."""
+def _reason(root: Path, changes: Sequence[Any], entry: Entry | None, needs: Sequence[str]) -> str:
+    """Put DVC's status of a stage into words."""
     if entry is None:
         return "never made"
-    said = []
+    reasons = []
     for change in changes:
         if isinstance(change, str):  # "changed command", or "always changed" where it has no dependencies
-            said.append(change)
+            reasons.append(change)
             continue
-        for path, what in change.get("changed deps", {}).items():
+        for path, status in change.get("changed deps", {}).items():
             if path in entry.params:
-                said += _parameters(entry.params[path], contents(root / path), what)
+                reasons += _changed_params(entry.params[path], contents(root / path), status)
             else:
-                said.append(f"{path} {'changed' if what == 'modified' else what}")
-        said += [f"{path} is {what}" for path, what in change.get("changed outs", {}).items()]
-    said += [f"needs {name}" for name in waits]
-    more = len(said) - LISTED
-    return "; ".join(said[:LISTED] + ([f"{more} more"] if more > 0 else []))
+                reasons.append(f"{path} {'changed' if status == 'modified' else status}")
+        reasons += [f"{path} is {status}" for path, status in change.get("changed outs", {}).items()]
+    reasons += [f"needs {name}" for name in needs]
+    more = len(reasons) - LISTED
+    return "; ".join(reasons[:LISTED] + ([f"{more} more"] if more > 0 else []))
 
 
-def _parameters(old: Mapping[str, Any], content: Mapping[str, Any], what: Any) -> list[str]:
-    """``key: old → new`` for each value that differs below the changed keys."""
-    changed = list(what) if isinstance(what, Mapping) else list(old)
+def _changed_params(old: Mapping[str, Any], content: Mapping[str, Any], status: Any) -> list[str]:
+    """Return ``key: old → new`` for each value that differs below the changed keys."""
+    changed = list(status) if isinstance(status, Mapping) else list(old)
     before = dict(_leaves("", {key: old[key] for key in changed if key in old}))
     now = {key: value for key in changed if (value := below(content, key, _MISSING)) is not _MISSING}
     after = dict(_leaves("", now))
@@ -226,8 +232,8 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _expected(root: Path, stage: str, entry: Entry | None) -> float | None:
-    """Seconds that a stage took when it was last made; a training's in proportion to its budget."""
+def _expected_seconds(root: Path, stage: str, entry: Entry | None) -> float | None:
+    """Return how long a stage took when it was last made; a training's time is scaled by its budget."""
     status = attempts.read_status(root, stage)
     seconds = status.seconds if status and status.state == "ok" else None
     for out in entry.outs if entry and seconds is None else ():

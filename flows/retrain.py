@@ -1,4 +1,4 @@
-"""Retraining on a schedule: take up new data, make what is out of date, let the gate judge, commit it all."""
+"""Scheduled retraining: pin new data, make what is out of date, let the gate decide, commit everything."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from metashot.results import champions
 from metashot.results.compare import compare
 from metashot.results.decision import decision_path
 
-COMMITTED = ("params.yaml", "dvc.lock", lockfile.CHAMPIONS)  # what a retraining changes of what git keeps
+COMMITTED = ("params.yaml", "dvc.lock", lockfile.CHAMPIONS)  # files in git that a retraining changes
 NO_CHANGE, UNPUBLISHED = "No change", "Unpublished"
 REGISTER = "register@", "register_cross@"  # the stages that need MLflow
 
@@ -40,25 +40,25 @@ def retrain(
     notify: str | None = None,
     jobs: int | None = None,
 ) -> State[Any]:
-    """Retrain in the repository that is the working directory, if there is something new.
+    """Retrain in the repository that is the working directory, if anything has changed.
 
     Args:
-        branch: Where params.yaml, dvc.lock and the champions are committed, with the gate's decisions. It
-            need not be checked out.
+        branch: The branch to which params.yaml, dvc.lock and the champions are committed, with the gate's
+            decisions in the message. It need not be checked out.
         tag: Whether to tag the commit as well, ``<branch>-<time>``.
-        push: Whether to send results to the DVC remote, then the branch to git's ``origin``.
-        notify: A notification block, ``<type>/<name>``, that is told how it ended, unless nothing changed.
-        jobs: Stages at the same time; see `flows.pipeline.slots`.
+        push: Whether to push results to the DVC remote, then the branch to git's ``origin``.
+        notify: A notification block, ``<type>/<name>``, that gets the outcome, unless nothing changed.
+        jobs: How many stages run in parallel; see `flows.pipeline.slots`.
 
     Returns:
         One of the states
 
         - Completed "No change": everything was up to date;
         - Completed "Retrained";
-        - Completed "Unpublished": all is made and committed, but MLflow could not be reached;
-        - Completed "Published": nothing was to be made but what had waited for MLflow;
-        - Failed: each stage that failed, or what was refused before any was made. Nothing that was made is
-          lost: the next run goes on from there.
+        - Completed "Unpublished": everything is made and committed, but MLflow could not be reached;
+        - Completed "Published": only stages that publish to MLflow had to run;
+        - Failed: each stage that failed, or why nothing was started. Finished stages are kept: the next run
+          continues from there.
     """
     try:
         checked(Retraining, branch=branch, tag=tag, push=push, notify=notify, jobs=jobs)
@@ -69,7 +69,7 @@ def retrain(
     except MetashotError as error:
         outcome = Failed(message=str(error))
     if notify and outcome.name != NO_CHANGE:
-        tell(notify, f"metashot: {outcome.name}", outcome.message or "", return_state=True)
+        send_notification(notify, f"metashot: {outcome.name}", outcome.message or "", return_state=True)
     return outcome
 
 
@@ -84,25 +84,24 @@ def _retrain(root: Path, branch: str, tag: bool, push: bool, jobs: int | None) -
         if any(stage.startswith(("train@", "evaluate@")) for stage in todo):
             for group in groups:
                 adopt(root, *group)
-        made = pipeline(root, jobs=jobs, return_state=True)
-        left = [step.stage for step in plan(root) if step.state != "up to date"]
-        if any(not stage.startswith(REGISTER) for stage in left):
-            return Failed(message=made.message)
-        waits, said = bool(left) or not made.is_completed(), made.message
-    else:  # what MLflow lacks, as it was down or is new, it gets all the same
-        published = publish(root, groups, lockfile.listed(root, "methods"), return_state=True)
-        waits = not published.is_completed()
-        said = (
-            str(published.result(raise_on_failure=False)) if waits else f"{len(steps)} stages are up to date"
-        )
-    name = UNPUBLISHED if waits else _name(todo)
-    if not git.holds(root, branch, COMMITTED):  # a run that was killed may have left that to this one
-        story = _story(root, name, groups)
-        commit(root, branch, story, tag)
-        said = f"{story}\n\n{said}"
-    if push and _unsent(root, branch):
+        outcome: State[Any] = pipeline(root, jobs=jobs, return_state=True)
+        remaining = [step.stage for step in plan(root) if step.state != "up to date"]
+        if any(not stage.startswith(REGISTER) for stage in remaining):
+            return Failed(message=outcome.message)
+        unpublished, message = bool(remaining) or not outcome.is_completed(), outcome.message
+    else:  # MLflow may lack results: it may have been down, or be new
+        outcome = publish(root, groups, lockfile.listed(root, "methods"), return_state=True)
+        unpublished, message = not outcome.is_completed(), f"{len(steps)} stages are up to date"
+        if unpublished:
+            message = str(outcome.result(raise_on_failure=False))
+    name = UNPUBLISHED if unpublished else _name(todo)
+    if not git.holds(root, branch, COMMITTED):  # also where an earlier run was killed before its commit
+        report = _report(root, name, groups)
+        commit(root, branch, report, tag)
+        message = f"{report}\n\n{message}"
+    if push and _unpushed(root, branch):
         send(root, branch, tag)
-    return Completed(name=name, message=said)
+    return Completed(name=name, message=message)
 
 
 def _name(todo: Sequence[str]) -> str:
@@ -112,21 +111,21 @@ def _name(todo: Sequence[str]) -> str:
 
 
 def _check(root: Path) -> None:
-    """Raise a MetashotError for parameters that are wrong, and for code that no commit holds."""
+    """Raise a MetashotError for wrong parameters, and for uncommitted changes."""
     check.check(root / "params.yaml")
     others = [f":(exclude,top){path}" for path in COMMITTED]
     if changed := git.run(
         root, "status", "--porcelain", "--untracked-files=normal", "--", ":/", *others
     ).splitlines():
         raise MetashotError(
-            f"{root} has changes that no commit holds ({len(changed)} in `git status`, the first is "
+            f"{root} has uncommitted changes ({len(changed)} in `git status`, the first is "
             f"{changed[0].split()[-1]}): commit them or `git stash --include-untracked`"
         )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def refresh(root: Path) -> list[str]:
-    """Pin the present content of every local data set; returns those that are new."""
+    """Pin the present content of every local data set; return the data sets whose content is new."""
     new = [dataset for dataset in lockfile.listed(root, "datasets") if pin.refresh(root, dataset)]
     get_run_logger().info("new data: %s", ", ".join(new) or "none")
     return new
@@ -134,52 +133,52 @@ def refresh(root: Path) -> list[str]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def adopt(root: Path, dataset: str, setting: str) -> None:
-    """Make the champion the incumbent that new models have to beat, if it is not so already."""
+    """Make the champion the incumbent that new models have to beat, unless it is already."""
     group = f"{dataset}-{setting}"
-    pointer, decided = f"{lockfile.CHAMPIONS}/{group}.dvc", decision_path(group)
+    pointer, decision = f"{lockfile.CHAMPIONS}/{group}.dvc", decision_path(group)
     if not (root / "dvc.lock").exists() or f"gate@{group}" not in lockfile.Lock(root).entries:
         return
-    # What a run that was killed may have taken away
-    dvc.output(root, "checkout", "--force", decided, *([pointer] if (root / pointer).exists() else []))
-    champion = json.loads((root / decided).read_text(encoding="utf-8"))["champion"]
+    # A run that was killed may have removed these
+    dvc.output(root, "checkout", "--force", decision, *([pointer] if (root / pointer).exists() else []))
+    champion = json.loads((root / decision).read_text(encoding="utf-8"))["champion"]
     incumbents = {cell.weights for _, cell in lockfile.adopted(root, dataset, setting)}
-    # After a run that failed half-way some results are no more those that were judged; but it has adopted
+    # After a run that failed half-way, some results are not those that were judged; but that run has adopted
     if champion and champion["model"] not in incumbents:
         champions.adopt(root, dataset, setting)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def commit(root: Path, branch: str, message: str, tag: bool = False) -> None:
-    """Commit what a retraining changes; what is checked out or being worked on is left alone."""
-    made = git.commit(root, branch, COMMITTED, message)
+    """Commit what a retraining changes; the checkout and uncommitted work are left alone."""
+    new = git.commit(root, branch, COMMITTED, message)
     if tag:
-        git.run(root, "tag", f"{branch}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", made)
-    get_run_logger().info("%s on %s: %s", made[:10], branch, message)
+        git.run(root, "tag", f"{branch}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", new)
+    get_run_logger().info("%s on %s: %s", new[:10], branch, message)
 
 
 @task(retries=3, retry_delay_seconds=[5, 30, 120], cache_policy=NO_CACHE, persist_result=False)
 def send(root: Path, branch: str, tag: bool) -> None:
-    """Send the data before the commit that names it, and the commit with its tags."""
+    """Push the data, then the commit that refers to it, with its tags."""
     dvc.push(root)
     git.run(root, "push", "--quiet", *(["--tags"] if tag else []), "origin", branch)
 
 
-def _unsent(root: Path, branch: str) -> bool:
-    """Whether git's remote, as it was seen last, lacks something of the branch."""
+def _unpushed(root: Path, branch: str) -> bool:
+    """Whether the branch differs from the remote's, as last fetched or pushed."""
     refs = f"refs/heads/{branch}", f"refs/remotes/origin/{branch}"
-    here, there = (git.run(root, "for-each-ref", "--format=%(objectname)", ref) for ref in refs)
-    return here not in ("", there)
+    local, remote = (git.run(root, "for-each-ref", "--format=%(objectname)", ref) for ref in refs)
+    return local not in ("", remote)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def tell(block: str, subject: str, body: str) -> None:
-    """Notify somebody."""
-    told: Any = Block.load(block)
-    told.notify(body, subject)
+def send_notification(block: str, subject: str, body: str) -> None:
+    """Send a notification through a Prefect block."""
+    notification: Any = Block.load(block)
+    notification.notify(body, subject)
 
 
-def _story(root: Path, name: str, groups: Sequence[Group]) -> str:
-    """How it ended: who is champion in one line, then why."""
+def _report(root: Path, name: str, groups: Sequence[Group]) -> str:
+    """Return the commit message: the outcome and the champions in one line, then the gate's reasons."""
     verdicts, reasons = [], []
     for dataset, setting in groups:
         group = f"{dataset}-{setting}"

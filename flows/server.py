@@ -1,7 +1,7 @@
-"""The Prefect server that keeps the record of a run: the one that is named, or one of its own for as long.
+"""The Prefect server that records a run: the one in Prefect's settings, or a temporary one.
 
-``python -m flows.server PORT`` is the latter. It serves until its standard input ends: whoever started it
-holds that open, and it ends with them, however they end.
+``python -m flows.server PORT`` is the temporary one. It serves until its standard input is closed, so it ends
+with the process that started it, however that ends.
 """
 
 import atexit
@@ -25,14 +25,14 @@ from metashot import network
 from metashot.errors import MetashotError
 from metashot.project import attempts
 
-ANSWER = 10.0  # seconds that a server is given to answer
-START = 120.0  # seconds that a temporary one is given to start: a busy machine takes one
-STOP = 5.0  # seconds that it is given to end
+ANSWER = 10.0  # seconds that a server may take to answer
+START = 120.0  # seconds that a temporary server may take to start
+STOP = 5.0  # seconds that it may take to stop
 WITHOUT = "`dvc repro` needs no server"
 
 
 def named() -> str | None:
-    """Return the address of the server that Prefect's settings name, once it answers; None if they name none.
+    """Return the address of the server in Prefect's settings, once it answers; None if they name none.
 
     Raises:
         MetashotError: The settings cannot be read, or the server does not answer.
@@ -44,16 +44,16 @@ def named() -> str | None:
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=ANSWER)
         answer.raise_for_status()
-        well = answer.json() is True
+        is_prefect = answer.json() is True
     except requests.JSONDecodeError:
-        well = False
+        is_prefect = False
     except requests.RequestException as error:
-        variable = "PREFECT_API_URL" in os.environ  # or else a profile
-        way = "unset PREFECT_API_URL" if variable else "`prefect config unset PREFECT_API_URL`"
+        from_environment = "PREFECT_API_URL" in os.environ  # or else from a profile
+        unset = "unset PREFECT_API_URL" if from_environment else "`prefect config unset PREFECT_API_URL`"
         raise MetashotError(
-            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or {way}; {WITHOUT}"
+            f"Prefect at {url} does not answer ({type(error).__name__}): start it, or {unset}; {WITHOUT}"
         ) from None
-    if not well:
+    if not is_prefect:
         raise MetashotError(
             f"{url} is not the API of a Prefect server, whose address ends in /api; {WITHOUT}"
         )
@@ -64,10 +64,10 @@ def named() -> str | None:
 def temporary(root: Path) -> str:
     """Start a server that ends with this process; return its address, once it answers.
 
-    Prefect would start one by itself, but would not notice if that ended: it waits for minutes, or for ever.
+    Prefect would start one by itself, but not notice if that ended: it would wait for minutes, or forever.
 
     Raises:
-        MetashotError: It cannot start; what it says is in a log.
+        MetashotError: It cannot start; its output is in a log.
     """
     home: Path = _settings().home
     try:
@@ -91,7 +91,7 @@ def temporary(root: Path) -> str:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            process_group=0,  # Ctrl-C is for this process, which needs the server until it has stopped
+            process_group=0,  # out of reach of Ctrl-C: the flow needs the server until it has stopped
         )
     atexit.register(_stop, process)
     deadline = time.monotonic() + START
@@ -105,7 +105,7 @@ def temporary(root: Path) -> str:
 
 
 def use(address: str) -> None:
-    """Have Prefect use a server from now on, in every thread of this process."""
+    """Make Prefect use a server from now on, in every thread of this process."""
     from prefect.context import refresh_global_settings_context
 
     os.environ["PREFECT_API_URL"] = address
@@ -113,7 +113,7 @@ def use(address: str) -> None:
 
 
 def _settings() -> Any:
-    """Prefect's settings.
+    """Return Prefect's settings.
 
     Raises:
         MetashotError: They cannot be read, or Prefect cannot use the proxy that the environment names.
@@ -128,11 +128,11 @@ def _settings() -> Any:
             f"for this command; {WITHOUT}"
         ) from None
     try:
-        # It warns of what then fails
+        # It also warns about what it then raises
         with contextlib.redirect_stderr(io.StringIO()):
             import prefect.context
         return prefect.context.get_settings_context().settings
-    except Exception as error:  # whatever Prefect stumbles over in a file or variable
+    except Exception as error:  # errors of many types, raised while a file or variable is parsed
         home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
         profiles = os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"
         raise MetashotError(
@@ -142,17 +142,17 @@ def _settings() -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """What is wrong, in one line; of a setting no more than its name and what it should be."""
+    """Describe an error in one line, without the value of a setting, which may be secret."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
-        wrong = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _environment() -> dict[str, str]:
-    """As Prefect starts its own: without the UI, and for one process."""
+    """Return the settings with which Prefect starts a temporary server: without the UI, for one process."""
     return {
         **os.environ,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # to its log
@@ -170,7 +170,7 @@ def _answers(address: str) -> bool:
 
 
 def _reason(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The last error that the log of a server names, or else how it ended."""
+    """Return the last error in a server's log, or else how the server ended."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     if errors := [line.strip() for line in lines if "Error: " in line]:
         return errors[-1]
@@ -191,13 +191,13 @@ def _serve(port: int) -> None:
     """Serve Prefect's API on loopback for as long as standard input is open."""
     import uvicorn
 
-    def end() -> None:
+    def stop_at_end_of_input() -> None:
         sys.stdin.buffer.read()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(STOP)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     uvicorn.run("prefect.server.api.server:create_app", factory=True, port=port, log_level="error")
 
 

@@ -1,6 +1,6 @@
 """The stages of dvc.yaml, one thin module each: read params and inputs, call metashot, write outputs.
 
-They are run at the top of the repository as ``python -m stages.<stage> <arguments>``.
+DVC runs them in the top folder of the repository as ``python -m stages.<stage> <arguments>``.
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metashot.project import code  # noqa: F401 - before all others, whose digests it takes
+from metashot.project import code  # noqa: F401 - before all others: it takes their digests
 
 # isort: split
 from metashot.config import params
@@ -24,24 +24,24 @@ from metashot.project.attempts import Attempt
 from metashot.project.declared import unchanged
 
 PARAMS = Path("params.yaml")
-_MEMORY = re.compile("out of memory|allocate memory")  # torch's words
+_MEMORY = re.compile("out of memory|allocate memory")  # in torch's messages
 
 
 def read_params(key: str, type_: Any) -> Any:
-    """Section ``key`` of params.yaml, as in `metashot.config.params.read`."""
+    """Return section ``key`` of params.yaml; see `metashot.config.params.read`."""
     return params.read(PARAMS, key, type_)
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call ``main`` with the command line's arguments, and with this ``attempt`` if it asks for it.
+    """Call ``main`` with the arguments of the command line, and this ``attempt`` if it has that parameter.
 
-    The outcome goes into the stage's status (`metashot.project.attempts`). A user's mistake, or a lack of
-    memory, ends as one line and status 1; SIGTERM, SIGINT or inputs that changed meanwhile as one line and
-    status 75 (EX_TEMPFAIL).
+    The outcome is recorded in the stage's status (`metashot.project.attempts`). A mistake of the user, or a
+    lack of memory, ends as one line and status 1; SIGTERM, SIGINT, or inputs that changed meanwhile, as one
+    line and status 75 (EX_TEMPFAIL).
     """
     prepare()
     parameters = dict(inspect.signature(main).parameters)
-    asks = parameters.pop("attempt", None)
+    takes_attempt = parameters.pop("attempt", None)
     stage, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
     if len(arguments) != len(parameters) or any("/" in argument for argument in arguments):
         sys.exit(f"error: usage: python -m stages.{stage} {' '.join(parameters).upper()}".rstrip())
@@ -50,14 +50,14 @@ def run(main: Callable[..., None]) -> None:
     try:
         address = "@".join(filter(None, [stage, "-".join(arguments)]))
         with Attempt(Path(), address) as attempt, unchanged(stage, arguments):
-            main(*arguments, **({"attempt": attempt} if asks else {}))
+            main(*arguments, **({"attempt": attempt} if takes_attempt else {}))
     except MetashotError as error:
         say(f"error: {error}", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
             raise
-        reason = " ".join(str(error).split()) or "no more is there"
+        reason = " ".join(str(error).split()) or "none is left"
         say(f"error: out of memory: make network, samples or episodes smaller ({reason[:200]})", err=True)
         sys.exit(1)
     except Preempted as stopped:

@@ -1,6 +1,6 @@
-"""Refuse a wrong params.yaml before anything runs.
+"""Stage check: refuse a wrong params.yaml before anything else runs.
 
-The output says the same whenever it is there, so that a changed but valid parameter re-runs nothing else.
+The output is always the same text, so that a parameter that changes and stays valid re-runs nothing else.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from stages import PARAMS, run
 
 
 def main() -> None:
-    """Check params.yaml; leave ``data/params.ok``."""
+    """Check params.yaml and write ``data/params.ok``."""
     check.check(PARAMS)
     with replacing(Path("data/params.ok")) as partial:
         partial.write_text("params.yaml is valid\n")

@@ -1,4 +1,4 @@
-"""Stage code: which modules and packages every other stage runs, a file for each cell."""
+"""Stage code: list the modules and packages that every other stage runs, in a file for each cell."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages import run
 
 
 def main() -> None:
-    """Write data/code: a stage that depends on its file there is made again when its own code changes."""
+    """Write data/code. Each stage depends on its own file there, and is made again when that changes."""
     with replacing(Path(FOLDER)) as partial:
         for path, content in files(Path()).items():
             file = partial / Path(path).relative_to(FOLDER)

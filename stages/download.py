@@ -1,4 +1,4 @@
-"""Stage download: the archives of a data set, fetched or made."""
+"""Stage download: fetch the archives of a data set, or make them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages import read_params, run
 
 
 def main(dataset: str) -> None:
-    """Fill ``data/raw/<dataset>``; an interrupted download is resumed by the next one."""
+    """Fill ``data/raw/<dataset>``; an interrupted download is resumed by the next run."""
     module = SOURCES[read_params(f"data.{dataset}.source", Name)]
     raw = read_params(f"data.{dataset}.raw", module.Raw)
     with replacing(Path("data/raw", dataset), resume=True) as partial:

@@ -15,7 +15,7 @@ def main(dataset: str, setting: str) -> None:
     seed: int = read_params("seed", Seed)
     data = Path(f"data/processed/{dataset}.parquet")
     train, val, test = (store.load(data, split, within=0) for split in ("train", "val", "test"))
-    # name: images, N, K, Q, episodes
+    # name: samples, N, K, Q, episodes
     manifests = {
         "train": (train, s.train_way, s.k_shot, s.train_query, s.train_episodes),
         "val": (val, s.n_way, s.k_shot, s.n_query, s.val_episodes),
@@ -25,9 +25,9 @@ def main(dataset: str, setting: str) -> None:
         manifests[f"test-{name}"] = (test, extra.n_way, extra.k_shot, s.n_query, extra.episodes)
     with replacing(Path(f"data/episodes/{dataset}-{setting}")) as partial:
         partial.mkdir()
-        for name, (images, n_way, k_shot, n_query, episodes) in manifests.items():
+        for name, (samples, n_way, k_shot, n_query, episodes) in manifests.items():
             manifest = sample(
-                images, n_way=n_way, k_shot=k_shot, n_query=n_query, episodes=episodes, seed=seed
+                samples, n_way=n_way, k_shot=k_shot, n_query=n_query, episodes=episodes, seed=seed
             )
             manifest.save(partial / f"{name}.parquet")
 

@@ -1,4 +1,4 @@
-"""Stage preprocess: archives to Parquet."""
+"""Stage preprocess: convert archives to Parquet."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages import read_params, run
 
 
 def main(dataset: str) -> None:
-    """Read data/raw/<dataset>, write data/processed/<dataset>.parquet."""
+    """Read ``data/raw/<dataset>``, write ``data/processed/<dataset>.parquet``."""
     module = SOURCES[read_params(f"data.{dataset}.source", Name)]
     prepare = read_params(f"data.{dataset}.prepare", module.Prepare)
     preprocess(module, prepare, Path("data/raw", dataset), Path("data/processed", f"{dataset}.parquet"))

@@ -1,4 +1,4 @@
-"""Show in MLflow what models of one data set make of the episodes of another."""
+"""Stage register_cross: publish the tests of models of one data set on the episodes of another."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What all commands share: the application, mistakes as one line, and options."""
+"""What all commands share: the application, errors as one line, and common options."""
 
 import functools
 import os
@@ -15,29 +15,29 @@ from metashot.output import echo, say
 from metashot.project import find_root
 
 Model = Annotated[
-    str, typer.Argument(help="MODEL for its champion, MODEL@ALIAS or MODEL/VERSION.", show_default=False)
+    str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS or MODEL/VERSION.", show_default=False)
 ]
 Label = Annotated[
     str,
     typer.Option(
-        help="Where file names say the class, a regular expression with the class as its group `label`.",
+        help="If file names give the class: a regular expression with a group named `label` that matches it.",
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class App(typer.Typer):
-    """The commands; what they print gets out in any encoding."""
+    """The command line application; its output is written in any encoding."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run the command that the arguments name."""
+        """Run the command in the arguments."""
         with output.guarded():
             return super().__call__(*args, **options)
 
 
 app = App(
-    help="Few-shot models: trained, compared and registered. DVC decides what to make, MLflow shows it.",
+    help="Train, compare and register few-shot models. DVC decides what must run, MLflow shows the results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,7 +45,7 @@ app = App(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command whose mistakes end as one line and status 1."""
+    """Register a function as a command whose errors end as one line and status 1."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **options: Any) -> None:
@@ -60,13 +60,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def tracked_root() -> Path:
-    """The repository; or any folder, where MLFLOW_TRACKING_URI names a server."""
-
+    """Return the repository, or the working directory if MLFLOW_TRACKING_URI is set."""
     return Path.cwd() if os.environ.get("MLFLOW_TRACKING_URI") else find_root(Path.cwd())
 
 
 def say_json(value: Any) -> None:
-    """Print a value for machines."""
+    """Print a value as JSON."""
     from metashot.terminal import as_json
 
     echo(as_json(value))
@@ -74,7 +73,7 @@ def say_json(value: Any) -> None:
 
 @contextmanager
 def warnings() -> Iterator[None]:
-    """Tell of MLflow's trouble in one line and go on: what DVC made does not depend on it."""
+    """Print an error as a one-line warning and continue: DVC's results do not depend on MLflow."""
     try:
         yield
     except MetashotError as error:
@@ -82,7 +81,11 @@ def warnings() -> Iterator[None]:
 
 
 def write(path: Path, picture: bytes) -> None:
-    """Write a picture where a user wants it."""
+    """Write a picture to a file.
+
+    Raises:
+        MetashotError: The file cannot be written.
+    """
     from metashot.files import replacing
 
     try:

@@ -1,4 +1,4 @@
-"""Commands on data of one's own."""
+"""Commands on your own data."""
 
 import os
 from pathlib import Path
@@ -16,17 +16,21 @@ from metashot.project import find_root
 def init(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder of class folders, a zip file of one, or a table.", show_default=False),
+        typer.Argument(
+            help="A folder with one folder for each class, a zip file of such a folder, or a table.",
+            show_default=False,
+        ),
     ],
-    name: Annotated[str | None, typer.Option(help="Of the data set; by default the folder's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; by default the folder's.")] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="Folder with lists of what is in each split.", file_okay=False)
+        Path | None,
+        typer.Option(help="Folder with a list of classes or files for each split.", file_okay=False),
     ] = None,
     label: Label = "",
 ) -> None:
-    """Look at data of your own, and describe them in params.yaml; the last line says how to train on them.
+    """Inspect your own data and add it to params.yaml; the last line shows how to train on it.
 
-    Exits with 1, and writes nothing, where something in them would stop the run.
+    Exits with status 1, and writes nothing, if something in the data would make a run fail.
     """
     from metashot.cli import render
     from metashot.data.files import folders
@@ -37,7 +41,7 @@ def init(
         root = find_root(Path.cwd())
     except MetashotError:
         raise MetashotError(
-            f"no project in {Path.cwd()} or above it: clone metashot's repository with git, and run "
+            f"no project in {Path.cwd()} or above it: clone metashot's repository with git and run "
             "`metashot init` in the clone"
         ) from None
 
@@ -55,17 +59,17 @@ def init(
     if proposal.mistakes:
         for mistake in proposal.mistakes:
             say(f"error: {mistake}", err=True)
-        say("params.yaml is as it was: mend the data and run again", err=True)
+        say("params.yaml was not changed: fix the data and run again", err=True)
         raise typer.Exit(1)
     propose.write(root, proposal)
-    what = "added to" if proposal.described else "of"
-    echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
+    setting = f"the setting {proposal.setting}{' added to it' if proposal.described else ''}"
+    echo(f"data.{proposal.name} is in params.yaml, with {setting}")
     echo(f"next: metashot run --data {proposal.name} --setting {proposal.setting}")
 
 
 @command
 def refresh() -> None:
-    """Pin the present content of local files in params.yaml; the next run takes it up."""
+    """Pin the current content of local files in params.yaml; the next run uses it."""
     from metashot.config import pin
     from metashot.lineage import lockfile
 

@@ -15,7 +15,7 @@ from metashot.project import find_root
 
 @command
 def publish() -> None:
-    """Make MLflow agree with git's history and DVC's files; what is there already is left alone."""
+    """Bring MLflow up to date with git's history and DVC's files; what it has already is left alone."""
     from metashot.registry import publish
 
     for papers in publish.publish_all(find_root(Path.cwd())):
@@ -24,37 +24,37 @@ def publish() -> None:
 
 @command
 def trace(model: Model, as_json: Json = False) -> None:
-    """Show where a registered version came from: data, parameters, code, packages, episodes, publisher."""
+    """Show where a registered version comes from: data, parameters, code, packages, episodes, publisher."""
     from metashot.audit import trace
     from metashot.cli import render
     from metashot.registry import tracking, versions
     from metashot.terminal import Terminal
 
     with tracking.connect(tracked_root()) as client:
-        traced = trace.trace(versions.resolve(client, model))
+        provenance = trace.trace(versions.resolve(client, model))
     if as_json:
-        say_json(traced.written)
+        say_json(provenance.written)
     else:
-        Terminal().print(render.trace(traced))
+        Terminal().print(render.trace(provenance))
 
 
 @command
 def predict(
     model: Model,
-    wanted: Annotated[
+    files: Annotated[
         list[Path],
-        typer.Argument(help="Files of pictures, sounds or texts, or folders of them.", show_default=False),
+        typer.Argument(help="Files to classify, or folders of them.", show_default=False),
     ],
     support: Annotated[
-        Path, typer.Option(help="Folder of labelled files, <class>/<file>, or table of labelled texts.")
+        Path, typer.Option(help="Labelled examples: a folder <class>/<file>, or a table of labelled texts.")
     ],
     as_json: Json = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw the answers about pictures: a PNG file.", dir_okay=False)
+        Path | None, typer.Option(help="Draw the predictions for pictures to a PNG file.", dir_okay=False)
     ] = None,
     label: Label = "",
 ) -> None:
-    """Let a registered model tell classes apart that a few labelled files show."""
+    """Classify files with a registered model, given a few labelled examples."""
     from dataclasses import asdict
 
     from metashot.cli import render
@@ -66,11 +66,11 @@ def predict(
         kind = predict.taken(version)
         if picture and kind.noun != "picture":
             raise MetashotError(f"--picture: draws pictures, and {version.name} takes {kind.noun} files")
-        shown = predict.labelled(support, kind, label)
-        asked = predict.unlabelled(wanted, kind)
-        answers = predict.predict(root, version, shown, asked)
+        examples = predict.labelled(support, kind, label)
+        queries = predict.unlabelled(files, kind)
+        answers = predict.predict(root, version, examples, queries)
     if picture:
-        write(picture, predict.picture(shown, asked, answers))
+        write(picture, predict.picture(examples, queries, answers))
     if as_json:
         say_json([asdict(answer) for answer in answers])
     else:
@@ -80,18 +80,20 @@ def predict(
 @command
 def audit(
     model: Annotated[
-        str | None, typer.Argument(help="MODEL for all its versions, MODEL@ALIAS or MODEL/VERSION for one.")
+        str | None, typer.Argument(help="MODEL (all its versions), MODEL@ALIAS or MODEL/VERSION.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every registered model.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what earlier audits computed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Audit every registered model.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore the cached results of earlier audits.")
+    ] = False,
     signers: Annotated[
         Path | None, typer.Option(help="Folder of trusted public keys, instead of signers/.", file_okay=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute what MLflow says of registered versions from stored bytes.
+    """Verify registered versions: recompute what MLflow records of them from the stored files.
 
-    Exits with 1 if a check fails, with 3 if none does but one cannot be made.
+    Exits with status 1 if a check fails, and with 3 if none fails but one cannot be made.
     """
     from dataclasses import asdict
 
@@ -100,13 +102,13 @@ def audit(
     from metashot.terminal import Terminal
 
     if (model is None) != everything:
-        raise MetashotError("name a registered model, or say --all")
-    found = audit.audit(find_root(Path.cwd()), model, fresh=fresh, signers=signers)
+        raise MetashotError("name a registered model, or use --all")
+    reports = audit.audit(find_root(Path.cwd()), model, fresh=fresh, signers=signers)
     if as_json:
-        say_json([{**asdict(one), "verdict": one.verdict} for one in found])
+        say_json([{**asdict(report), "verdict": report.verdict} for report in reports])
     else:
-        Terminal().print(render.audit(found))
-    verdicts = {one.verdict for one in found}
+        Terminal().print(render.audit(reports))
+    verdicts = {report.verdict for report in reports}
     if verdicts != {"verified"}:
         raise typer.Exit(1 if "refuted" in verdicts else 3)
 
@@ -114,9 +116,9 @@ def audit(
 @command
 def sign(
     model: Model,
-    key: Annotated[Path, typer.Option(help="Private key, PEM, without password.", dir_okay=False)],
+    key: Annotated[Path, typer.Option(help="Private key: a PEM file without password.", dir_okay=False)],
 ) -> None:
-    """Sign lineage, code and files of a registered version with a key of yours; audit names the signer."""
+    """Sign the lineage, code and files of a registered version with your key; audit shows the signer."""
     from metashot.audit import audit
     from metashot.registry import signing
 
@@ -129,13 +131,16 @@ def sign(
 def reproduce(
     model: Model,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the accuracy, on another device or with other packages.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Allowed difference in accuracy on another device or other packages."
+        ),
     ] = 0.01,
     as_json: Json = False,
 ) -> None:
-    """Make a registered version again from its raw files, by what is on record, and compare.
+    """Train and evaluate a registered version again from its raw files, as recorded, and compare.
 
-    Exits with 1 if it is neither bit-equal nor, on another device, within the tolerance.
+    Exits with status 1 if it is neither bit-equal nor, on another device, within the tolerance.
     """
     from dataclasses import asdict
 
@@ -147,12 +152,12 @@ def reproduce(
     root = find_root(Path.cwd())
     with tracking.connect(root) as client:
         version = versions.resolve(client, model)
-        made = reproduce.reproduce(root, version, tolerance)
+        reproduction = reproduce.reproduce(root, version, tolerance)
     if as_json:
-        say_json(asdict(made))
+        say_json(asdict(reproduction))
     else:
-        Terminal().print(render.reproduction(made))
-    if made.verdict == "differs":
+        Terminal().print(render.reproduction(reproduction))
+    if reproduction.verdict == "differs":
         raise typer.Exit(1)
 
 
@@ -168,10 +173,10 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
         return
     with tracking.connect(root):
         tracking.follow_move(Path(uri.removeprefix(tracking.SQLITE)))
-    # Without the workflow it opens on traces of language models
+    # Without this workflow MLflow opens on traces of language models
     address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     echo(f"MLflow UI at {address} (stop with Ctrl-C)")
     options = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # No background jobs: they serve MLflow's tracing of language models.
+    # Its background jobs serve the tracing of language models
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *options], environment)

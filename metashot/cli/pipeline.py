@@ -1,4 +1,4 @@
-"""Commands that run the pipeline, or say what a run would do."""
+"""Commands that run the pipeline, or show what a run would do."""
 
 import os
 import signal
@@ -10,21 +10,21 @@ from typing import Annotated
 
 import typer
 
-from metashot.cli.app import command, say_json
+from metashot.cli.app import Json, command, say_json
 from metashot.cli.results import show_all
 from metashot.errors import MetashotError, line
 from metashot.output import echo
 from metashot.project import find_root
 
-DESCRIBED = {"datasets": "data", "settings": "setting"}  # the section for what a list in params.yaml names
+SECTIONS = {"datasets": "data", "settings": "setting"}  # the section that describes the names in a list
 
 
 @command
 def plan(
     targets: Annotated[list[str] | None, typer.Argument(help="Stages, as `dvc repro` names them.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Say what a run would do: each stage's state, the reason, and the time to expect. Nothing is run."""
+    """Show what a run would do: each stage's state, the reason, and the expected time. Nothing is run."""
     from dataclasses import asdict
 
     from flows import plan as planning
@@ -41,34 +41,36 @@ def plan(
 @command
 def run(
     stages: Annotated[
-        list[str] | None, typer.Argument(help="Only these stages and what they stand on, as DVC names them.")
+        list[str] | None,
+        typer.Argument(help="Only these stages and those that they need, as DVC names them."),
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Only this data set; may be repeated.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only this data set; can be repeated.")] = None,
     setting: Annotated[str | None, typer.Option(help="Only this N-way K-shot setting.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only this method: train and evaluate it.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only train and evaluate this method.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at the same time; by default what cores or GPUs allow.")
+        int | None,
+        typer.Option(min=1, help="Stages to run in parallel; by default as many as cores or GPUs allow."),
     ] = None,
     remote: Annotated[
-        bool, typer.Option("--remote", help="Have workers make the stages that ask for a work pool.")
+        bool, typer.Option("--remote", help="Let workers run the stages that name a work pool.")
     ] = False,
 ) -> None:
-    """Make everything that is out of date, side by side, then print the comparison.
+    """Make everything that is out of date, in parallel, then print the comparison.
 
-    A data set or setting that params.yaml describes but does not list yet is added to its list; if the run
-    fails, the list is put back as it was.
+    A data set or setting that params.yaml describes but does not list is added to its list; if the run fails,
+    it is removed again.
     """
-    # Unhandled, it would leave params.yaml as it is. Prefect stops the flow, then sends the signal again
+    # Restores params.yaml on SIGTERM: Prefect stops the flow, then sends the signal again
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     from metashot.config import check
     from metashot.lineage import lockfile
-    from metashot.project import dvc
+    from metashot.project import locks
 
     root = find_root(Path.cwd())
     check.check(root / "params.yaml")
-    dvc.wait_for_run(root)
-    wanted = [("datasets", name) for name in data or []] + ([("settings", setting)] if setting else [])
-    with listing(root / "params.yaml", wanted):
+    locks.wait_for_run(root)
+    names = [("datasets", name) for name in data or []] + ([("settings", setting)] if setting else [])
+    with listing(root / "params.yaml", names):
         datasets = list(dict.fromkeys(data or lockfile.listed(root, "datasets")))
         settings = [setting] if setting else lockfile.listed(root, "settings")
         groups = [(d, s) for d in datasets for s in settings]
@@ -81,18 +83,19 @@ def run(
 
 
 def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) -> None:
-    """Run the flow and show what is made.
+    """Run the flow and print the comparisons.
 
     Raises:
-        MetashotError: A stage failed; what the others made is shown all the same.
+        MetashotError: A stage failed; the results of the others are printed nevertheless.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the board says it
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the board shows it all
 
     from flows import server
     from metashot.terminal import Terminal
 
     console, address = Terminal(), server.named()
-    console.print(f"Prefect: {_words(address)}")
+    name = f"the server at {line(address)}" if address else "a temporary server, for this run only"
+    console.print(f"Prefect: {name}")
     if address is None:
         server.use(server.temporary(root))
 
@@ -102,7 +105,7 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     from metashot.project import dvc
 
     with Board(root, console) as board:
-        state = run(root, targets, jobs, board.tell, remote)
+        state = run(root, targets, jobs, board.update, remote)
 
     from metashot.results import compare
 
@@ -115,14 +118,17 @@ def _pipeline(root: Path, targets: list[str], jobs: int | None, remote: bool) ->
     console.print(line(state.message), soft_wrap=True)
 
 
-def _words(address: str | None) -> str:
-    """Which Prefect server keeps the record."""
-    return f"the server at {line(address)}" if address else "a temporary server, for this run only"
-
-
 @contextmanager
-def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
-    """Add names to the lists of params.yaml that lack them; put it back as it was if the block fails."""
+def listing(path: Path, names: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Add names to lists of params.yaml for the block, and keep them unless it fails.
+
+    Args:
+        path: params.yaml.
+        names: Key of a list (``datasets``) and a name that it must hold.
+
+    Raises:
+        MetashotError: params.yaml does not describe one of the names.
+    """
     from metashot.config import check, params
     from metashot.files import replacing
 
@@ -130,13 +136,13 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
         with replacing(path) as partial:
             partial.write_bytes(content)
 
-    missing = [(key, name) for key, name in dict.fromkeys(wanted) if name not in params.read(path, key, list)]
+    missing = [(key, name) for key, name in dict.fromkeys(names) if name not in params.read(path, key, list)]
     if not missing:
         yield
         return
     before = after = path.read_bytes()
     for key, name in missing:
-        after = _listed(after.decode(), key, name).encode()
+        after = _append(after.decode(), key, name).encode()
     write(after)
     for key, name in missing:
         echo(f"added {name} to {key} in params.yaml")
@@ -146,17 +152,17 @@ def listing(path: Path, wanted: Sequence[tuple[str, str]]) -> Iterator[None]:
     except BaseException:
         if path.read_bytes() == after:  # nobody has edited it since
             write(before)
-            echo("put params.yaml back as it was", err=True)
+            echo("restored params.yaml", err=True)
         raise
 
 
-def _listed(text: str, key: str, name: str) -> str:
-    """The text of params.yaml with a name added to a list, every other character as it was."""
+def _append(text: str, key: str, name: str) -> str:
+    """Return the text of params.yaml with a name appended to a list, every other character kept."""
     from ruamel.yaml import YAML
 
     mark = "\ufeff" if text.startswith("\ufeff") else ""
     text = text.removeprefix(mark)
-    section = DESCRIBED[key]
+    section = SECTIONS[key]
     nodes = {node.value: value for node, value in YAML().compose(text).value}
     described = [node.value for node, _ in nodes[section].value]
     if name not in described:
@@ -166,5 +172,5 @@ def _listed(text: str, key: str, name: str) -> str:
     end = names.value[-1].end_mark.index
     if names.flow_style:
         return f"{mark}{text[:end]}, {name}{text[end:]}"
-    end += len(text[end:].partition("\n")[0])  # behind the last item's comment
+    end += len(text[end:].partition("\n")[0])  # past the comment on the last item
     return f"{mark}{text[:end]}\n{' ' * names.start_mark.column}- {name}{text[end:]}"

@@ -1,1 +1,1 @@
-"""params.yaml: what may stand in it, reading, checking, editing, pinning."""
+"""params.yaml: its schema, reading, checking, editing, and the digests that it pins."""

@@ -1,4 +1,4 @@
-"""Whether all of params.yaml holds together, used or not."""
+"""Check all of params.yaml, sections in use and others."""
 
 import math
 from dataclasses import asdict
@@ -13,12 +13,12 @@ from metashot.errors import MetashotError
 from metashot.learning import augmentation
 from metashot.learning.models import backbones, methods
 
-SAMPLE = 10_000_000  # numbers in a sample
-WEIGHTS = 1_000_000_000  # of a backbone
+SAMPLE = 10_000_000  # numbers that a sample may have
+WEIGHTS = 1_000_000_000  # weights that a backbone may have
 
 
 def check(path: Path) -> None:
-    """Read every section with its own type, used or not, and follow every name to its section.
+    """Validate every section against its type, in use or not, and resolve every name to its section.
 
     Raises:
         MetashotError: The first section that is wrong, with the offending key.
@@ -30,7 +30,7 @@ def check(path: Path) -> None:
         names = getattr(file, key)
         if not names or len(set(names)) < len(names):
             raise MetashotError(f"{path}: {key}: needs at least one name, and each only once")
-    for kind, listed, described in (
+    for section, listed, described in (
         ("data", file.datasets, file.data),
         ("setting", file.settings, file.setting),
         ("method", file.methods, file.method),
@@ -38,10 +38,12 @@ def check(path: Path) -> None:
         spellings: dict[str, str] = {}
         for name in described:
             if (other := spellings.setdefault(name.lower(), name)) != name:
-                raise MetashotError(f"{path}: {kind}.{name}: differs from {other} by case only: rename one")
+                raise MetashotError(
+                    f"{path}: {section}.{name}: differs from {other} by case only: rename one"
+                )
         for name in listed:
             if name not in described:
-                raise MetashotError(f"{path}: {kind}.{name}: missing")
+                raise MetashotError(f"{path}: {section}.{name}: missing")
     for name in {*file.cross.trained_on, *file.cross.tested_on} - {*file.datasets}:
         raise MetashotError(f"{path}: cross: {name} is not in datasets")
     if both := {*file.cross.trained_on} & {*file.cross.tested_on}:
@@ -71,12 +73,14 @@ def check(path: Path) -> None:
                 f"{path}: data.{name}.backbone: has {weights:,} weights, more than {WEIGHTS:,}: shrink it"
             )
         if augment.varies and not KINDS[prepare.form.kind].USE.varied:
-            raise MetashotError(f"{path}: data.{name}.augment: varies pictures only; leave it empty: {{}}")
-    for trained, tested in product(file.cross.trained_on, file.cross.tested_on):
-        if unlike := _unlike(forms[trained], forms[tested]):
             raise MetashotError(
-                f"{path}: cross: {trained} and {tested} do not have samples of one form ({unlike}): prepare "
-                "them alike"
+                f"{path}: data.{name}.augment: augmentation is for pictures only; leave it empty: {{}}"
+            )
+    for trained, tested in product(file.cross.trained_on, file.cross.tested_on):
+        if difference := _difference(forms[trained], forms[tested]):
+            raise MetashotError(
+                f"{path}: cross: the samples of {trained} and {tested} differ in form ({difference}): "
+                "prepare them alike"
             )
     hypers = {}
     for name in file.method:
@@ -88,21 +92,23 @@ def check(path: Path) -> None:
     for name in file.setting:
         setting: params.Setting = params.read(path, f"setting.{name}", params.Setting)
         if name in setting.extra:
-            raise MetashotError(f"{path}: setting.{name}.extra.{name}: called like the setting itself")
+            raise MetashotError(
+                f"{path}: setting.{name}.extra.{name}: has the name of the setting itself: rename it"
+            )
     for name, data in file.data.items():
         if unknown := set(data.budget) - set(file.method):
-            raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method below `method`")
-        for method, said in data.budget.items():
-            params.training(path, f"data.{name}.budget.{method}", hypers[method], said)
+            raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method in `method`")
+        for method, budget in data.budget.items():
+            params.training(path, f"data.{name}.budget.{method}", hypers[method], budget)
         for method in file.methods if name in file.datasets else ():
             if method not in data.budget:
                 raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")
 
 
-def _unlike(one: Any, other: Any) -> str:
-    """How two forms of samples differ, in words; empty where they do not."""
-    ways = (asdict(form) for form in (one, other))
-    one, other = ({**form.pop("decoding"), **form} for form in ways)
+def _difference(one: Any, other: Any) -> str:
+    """Describe how two forms of samples differ; empty where they do not."""
+    fields = (asdict(form) for form in (one, other))
+    one, other = ({**form.pop("decoding"), **form} for form in fields)
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-    kinds = ["kind"] if "kind" in keys else keys  # of another kind everything is different
-    return ", ".join(f"{key}: {one.get(key)} and {other.get(key)}" for key in kinds)
+    shown = ["kind"] if "kind" in keys else keys  # samples of different kinds differ in everything
+    return ", ".join(f"{key}: {one.get(key)} and {other.get(key)}" for key in shown)

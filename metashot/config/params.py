@@ -1,4 +1,4 @@
-"""params.yaml, validated: every section has a type, and a key nobody knows is an error."""
+"""The schema of params.yaml: every section has a type, and an unknown key is an error."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,28 @@ from metashot.section import Section
 
 Hyper = TypeVar("Hyper")
 
-# Names become folders, MLflow names and words of a command line. A letter, so that none reads as a number.
+# Names become folders, MLflow names and words of a command line. A letter keeps them from being numbers.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]*[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Way = Annotated[int, Field(ge=2, le=10_000)]
-Few = Annotated[int, Field(ge=1, le=10_000)]  # samples of a class
+Few = Annotated[int, Field(ge=1, le=10_000)]  # samples of each class
 Episodes = Annotated[int, Field(ge=1, le=1_000_000)]
-Tested = Annotated[int, Field(ge=2, le=1_000_000)]  # episodes: an interval needs two
+Tested = Annotated[int, Field(ge=2, le=1_000_000)]  # test episodes: a confidence interval needs two
 Threads = Annotated[int, Field(ge=1, le=1024)]
-STEPS = 10_000_000  # of a training, at most
-DRAWN = 500_000_000  # samples in all episodes of a manifest
-MISPLACED = (
-    "missing",
-    "unexpected_keyword_argument",
-)  # mistakes at a key that a value has not, or should not have
+STEPS = 10_000_000  # outer steps that a training may have
+DRAWN = 500_000_000  # samples that all episodes of a manifest may have
+KEY_ERRORS = ("missing", "unexpected_keyword_argument")  # pydantic's, of a key rather than of a value
 NAMED = 3  # mistakes in one message
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class ExtraSetting(Section):
-    """A further N-way K-shot protocol that a model is evaluated under.
+    """A further N-way K-shot setting that a model is evaluated in.
 
     Attributes:
         n_way: Classes in an episode.
-        k_shot: Support images of each class.
+        k_shot: Support samples of each class.
         episodes: Rows of its test manifest.
     """
 
@@ -50,19 +47,19 @@ class ExtraSetting(Section):
 
 @dataclass(frozen=True)
 class Setting(Section):
-    """An N-way K-shot protocol and the episodes to draw for it.
+    """An N-way K-shot setting and the episodes to draw for it.
 
     Attributes:
         n_way: Classes in a validation or test episode.
-        k_shot: Support images of each class.
-        n_query: Query images of each class.
+        k_shot: Support samples of each class.
+        n_query: Query samples of each class.
         val_episodes: Rows of the validation manifest.
         test_episodes: Rows of each test manifest.
-        train_way: Classes in a row of the training manifest; methods that train on fewer cut rows into parts,
-            and those that would train on more take so many.
-        train_query: Query images of each class in a training row.
+        train_way: Classes in a row of the training manifest. Methods that train on fewer split rows; none
+            trains on more.
+        train_query: Query samples of each class in a training row.
         train_episodes: Rows of the training manifest, which training cycles through.
-        extra: Further protocols for the evaluation, by name.
+        extra: Further settings for the evaluation, by name.
     """
 
     n_way: Way
@@ -88,17 +85,17 @@ class Setting(Section):
         }
         for key, samples in manifests.items():
             if samples > DRAWN:
-                raise ValueError(f"{key}: {samples:,} samples in all are more than {DRAWN:,}: lower it")
+                raise ValueError(f"{key}: {samples:,} samples in total, more than {DRAWN:,}: lower it")
 
 
 @dataclass(frozen=True)
 class Gate(Section):
-    """What a model has to show to become champion; both are fractions.
+    """The conditions for becoming champion; both are fractions.
 
     Attributes:
         min_accuracy: The lowest mean test accuracy that a champion may have.
-        allowed_regression: How much less accurate than the incumbent a successor may be: the lower end of the
-            95 % interval of its lead must lie above minus this.
+        allowed_regression: How much less accurate than the incumbent a challenger may be: the lower end of
+            the 95 % confidence interval of its lead must lie above minus this.
     """
 
     min_accuracy: Share
@@ -110,13 +107,13 @@ class DataSet(Section):
     """A data set, from its files to how long each method trains on it.
 
     Attributes:
-        source: What gets it: a module of `metashot.data.sources`.
-        raw: What is downloaded.
-        prepare: How it becomes one table.
+        source: The module of `metashot.data.sources` that provides it.
+        raw: What to download; the type is the source's ``Raw``.
+        prepare: How to convert it to a table; the type is the source's ``Prepare``.
         backbone: The network that turns a sample into features.
-        augment: How training samples are varied; empty for not at all.
-        budget: Of each method the outer steps of its training, or a mapping of ``steps`` and those of its
-            hyper-parameters that are others here (`training`).
+        augment: Augmentation of training samples; empty for none.
+        budget: For each method the number of outer steps, or a mapping of ``steps`` and hyper-parameters that
+            override the method's on this data set (`training`).
     """
 
     source: Name
@@ -129,7 +126,7 @@ class DataSet(Section):
 
 @dataclass(frozen=True)
 class Cross(Section):
-    """Which models are tested on data sets that they were not trained on.
+    """Tests of models on data sets that they were not trained on.
 
     Attributes:
         trained_on: Data sets of the models.
@@ -142,7 +139,7 @@ class Cross(Section):
 
 @dataclass(frozen=True)
 class File(Section):
-    """The whole of params.yaml; what lies below a data set, setting and method has types of its own."""
+    """The whole of params.yaml; the contents of settings and methods have types of their own."""
 
     seed: Seed
     threads: Threads
@@ -157,9 +154,9 @@ class File(Section):
 
 
 def read(path: Path, key: str, type_: Any) -> Any:
-    """Section ``key`` (dotted; empty for the whole file) of the YAML file ``path`` as a ``type_``.
+    """Return section ``key`` (dotted; empty for the whole file) of the YAML file ``path`` as a ``type_``.
 
-    A catalogue stands for the type of the part that the section's ``name`` names.
+    If ``type_`` is a catalogue, the section's key ``name`` selects the part whose type it is.
 
     Raises:
         MetashotError: No such file, no such key, or a value that ``type_`` refuses; the line names the key.
@@ -171,82 +168,87 @@ def read(path: Path, key: str, type_: Any) -> Any:
         if not isinstance(value, Mapping) or part not in value:
             raise MetashotError(f"{path}: {'.'.join(parts[: depth + 1])}: missing")
         value = value[part]
-    return _valid(path, key, type_, value)
+    return _validate(path, key, type_, value)
 
 
-def training(path: Path, key: str, hyper: Hyper, said: Any) -> tuple[int, Hyper]:
-    """What a data set says of a method's training: its outer steps, and the method's hyper-parameters.
+def training(path: Path, key: str, hyper: Hyper, budget: Any) -> tuple[int, Hyper]:
+    """Resolve a budget: the number of outer steps, and hyper-parameters with this data set's overrides.
 
     Args:
         path: params.yaml, for messages.
-        key: Where it is said, ``data.<dataset>.budget.<method>``, for messages.
+        key: The budget's key, ``data.<dataset>.budget.<method>``, for messages.
         hyper: Section ``method.<method>``.
-        said: The steps alone, or a mapping of ``steps`` and those hyper-parameters that are others here.
+        budget: The number of steps, or a mapping of ``steps`` and overriding hyper-parameters.
 
     Raises:
         MetashotError: The steps are not a number above 0, or the method refuses a hyper-parameter.
     """
-    steps, own = budgeted(said)
+    steps, overrides = budgeted(budget)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= STEPS:
         raise MetashotError(
             f"{path}: {key}: needs outer steps, a whole number above 0 and at most {STEPS:,} "
             f"(it is {short(steps)})"
         )
-    return steps, _valid(path, key, type(hyper), {**asdict(hyper), **own})  # type: ignore[call-overload]
+    return steps, _validate(path, key, type(hyper), {**asdict(hyper), **overrides})  # type: ignore[call-overload]
 
 
-def budgeted(said: Any) -> tuple[Any, dict[str, Any]]:
-    """The steps of a training, and the hyper-parameters that are said beside them."""
-    own = dict(said) if isinstance(said, Mapping) else {"steps": said}
-    return own.pop("steps", None), own
+def budgeted(budget: Any) -> tuple[Any, dict[str, Any]]:
+    """Split a budget into the number of steps and the overriding hyper-parameters, both unchecked."""
+    overrides = dict(budget) if isinstance(budget, Mapping) else {"steps": budget}
+    return overrides.pop("steps", None), overrides
 
 
-def _valid(path: Path, key: str, type_: Any, value: Any) -> Any:
+def _validate(path: Path, key: str, type_: Any, value: Any) -> Any:
+    """Return a value as a ``type_``, or raise a MetashotError that names the first mistakes."""
     if isinstance(type_, Catalogue):
         name = value.get("name") if isinstance(value, Mapping) else None
         if not isinstance(name, str):
-            raise MetashotError(f"{path}: {key}.name: missing; one of {', '.join(sorted(type_))}")
+            raise MetashotError(f"{path}: {key}.name: missing: set one of {', '.join(sorted(type_))}")
         try:
             type_ = type_[name]
         except MetashotError as error:
             raise MetashotError(f"{path}: {key}.name: {error}") from None
-    try:  # as JSON, where strict takes a mapping for a dataclass, and a whole number for a float
+    try:  # as JSON, for which strict mode accepts a mapping as a dataclass, and a whole number as a float
         return TypeAdapter(type_).validate_json(json.dumps(value), strict=True)
     except ValidationError as invalid:
-        mistakes = [_describe(key, error, type_) for error in _of_one_form(invalid.errors(), value)]
+        mistakes = [_describe(key, error, type_) for error in _closest_alternative(invalid.errors(), value)]
         others = [f"{len(mistakes) - NAMED} more"] if len(mistakes) > NAMED else []
         raise MetashotError(f"{path}: {'; '.join(mistakes[:NAMED] + others)}") from None
 
 
-def _of_one_form(errors: Sequence[Any], value: Any) -> list[Any]:
-    """Mistakes by their place in a value: where it may have one of several forms, those in the form it has.
+def _closest_alternative(errors: Sequence[Any], value: Any) -> list[Any]:
+    """Reduce the errors of union types to those of the alternative that a value resembles.
 
-    Pydantic tells what is wrong with each form, and puts its name into the place.
+    Pydantic reports the errors of every alternative, and puts the alternative's name into ``loc``.
+
+    Returns:
+        Errors whose ``loc`` is the path in ``value``.
     """
-    found: list[Any] = []
-    outright: dict[tuple[Any, ...], list[Any]] = {}  # errors of forms that the value is nothing like
-    inside: set[tuple[Any, ...]] = set()
+    kept: list[Any] = []
+    mismatches: dict[tuple[Any, ...], list[Any]] = {}  # errors of alternatives that do not fit at all
+    resembled: set[tuple[Any, ...]] = set()  # where a value fits an alternative but for something inside it
     for error in errors:
-        here, place, forms = value, tuple[Any, ...](), list[tuple[Any, ...]]()
+        here, path, unions = value, tuple[Any, ...](), list[tuple[Any, ...]]()
         for part in error["loc"]:
-            if _holds(here, part):
-                here, place = here[part], (*place, part)
-            elif part is error["loc"][-1] and error["type"] in MISPLACED:
-                place = (*place, part)
-            elif part != "[key]":
-                forms.append(place)
-        if place in forms:
-            outright.setdefault(place, []).append({**error, "loc": place})
+            if _has(here, part):
+                here, path = here[part], (*path, part)
+            elif part is error["loc"][-1] and error["type"] in KEY_ERRORS:
+                path = (*path, part)
+            elif part != "[key]":  # the name of an alternative
+                unions.append(path)
+        if path in unions:
+            mismatches.setdefault(path, []).append({**error, "loc": path})
         else:
-            inside |= set(forms)
-            found.append({**error, "loc": place})
-    for place, alike in outright.items():
-        if place not in inside:
-            found.append({**alike[0], "msg": " or ".join(dict.fromkeys(one["msg"] for one in alike))})
-    return found
+            resembled |= set(unions)
+            kept.append({**error, "loc": path})
+    for path, alternatives in mismatches.items():
+        if path not in resembled:
+            message = " or ".join(dict.fromkeys(error["msg"] for error in alternatives))
+            kept.append({**alternatives[0], "msg": message})
+    return kept
 
 
-def _holds(value: Any, part: Any) -> bool:
+def _has(value: Any, part: Any) -> bool:
     if isinstance(value, Mapping):
         return part in value
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
@@ -264,6 +266,6 @@ def _describe(key: str, error: Any, type_: Any) -> str:
         return f"{where}: unknown key{hint}"
     if error["type"] == "missing":
         return f"{where}: missing"
-    if error["type"] == "value_error":  # raised by a dataclass about one of its keys, which it names
+    if error["type"] == "value_error":  # raised by a dataclass, whose message begins with the key
         return f"{where}.{error['ctx']['error']}"
     return f"{where}: {error['msg']} (it is {short(error['input'])})"

@@ -1,4 +1,4 @@
-"""Pins of data on this machine: the digests of files and encoders that params.yaml names."""
+"""Pins of local data: the digests of files and encoders in params.yaml."""
 
 from pathlib import Path
 
@@ -8,10 +8,12 @@ from metashot.files import replacing
 
 
 def refresh(root: Path, dataset: str) -> bool | None:
-    """Pin the present content of a data set's files, and encoder, in params.yaml; return whether it is new.
+    """Pin the present content of a data set's files, and encoder, in params.yaml.
 
-    Every other character of params.yaml stays as it was. None for a data set of other than local files, which
-    is pinned by code and parameters.
+    Every other character of params.yaml stays as it was.
+
+    Returns:
+        Whether the content was new; None for a data set without local files, which code and parameters pin.
 
     Raises:
         MetashotError: The files are missing or laid out wrongly, or params.yaml is wrong.

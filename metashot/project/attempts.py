@@ -1,7 +1,7 @@
-"""What lies beside DVC, below ``.metashot/``: the status of each stage's latest attempt, and checkpoints.
+"""The status of each stage's latest attempt, and the checkpoints of trainings, below ``.metashot/``.
 
-A stage has the address that DVC gives it, such as ``train@glyphs-5w1s-maml``. Nothing here is a result:
-without the folder everything is made again, only later.
+A stage is named by the address that DVC gives it, such as ``train@glyphs-5w1s-maml``. Nothing here is a
+result: the folder may be deleted, and only time is lost.
 """
 
 import fcntl
@@ -16,24 +16,32 @@ from types import TracebackType
 from typing import Literal
 
 from metashot import output
-from metashot.errors import MetashotError, Outdated, Preempted
+from metashot.errors import MetashotError, OneLine, Outdated, Preempted
 from metashot.files import replacing
 
 FOLDER = Path(".metashot")
 
 
+class StageFailed(MetashotError):
+    """A stage that fails again whenever it is retried: wrong data or parameters, a diverged training."""
+
+
+class StageInterrupted(OneLine, Exception):
+    """A stage that was preempted or killed, and may be retried."""
+
+
 @dataclass(frozen=True)
 class Status:
-    """How the latest attempt of a stage stands.
+    """The status of a stage's latest attempt.
 
     Attributes:
-        state: ``outdated``: its inputs changed while it ran. ``crashed`` is read only: it says running, but
-            its process is gone.
+        state: ``outdated`` means that its inputs changed while it ran. ``crashed`` is never written: it is
+            read where ``running`` was written and the process is gone.
         reason: One line, empty for running and ok.
         pid: Its process.
-        started: Unix time.
-        seconds: From the start to the last change.
-        progress: How far it is, such as step, steps and train_loss; empty for stages without.
+        started: Unix time, in seconds.
+        seconds: From the start to the last change of status.
+        progress: Numbers such as step, steps and train_loss; empty for stages that report none.
     """
 
     state: Literal["running", "ok", "failed", "preempted", "outdated", "crashed"]
@@ -45,18 +53,18 @@ class Status:
 
 
 def read_status(root: Path, address: str) -> Status | None:
-    """The status of the latest attempt of the stage ``address``; None if there was none."""
+    """Return the status of the latest attempt of the stage ``address``; None if there was none."""
     status = _read(root, address)
     if status and status.state == "running" and not _held(_path(root, address, "lock")):
-        # It may have ended between the two looks.
+        # It may have ended between the two checks.
         status = _read(root, address) or status
         if status.state == "running":
-            return replace(status, state="crashed", reason="killed: it left no word")
+            return replace(status, state="crashed", reason="killed without reporting why")
     return status
 
 
 class Attempt:
-    """This process's attempt at a stage, a with-block: it keeps the status, and others out.
+    """This process's attempt at a stage, as a with-block that records its status and holds its lock.
 
     A second process of the same stage waits until the first has ended: when DVC is killed its stage goes on
     alone, and must not write the same outputs as the next attempt at the same time.
@@ -73,8 +81,8 @@ class Attempt:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = _read(self.root, self.address)
-            who = f"process {other.pid}" if other else "another process"
-            output.say(f"{self.address}: waits for {who}, which is still at it", err=True)
+            holder = f"process {other.pid}" if other else "another process"
+            output.say(f"{self.address}: waiting for {holder}, which is still making it", err=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._status = Status("running")
         self._write(self._status)
@@ -93,12 +101,12 @@ class Attempt:
         self._lock.close()
 
     def tell(self, progress: Mapping[str, float]) -> None:
-        """Say how far the stage is."""
+        """Record how far the stage is."""
         self._status = replace(self._status, progress=dict(progress))
         self._write(self._status)
 
     def checkpoint(self, key: str) -> Path:
-        """The checkpoint file of a training with ``key``; those of other keys of this stage are removed."""
+        """Return the path of the checkpoint with ``key``; remove this stage's checkpoints of other keys."""
         folder = self.root / FOLDER / "checkpoints" / self.address
         path = folder / f"{key}.pt"
         for other in folder.glob("*"):
@@ -107,10 +115,10 @@ class Attempt:
         return path
 
     def _write(self, status: Status, **changes: str) -> None:
-        said = asdict(status) | {"seconds": time.time() - status.started} | changes
+        values = asdict(status) | {"seconds": time.time() - status.started} | changes
         # A full disk must not end a stage that has nothing else to write.
         with suppress(OSError, MetashotError), replacing(_path(self.root, self.address, "json")) as partial:
-            partial.write_text(json.dumps(said) + "\n")
+            partial.write_text(json.dumps(values) + "\n")
 
 
 def _path(root: Path, address: str, kind: str) -> Path:
@@ -120,7 +128,7 @@ def _path(root: Path, address: str, kind: str) -> Path:
 def _read(root: Path, address: str) -> Status | None:
     try:
         return Status(**json.loads(_path(root, address, "json").read_text()))
-    except (FileNotFoundError, ValueError):  # not whole after a loss of power
+    except (FileNotFoundError, ValueError):  # incomplete after a loss of power
         return None
 
 
@@ -136,5 +144,5 @@ def _held(lock: Path) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """Type and message of an error in one line."""
+    """Return type and message of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

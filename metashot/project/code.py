@@ -1,7 +1,7 @@
-"""The code that this process runs, as it was before it was loaded.
+"""Digests of our modules, taken before this process loads them.
 
-To be imported before any other module of ours: an edit that comes while the modules are being loaded, or
-later, is then seen (`stages`).
+`stages` imports this module before any other of ours, so that an edit is noticed even if it comes while the
+modules are being loaded.
 """
 
 import sys
@@ -12,7 +12,7 @@ from metashot.files import md5
 PACKAGES = ("metashot", "stages")
 TOP = Path(__file__).parents[2]
 
-# The md5 of every module of ours by its path in the repository
+# The md5 of each of our modules, by its path in the repository
 AT_START = {
     path.relative_to(TOP).as_posix(): md5(path)
     for package in PACKAGES
@@ -21,10 +21,10 @@ AT_START = {
 
 
 def loaded() -> dict[str, str]:
-    """The md5 of every module of ours that this process has loaded, by its path; empty for a new file."""
-    named = (*PACKAGES, "__main__")
-    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in named]
+    """Return the md5 of each of our modules that this process has loaded, by path; empty for a new file."""
+    roots = (*PACKAGES, "__main__")
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in roots]
     specs = [spec for module in ours if (spec := module.__spec__) and spec.origin]
     paths = [Path(spec.origin or "") for spec in specs if spec.name.partition(".")[0] in PACKAGES]
-    names = sorted(path.relative_to(TOP).as_posix() for path in paths)
-    return {name: AT_START.get(name, "") for name in names}
+    relative = sorted(path.relative_to(TOP).as_posix() for path in paths)
+    return {path: AT_START.get(path, "") for path in relative}

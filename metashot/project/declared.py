@@ -1,7 +1,7 @@
-"""A stage as dvc.yaml declares it: what DVC hashes of it, whether that is as it was read, and its outputs.
+"""Stages as dvc.yaml declares them: their cells, parameters and outputs, and whether inputs have changed.
 
-DVC (3.67) hashes parameters and dependencies anew once the command has ended, and records those digests
-beside the outputs. A stage that went by something else must therefore fail: see `unchanged`.
+DVC (3.67) hashes parameters and dependencies once the command has ended, and records those digests with the
+outputs. A stage that read anything else must therefore fail: see `unchanged`.
 """
 
 import hashlib
@@ -20,22 +20,21 @@ from metashot.project.code import AT_START, TOP, loaded
 
 DVC_YAML, PARAMS = Path("dvc.yaml"), "params.yaml"
 
-Signature = dict[str, tuple[int, int, int]]  # of each file its inode, size and time of change, as DVC's own
+Signature = dict[str, tuple[int, int, int]]  # inode, size and mtime in ns of each file, as DVC compares them
 
 
 class Unlisted(MetashotError):
-    """A stage has loaded a module that the list of its code lacks."""
+    """A stage has loaded a module that is missing from the list of its code."""
 
 
 class Inputs:
-    """All that DVC records of a stage's inputs, as it is when this is made.
+    """A snapshot of all inputs that DVC records of a stage, taken when this is created.
 
-    That is its entry in dvc.yaml, parameters, pins of packages, code and data. Paths are relative to the
-    working directory.
+    These are its entry in dvc.yaml, parameters, code and data. Paths are relative to the working directory.
 
     Args:
-        name: Of the stage in dvc.yaml. One that it lacks has no inputs.
-        arguments: The dimensions of its matrix.
+        name: The stage in dvc.yaml. One that dvc.yaml does not have has no inputs.
+        arguments: The values of its matrix, a cell.
     """
 
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
@@ -48,11 +47,14 @@ class Inputs:
         self._digests = {path: AT_START.get(path.as_posix()) or _digest(path) for path in paths}
 
     def check_code(self, since: str) -> None:
-        """Hold the modules that are loaded to those that the stage `code` has listed.
+        """Compare the loaded modules with those that the stage `code` has listed.
+
+        Args:
+            since: When a module must have changed, for the message: ``while the stage ran``.
 
         Raises:
-            Outdated: One is another by now.
-            Unlisted: One is not listed.
+            Outdated: A module has changed.
+            Unlisted: A module is not listed.
         """
         if self._code is None or not self._code.exists():  # as without DVC
             return
@@ -60,8 +62,8 @@ class Inputs:
         for path in loaded():
             if path not in listed.modules:
                 raise Unlisted(
-                    f"{path} is loaded by this stage and not in {self._code}: import it by a statement, or "
-                    "name it in a Catalogue"
+                    f"{path} is loaded by this stage, but {self._code} does not list it: import it by an "
+                    "import statement, or name it in a Catalogue"
                 )
             content = (TOP / path).read_bytes()
             if AT_START.get(path) != hashlib.md5(content).hexdigest() or (
@@ -70,10 +72,10 @@ class Inputs:
                 raise Outdated(f"{path} changed {since}: run again")
 
     def check(self) -> None:
-        """Raise `Outdated` where something is no longer as it was."""
+        """Raise `Outdated` where an input has changed."""
         try:
             first, *others = self._changed() or [""]
-        except (MetashotError, OSError) as error:  # half-saved, or in the middle of being replaced
+        except (MetashotError, OSError) as error:  # half-saved, or being replaced
             raise Outdated(f"{error}; it changed while the stage ran: run again") from None
         if first:
             more = f" and {len(others)} more" if others else ""
@@ -93,17 +95,17 @@ class Inputs:
         return changed
 
     def _differs(self, file: str, key: str, now: Mapping[tuple[str, str], Any]) -> bool:
-        # 1 and 1.0 are equal, and not the same
+        # 1 == 1.0, but they are different parameters
         return repr(self._params.get((file, key))) != repr(now.get((file, key)))
 
 
 @contextmanager
 def unchanged(name: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Hold a stage to the inputs that it begins with: where they are others in the end, it has made nothing.
+    """Run a stage as a with-block, and remove its outputs if an input changed before it ended.
 
     Raises:
-        Outdated: Something changed since the stage's code was loaded; its outputs are gone.
-        Unlisted: The stage loaded a module that the list of its code lacks; its outputs are gone.
+        Outdated: An input changed since the stage's code was loaded; the outputs are removed.
+        Unlisted: The stage loaded a module missing from the list of its code; the outputs are removed.
     """
     inputs = Inputs(name, arguments)
     try:
@@ -111,11 +113,11 @@ def unchanged(name: str, arguments: Sequence[str]) -> Iterator[None]:
         inputs.check()
         try:
             yield
-        except MetashotError:  # which may well come of the change
+        except MetashotError:  # possibly caused by the change
             inputs.check()
             raise
         inputs.check_code("while the stage ran")
-        inputs.check()  # last: what comes between this and DVC's own look goes unseen
+        inputs.check()  # last: a change between this check and DVC's own goes unnoticed
     except (Outdated, Unlisted):
         for out in map(Path, outputs(inputs.stage)):
             remove(out)
@@ -123,7 +125,11 @@ def unchanged(name: str, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def cells(root: Path) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
-    """Yield every stage of dvc.yaml, cell by cell of its matrix: its name, the cell, its entry filled in.
+    """Yield every cell of every stage in dvc.yaml.
+
+    Yields:
+        The stage's name, the cell (dimension to value, empty without a matrix), and the stage's entry with
+        that cell filled in.
 
     Raises:
         MetashotError: dvc.yaml or params.yaml cannot be read.
@@ -132,36 +138,36 @@ def cells(root: Path) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
     for name, stage in contents(root / DVC_YAML)["stages"].items():
         matrix = stage.get("matrix", {})
         lists = [below(values, v.strip("${}"), []) if isinstance(v, str) else v for v in matrix.values()]
-        for chosen in itertools.product(*lists):
-            cell = {dimension: str(value) for dimension, value in zip(matrix, chosen, strict=True)}
+        for combination in itertools.product(*lists):
+            cell = {dimension: str(value) for dimension, value in zip(matrix, combination, strict=True)}
             yield name, cell, filled(stage, cell)
 
 
 def address(name: str, cell: Mapping[str, str]) -> str:
-    """Return what DVC calls a cell of a stage."""
+    """Return DVC's name of a cell of a stage, such as ``train@glyphs-5w1s-maml``."""
     return f"{name}@{'-'.join(cell.values())}" if cell else name
 
 
 def filled(value: Any, cell: Mapping[str, object]) -> Any:
-    """A part of dvc.yaml with ``${item.<dimension>}`` replaced."""
+    """Return a part of dvc.yaml with every ``${item.<dimension>}`` replaced by the cell's value."""
     if isinstance(value, Mapping):
         return {filled(key, cell): filled(inner, cell) for key, inner in value.items()}
     if isinstance(value, list):
         return [filled(inner, cell) for inner in value]
     if isinstance(value, str):
-        for dimension, chosen in cell.items():
-            value = value.replace(f"${{item.{dimension}}}", str(chosen))
+        for dimension, item in cell.items():
+            value = value.replace(f"${{item.{dimension}}}", str(item))
     return value
 
 
 def outputs(stage: Mapping[str, Any]) -> list[str]:
-    """The paths of all that a stage of dvc.yaml makes."""
-    listed = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, []))
-    return [out if isinstance(out, str) else next(iter(out)) for out in listed]
+    """Return the paths of all outputs of a stage of dvc.yaml."""
+    outs = (out for section in ("outs", "metrics", "plots") for out in stage.get(section, []))
+    return [out if isinstance(out, str) else next(iter(out)) for out in outs]
 
 
 def params(stage: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """The files of parameters that a stage of dvc.yaml depends on, and the keys; none for the whole file."""
+    """Yield each parameter file that a stage of dvc.yaml depends on, with its keys; none for all of them."""
     for item in stage.get("params", []):
         if isinstance(item, str):
             yield PARAMS, [item]
@@ -170,7 +176,7 @@ def params(stage: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def contents(path: Path) -> Any:
-    """What a file of parameters holds. Raises MetashotError where it is not TOML, or not plain YAML."""
+    """Return the content of a parameter file. Raises MetashotError where it is not TOML or plain YAML."""
     text = plain_yaml.read(path)
     if path.suffix == ".toml":
         try:
@@ -190,7 +196,7 @@ def below(content: Any, key: str, default: Any = None) -> Any:
 
 
 def _stage(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """A stage of dvc.yaml with its arguments filled in; empty if it has none of that name."""
+    """Return a stage of dvc.yaml with its arguments filled in; empty if there is none of that name."""
     if not DVC_YAML.exists():
         return {}
     stage = below(contents(DVC_YAML), f"stages.{name}", {})
@@ -198,7 +204,7 @@ def _stage(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _params(stage: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """The value of every parameter that a stage depends on, by file and key; None for one that is missing."""
+    """Return every parameter that a stage depends on, by file and key; None for one that is missing."""
     values: dict[tuple[str, str], Any] = {}
     for file, keys in params(stage):
         content = contents(Path(file))
@@ -215,6 +221,6 @@ def _is_code(path: Path) -> bool:
 
 
 def _signature(path: Path) -> Signature:
-    inside = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
-    stats = {str(file): file.stat() for file in inside if file.is_file()}
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    stats = {str(file): file.stat() for file in paths if file.is_file()}
     return {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}

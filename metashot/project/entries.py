@@ -1,7 +1,7 @@
-"""The stages of dvc.lock: an entry each, and its digests.
+"""The entries of dvc.lock, one for each stage, and their digests.
 
-Everything here can be recomputed by anybody who holds the repository: a *key* is the digest of what went into
-a stage (command, dependencies, parameters), a *result* the digest of that and of what came out.
+Anybody who holds the repository can recompute them: a *key* is the digest of a stage's inputs (command,
+dependencies, parameters), a *result* the digest of its inputs and outputs.
 """
 
 import time
@@ -24,17 +24,17 @@ from metashot import plain_yaml
 from metashot.errors import MetashotError
 from metashot.files import digest
 
-RECORDS = "records/"  # outputs with clock times in them: no part of a result
-REST = 0.3  # seconds without a change after which dvc.lock is taken to be whole
+RECORDS = "records/"  # outputs that hold clock times, and are therefore not part of a result
+REST = 0.3  # seconds without a change after which dvc.lock counts as complete
 PATIENCE = 60.0  # seconds to wait for that
 MEND = "keep one side with `git checkout --ours dvc.lock`, or --theirs, or restore it; then `dvc repro`"
 
 
 def inside(path: str) -> str:
-    """Return a path that leads to something within the folder it starts from.
+    """Return ``path`` if it stays within the folder that it is relative to.
 
     Raises:
-        ValueError: It does not, or is not written as DVC writes it.
+        ValueError: It leads outside, is empty, or holds a NUL.
     """
     posix = PurePosixPath(path)
     if posix.is_absolute() or ".." in posix.parts or not posix.parts or "\0" in path:
@@ -47,21 +47,21 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}(\.dir)?$")]  #
 
 
 class _Dep(BaseModel):
-    """What a stage of dvc.lock read: a file or folder of the repository, or something at an address."""
+    """A dependency in dvc.lock: a file or folder of the repository, or a URL."""
 
     path: str
     md5: str | None = None
     size: int | None = None
 
     @model_validator(mode="after")
-    def _of_a_file(self) -> Self:
+    def _check_digest(self) -> Self:
         if "://" not in self.path and (self.md5 is None or self.size is None):
             raise ValueError(f"{self.path} has no md5 or no size")
         return self
 
 
 class _Out(BaseModel):
-    """What a stage of dvc.lock made."""
+    """An output in dvc.lock."""
 
     path: Inside
     md5: Digest
@@ -82,7 +82,7 @@ _STAGES = TypeAdapter(dict[str, _Stage])
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage of dvc.lock. ``deps`` and ``outs`` are DVC's own items: path, md5, size."""
+    """One stage of dvc.lock. ``deps`` and ``outs`` are DVC's own items, with path, md5 and size."""
 
     stage: str
     cmd: str
@@ -92,30 +92,30 @@ class Entry:
 
     @property
     def command(self) -> list[str]:
-        """The one command that a stage of this address may have: ``python -m stages.<stage> <arguments>``."""
-        kind, _, address = self.stage.partition("@")
-        return ["python", "-m", f"stages.{kind}", *filter(None, address.split("-"))]
+        """The only command that a stage of this address may run: ``python -m stages.<stage> <arguments>``."""
+        name, _, cell = self.stage.partition("@")
+        return ["python", "-m", f"stages.{name}", *filter(None, cell.split("-"))]
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """What the stage was made from, in canonical order."""
+        """Command, dependencies and parameters, in canonical order."""
         deps = sorted((dict(dep) for dep in self.deps), key=lambda dep: str(dep["path"]))
         return {"cmd": self.cmd, "deps": deps, "params": dict(self.params)}
 
     @property
     def key(self) -> str:
-        """Digest of command, dependencies and parameters."""
+        """Digest of the inputs."""
         return digest(self.inputs)
 
     @property
     def result(self) -> str:
-        """Digest of the inputs and the outputs, the records with their clock times left out."""
+        """Digest of inputs and outputs, without the records, which hold clock times."""
         outs = [dict(out) for out in self.outs if not str(out["path"]).startswith(RECORDS)]
         return digest({**self.inputs, "outs": sorted(outs, key=lambda out: str(out["path"]))})
 
 
 def pointed(content: Any, where: str) -> str:
-    """Return the digest that a .dvc file names. Raises MetashotError where it is not as DVC writes it."""
+    """Return the digest in a .dvc file. Raises MetashotError where it is not as DVC writes it."""
     try:
         return str(content["outs"][0]["md5"])
     except (LookupError, TypeError):
@@ -123,14 +123,18 @@ def pointed(content: Any, where: str) -> str:
 
 
 def self_and_parents(path: str, named: Mapping[str, Any]) -> Iterator[str]:
-    """Yield those of ``path`` and the folders above it that are named."""
+    """Yield those of ``path`` and its parent folders that are keys of ``named``."""
     for candidate in (PurePosixPath(path), *PurePosixPath(path).parents):
         if str(candidate) in named:
             yield str(candidate)
 
 
 def whole(path: Path) -> str:
-    """The text of a file that others may be writing in place, as DVC does: once it has rested, all of it."""
+    """Return the complete text of a file that DVC may be writing in place: wait until it rests.
+
+    Raises:
+        MetashotError: There is no such file, or it was being written for `PATIENCE` seconds.
+    """
     if not path.is_file():
         if path.exists():
             raise MetashotError(f"{path}: not a file: restore it with git")
@@ -141,7 +145,7 @@ def whole(path: Path) -> str:
         if 0 <= time.time() - before.st_mtime < REST:
             time.sleep(REST / 3)
             continue
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")  # which is not YAML
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")  # refused as YAML later
         after = path.stat()
         if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
             return text
@@ -152,7 +156,7 @@ def entries(text: str, where: str, mend: str = MEND) -> dict[str, Entry]:
     """Return the stages of a dvc.lock, by address.
 
     Raises:
-        MetashotError: It has the marks of a merge conflict, is not YAML, or not what DVC writes.
+        MetashotError: It has merge conflict markers, is not YAML, or not what DVC writes.
     """
     data = plain_yaml.load(text, where, mend, plain_yaml.MADE)
     if not isinstance(data, dict) or data.get("schema") != "2.0":
@@ -161,7 +165,12 @@ def entries(text: str, where: str, mend: str = MEND) -> dict[str, Entry]:
 
 
 def stages(content: Any, where: str, mend: str = MEND) -> dict[str, Entry]:
-    """Return the entries of stages as dvc.lock, DVC's run cache or a lineage has them, by address.
+    """Return the entries of stages, by address.
+
+    Args:
+        content: Stages as dvc.lock, DVC's run cache or a lineage document holds them.
+        where: Where they come from, for messages.
+        mend: How to repair them, for messages.
 
     Raises:
         MetashotError: They are not what DVC writes.

@@ -1,4 +1,4 @@
-"""Git as a process: what is checked out, and what differs from it."""
+"""Git as a process: the state of the working tree, its history, patches and commits."""
 
 import getpass
 import os
@@ -10,41 +10,41 @@ from typing import Any
 
 from metashot.errors import MetashotError
 
-CODE = (  # what can change a result, as git names paths; nothing else is recorded, for it may be secret
+CODE = (  # pathspecs of what can change a result; nothing else is recorded, for it may be secret
     *(f":(glob){folder}/**/[!.]*.py" for folder in ("metashot", "stages", "flows")),
     *(f":(glob){name}" for name in ("params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock")),
 )
-PLAIN = (  # a patch, whatever the user has git show differences like
+PLAIN = (  # a plain patch, whatever the user's git configuration says
     *("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--unified=3"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
 )
-PATCH = "tree.patch"  # in a record: what `diff` found
-SEEN = "refs/metashot/remote"  # what a worker's clone has seen of its remote
-# Nothing of a repository may pass for another: its replacements and grafts count for nobody but their author.
-# In C, git's messages are those looked for here.
+PATCH = "tree.patch"  # file of a record that holds the patch of `diff`
+SEEN = "refs/metashot/remote"  # refs of a worker's clone: the branches and tags that its remote had last
+# Replacements and grafts are ignored: no object may pass for another. LC_ALL=C keeps git's messages in the
+# language that `_failure` parses.
 SETTINGS = {"LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
-LONGEST = 400  # characters of what git says
+LONGEST = 400  # characters of git's message
 
 
 class NoRepository(MetashotError):
-    """A folder that is in no git repository."""
+    """A folder outside any git repository."""
 
 
 class NoCommit(MetashotError):
-    """A branch that has no commit yet."""
+    """A branch without commits."""
 
 
 def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Return what a git command prints.
 
     Args:
-        root: Where it runs.
-        *arguments: The command.
+        root: The folder that it runs in.
+        *arguments: The command, without ``git``.
         environment: Added to the environment.
 
     Raises:
         NoRepository: There is no repository.
-        MetashotError: It failed otherwise, or there is no git; the message is git's own, with its advice.
+        MetashotError: It failed otherwise, or git is missing; the message is git's own, with its advice.
     """
     printed = _output(root, arguments, environment=environment)
     return printed.decode("utf-8", "surrogateescape").strip()
@@ -55,14 +55,14 @@ def _output(
     arguments: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
-    given: bytes | None = None,
+    stdin: bytes | None = None,
 ) -> bytes:
-    """What a git command prints, given its input; raises as `run`."""
+    """Return what a git command prints, as bytes; raises like `run`."""
     try:
         done = subprocess.run(
             ["git", "-C", root, *arguments],
             env={**os.environ, **SETTINGS, **(environment or {})},
-            input=given,
+            input=stdin,
             capture_output=True,
             check=False,
         )
@@ -76,11 +76,11 @@ def _output(
 
 
 def _failure(root: Path, command: str, text: str) -> MetashotError:
-    """Why git failed: its last mistake, and the advice behind it, in one line."""
+    """Return why git failed: its last error and the advice that follows it, in one line."""
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("hint:")]
-    marked = [number for number, line in enumerate(lines) if line.startswith(("fatal: ", "error: "))]
-    reason = " ".join(lines[marked[-1] if marked else -1 :]).removeprefix("fatal: ").removeprefix("error: ")
-    message = f"git {command} in {root}: {reason[:LONGEST] or 'it gave no reason'}"
+    errors = [number for number, line in enumerate(lines) if line.startswith(("fatal: ", "error: "))]
+    reason = " ".join(lines[errors[-1] if errors else -1 :]).removeprefix("fatal: ").removeprefix("error: ")
+    message = f"git {command} in {root}: {reason[:LONGEST] or 'no reason given'}"
     if "does not have any commits yet" in reason:
         return NoCommit(message)
     if "not a git repository (or any" not in reason:
@@ -88,7 +88,7 @@ def _failure(root: Path, command: str, text: str) -> MetashotError:
     folder = root.absolute()
     damaged = [path / ".git" for path in (folder, *folder.parents) if (path / ".git").exists()]
     if damaged:
-        return MetashotError(f"{message}, though there is {damaged[0]}: restore it, or clone again")
+        return MetashotError(f"{message}, although {damaged[0]} exists: restore it, or clone again")
     return NoRepository(message)
 
 
@@ -96,7 +96,7 @@ def head(root: Path) -> str | None:
     """Return the commit that is checked out; None outside a repository, and before the first commit.
 
     Raises:
-        MetashotError: Git fails otherwise, as in a repository that is damaged or of another account.
+        MetashotError: Git fails otherwise, as where the repository is damaged or owned by another account.
     """
     try:
         return run(root, "log", "-1", "--no-show-signature", "--format=%H")
@@ -105,14 +105,14 @@ def head(root: Path) -> str | None:
 
 
 def state(root: Path) -> dict[str, Any]:
-    """The commit of HEAD, and whether the tree differs from it.
+    """Return the commit of HEAD, and whether the tree differs from it.
 
     Returns:
-        ``commit`` as `head`, and ``dirty``: a file that git does not ignore, other than dvc.lock, is new or
-        changed.
+        ``commit`` like `head`, and ``dirty``: whether a file is new or changed that git does not ignore,
+        dvc.lock aside.
 
     Raises:
-        MetashotError: As `head`.
+        MetashotError: Like `head`.
     """
     try:
         changed = run(
@@ -124,23 +124,22 @@ def state(root: Path) -> dict[str, Any]:
 
 
 def user(root: Path) -> str:
-    """Who git, or else the machine, says is working here."""
+    """Return git's user name, or else the name of the account."""
     return run(root, "config", "--default", "", "user.name") or getpass.getuser()
 
 
 def diff(root: Path) -> tuple[bytes, list[str]]:
-    """What a tree has beyond its commit: code and parameters by content, all else by name alone.
+    """Return what a tree has beyond its commit: the content of code and parameters, the names of other files.
 
     Returns:
-        A patch for `apply`, of modules, new ones too, and of the files of parameters; and the names of all
-        others that are new or changed but for dvc.lock, among which may be keys and passwords.
+        A patch for `apply`, of modules (new ones too) and parameter files; and the names of all other files
+        that are new or changed, dvc.lock aside. Only names, for they may hold keys and passwords.
     """
     with tempfile.TemporaryDirectory() as folder:
         index, patch = {"GIT_INDEX_FILE": f"{folder}/index"}, Path(folder, "patch")
         run(root, "read-tree", "HEAD", environment=index)
-        paths = "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE
-        listed = run(root, *paths, environment=index)
-        if code := list(filter(None, listed.split("\0"))):
+        listing = "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE
+        if code := list(filter(None, run(root, *listing, environment=index).split("\0"))):
             run(root, "--literal-pathspecs", "add", "--all", "--", *code, environment=index)
         run(root, "diff", "--cached", "--binary", *PLAIN, f"--output={patch}", "HEAD", environment=index)
         content = patch.read_bytes()
@@ -150,64 +149,63 @@ def diff(root: Path) -> tuple[bytes, list[str]]:
 
 
 def apply(root: Path, patch: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
-    """Put a patch of `diff` on top of a tree, byte for byte, whatever the user has git do to white space.
+    """Apply a patch of `diff` to a tree byte for byte, whatever the user's settings for white space.
 
     Raises:
-        MetashotError: It does not fit.
+        MetashotError: It does not apply.
     """
     run(root, "apply", "--whitespace=nowarn", *options, str(patch.resolve()), environment=environment)
 
 
 def commit(root: Path, branch: str, paths: Sequence[str], message: str) -> str:
-    """Commit files as they are in the workspace, on top of what is checked out, to a branch that need not be.
+    """Commit files of the workspace, on top of what is checked out, to a branch that need not be checked out.
 
-    The branch is made where it is missing, and where what is checked out has gone on without it, the commit
-    merges the two. Neither the workspace nor the index nor the branch that is checked out is touched, unless
-    that is the branch: then the workspace is clean of the files afterwards. Without an identity of its own
-    git is given one.
+    The branch is created if it is missing; if it and the checkout have diverged, the commit merges them.
+    Workspace, index and the checked-out branch are not touched, unless that is ``branch``: then git status
+    no longer shows the files as changed. Where git has no identity, one is supplied.
 
     Args:
         root: The repository.
-        branch: Its name.
-        paths: Files and folders, relative to ``root``; those that are not there are left out.
-        message: Of the commit.
+        branch: Name of the branch.
+        paths: Files and folders, relative to ``root``; missing ones are skipped.
+        message: Commit message.
 
     Returns:
-        The commit; where there is nothing new, the branch as it is.
+        The new commit; the branch's tip if there is nothing to commit.
 
     Raises:
         MetashotError: It is not a repository, or has no commit, or the branch was moved meanwhile.
     """
-    there = [path for path in paths if (root / path).exists()]
+    existing = [path for path in paths if (root / path).exists()]
     head, ref = run(root, "rev-parse", "--verify", "HEAD"), f"refs/heads/{branch}"
     tip = run(root, "for-each-ref", "--format=%(objectname)", ref)
     parents = run(root, "merge-base", "--independent", *filter(None, (tip, head))).split()
-    tree = _tree(root, head, there)
+    tree = _tree(root, head, existing)
     if len(parents) == 1 and run(root, "rev-parse", f"{parents[0]}^{{tree}}") == tree:
-        made = parents[0]
+        new = parents[0]
     else:
         ancestors = [word for parent in parents for word in ("-p", parent)]
-        made = run(root, *_identity(root), "commit-tree", tree, *ancestors, "-m", message)
-    if made != tip:
-        run(root, "update-ref", "-m", message.partition("\n")[0], ref, made, tip or "0" * len(made))
+        new = run(root, *_identity(root), "commit-tree", tree, *ancestors, "-m", message)
+    if new != tip:
+        run(root, "update-ref", "-m", message.partition("\n")[0], ref, new, tip or "0" * len(new))
         if run(root, "rev-parse", "--symbolic-full-name", "HEAD") == ref:
-            run(root, "reset", "--quiet", "--", *there)
-    return made
+            run(root, "reset", "--quiet", "--", *existing)
+    return new
 
 
 def holds(root: Path, branch: str, paths: Sequence[str]) -> bool:
-    """Whether a branch is there and has files as they are in the workspace; missing ones do not count.
+    """Whether a branch exists and holds files as they are in the workspace; missing files are skipped.
 
     Raises:
         MetashotError: It is not a repository.
     """
     tip = run(root, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
-    there = [path for path in paths if (root / path).exists()]
-    return bool(tip) and _tree(root, tip, there) == run(root, "rev-parse", f"{tip}^{{tree}}")
+    existing = [path for path in paths if (root / path).exists()]
+    return bool(tip) and _tree(root, tip, existing) == run(root, "rev-parse", f"{tip}^{{tree}}")
 
 
 def _tree(root: Path, commit: str, paths: Sequence[str]) -> str:
-    """The tree of a commit with files as they are in the workspace, made without the index."""
+    """Return the tree of a commit with files replaced by those of the workspace, without using the index."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
         run(root, "read-tree", commit, environment=index)
@@ -216,7 +214,7 @@ def _tree(root: Path, commit: str, paths: Sequence[str]) -> str:
 
 
 def _identity(root: Path) -> list[str]:
-    """Options that name a committer where git knows none."""
+    """Return options that name a committer, if git has none configured."""
     try:
         run(root, "var", "GIT_COMMITTER_IDENT")
     except MetashotError:
@@ -225,18 +223,18 @@ def _identity(root: Path) -> list[str]:
 
 
 def tips(root: Path) -> list[str]:
-    """Return the options of git that name every branch, here and of remotes, every tag, and the checkout.
+    """Return options for `git rev-list` that select every branch, local and remote, every tag, and HEAD.
 
-    What else refers to commits counts for nothing: stashes, notes, replacements, refs of other names.
+    Other refs are left out: stashes, notes, replacements.
     """
     return ["--branches", "--remotes", "--tags", *(["HEAD"] if head(root) else [])]
 
 
 def reachable(root: Path) -> set[str]:
-    """Return every commit that a branch, a tag or HEAD leads to; empty outside a repository.
+    """Return every commit that can be reached from a branch, a tag or HEAD; empty outside a repository.
 
     Raises:
-        MetashotError: As `head`.
+        MetashotError: Like `head`.
     """
     try:
         return set(run(root, "rev-list", *tips(root)).split())
@@ -245,33 +243,34 @@ def reachable(root: Path) -> set[str]:
 
 
 def changing(root: Path, begin: Sequence[str], *paths: str) -> list[str]:
-    """Return those of some commits and their ancestors in which files changed, the newest first.
+    """Return the commits, among some and their ancestors, that changed files, newest first.
 
-    Of a merge that takes its files from one of its parents, that parent, or whoever it has them from, stands.
+    A merge that takes the files from one of its parents is not such a commit.
 
     Args:
         root: The repository.
-        begin: Commits, or options as `tips` has them.
+        begin: Commits, or options such as `tips` returns.
         *paths: Files and folders, relative to ``root``.
 
     Raises:
         NoRepository: There is no repository.
-        MetashotError: One of the commits is not here.
+        MetashotError: One of the commits is missing.
     """
     return run(root, "rev-list", "--full-history", "--date-order", *begin, "--", *paths).split()
 
 
 def published(root: Path, commit: str) -> bool:
-    """Whether a branch or tag of a clone's remote leads to a commit: as it is, or was when it last answered.
+    """Whether a commit can be reached from a branch or tag of a clone's remote, as it is or last answered.
 
-    The remote is ``origin``, or the only one. The clone's own branches and tags count for nothing.
+    The remote is ``origin``, or the only one. The clone's own branches and tags do not count.
 
     Args:
         root: The clone.
-        commit: In full.
+        commit: The full hash.
 
     Raises:
-        MetashotError: The clone has no such remote, or it does not answer and the commit is not known.
+        MetashotError: The clone has no such remote, or the remote does not answer and did not have the commit
+            before.
     """
     remotes = run(root, "remote").split()
     remote = "origin" if "origin" in remotes or len(remotes) != 1 else remotes[0]
@@ -280,17 +279,17 @@ def published(root: Path, commit: str) -> bool:
             f"{root} has no remote called origin: clone it again, or `git remote add origin ADDRESS`"
         )
     refs = (f"+refs/{kind}/*:{SEEN}/{kind}/*" for kind in ("heads", "tags"))
-    away: MetashotError | None = None
+    failure: MetashotError | None = None
     try:
         run(root, "fetch", "--quiet", "--prune", "--no-tags", "--no-recurse-submodules", remote, *refs)
     except MetashotError as error:
-        away = error
+        failure = error
     try:
         known = bool(run(root, "for-each-ref", "--contains", commit, SEEN))
-    except MetashotError:  # it is not here
+    except MetashotError:  # the clone does not have the commit
         known = False
-    if away and not known:
-        raise away
+    if failure and not known:
+        raise failure
     return known
 
 
@@ -300,12 +299,12 @@ def shallow(root: Path) -> bool:
 
 
 def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
-    """Return the files of a commit, with a patch of `diff` on top if there is one: path to blob.
+    """Return the files of a commit, with a patch of `diff` applied if given: path to blob.
 
-    Paths are relative to ``root``, what lies outside is left out.
+    Paths are relative to ``root``; files outside it are left out.
 
     Raises:
-        MetashotError: There is no such commit, or the patch does not fit it.
+        MetashotError: There is no such commit, or the patch does not apply to it.
     """
     tree = commit
     if patch:
@@ -319,40 +318,40 @@ def files(root: Path, commit: str, patch: Path | None = None) -> dict[str, str]:
 
 
 def content(root: Path, commit: str, path: str) -> bytes | None:
-    """Return a file of a commit, its path relative to ``root``; None if the commit has none.
+    """Return the content of a file in a commit, its path relative to ``root``; None if it is not there.
 
     Raises:
         MetashotError: Git fails.
     """
-    printed = _output(root, ["cat-file", "--batch"], given=f"{commit}:./{path}\n".encode())
+    printed = _output(root, ["cat-file", "--batch"], stdin=f"{commit}:./{path}\n".encode())
     header, _, rest = printed.partition(b"\n")
     return rest[:-1] if header.split(b" ")[1:2] == [b"blob"] else None
 
 
 def blobs(root: Path, commits: Sequence[str], path: str) -> dict[str, str]:
-    """Return git's name of a file, its path relative to ``root``, in each commit that has it.
+    """Return the blob of a file, its path relative to ``root``, in each commit that has it: commit to blob.
 
     Raises:
         MetashotError: Git fails.
     """
-    asked = "".join(f"{commit}:./{path}\n" for commit in commits).encode()
-    printed = _output(root, ["cat-file", "--batch-check"], given=asked).decode().splitlines()
+    names = "".join(f"{commit}:./{path}\n" for commit in commits).encode()
+    printed = _output(root, ["cat-file", "--batch-check"], stdin=names).decode().splitlines()
     lines = (line.split() for line in printed)
     return {commit: line[0] for commit, line in zip(commits, lines, strict=True) if line[1:2] == ["blob"]}
 
 
 def contents(root: Path, blobs: Sequence[str]) -> dict[str, bytes]:
-    """Return the bytes of blobs, all by one process.
+    """Return the content of each blob; one process reads them all.
 
     Raises:
         MetashotError: One of them is missing.
     """
-    asked = "".join(f"{blob}\n" for blob in blobs).encode()
-    found, rest = {}, _output(root, ["cat-file", "--batch"], given=asked)
+    names = "".join(f"{blob}\n" for blob in blobs).encode()
+    content_of, rest = {}, _output(root, ["cat-file", "--batch"], stdin=names)
     for blob in blobs:
         header, _, rest = rest.partition(b"\n")
         if not header.startswith(f"{blob} blob ".encode()):
             raise MetashotError(f"git has no object {blob}: `git fetch` it")
         size = int(header.split()[2])
-        found[blob], rest = rest[:size], rest[size + 1 :]
-    return found
+        content_of[blob], rest = rest[:size], rest[size + 1 :]
+    return content_of

@@ -1369,7 +1369,7 @@ def test_the_command_says_so_in_its_status_and_in_json(repository, monkeypatch):
     assert {c["name"] for c in found[OTHER]["checks"] if c["verdict"] == "fails"} == {"bytes", "episodes"}
     neither = run(app, ["audit"])
     assert neither.exit_code == 1
-    assert neither.stderr == "error: name a registered model, or say --all\n"
+    assert neither.stderr == "error: name a registered model, or use --all\n"
 
 
 # --- signatures ---

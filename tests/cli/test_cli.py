@@ -201,7 +201,7 @@ def test_run_adds_what_it_makes_to_the_lists_and_takes_it_back_when_it_fails(rep
     )
     assert done.stderr.count("\n") == 2, done.stderr + repr(done.exception)
     back, error = done.stderr.splitlines()
-    assert back == "put params.yaml back as it was"
+    assert back == "restored params.yaml"
     assert error.startswith("error: register@omniglot-5w5s: failed to reproduce 'register@omniglot-5w5s'")
     assert "register@glyphs" not in error
     assert (repository / "params.yaml").read_text() == text

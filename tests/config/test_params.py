@@ -40,7 +40,7 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
         (lambda p: p["setting"]["5w1s"].update(train_way=4), "params.yaml: setting.5w1s.train_way: must be"),
         (
             lambda p: p["setting"]["5w1s"]["extra"].update({"5w1s": p["setting"]["5w1s"]["extra"]["5w5s"]}),
-            "params.yaml: setting.5w1s.extra.5w1s: called like",
+            "params.yaml: setting.5w1s.extra.5w1s: has the name of the setting",
         ),
         (lambda p: p["setting"].update({"../x": p["setting"]["5w1s"]}), "params.yaml: setting.../x"),
         (lambda p: p["methods"].append("nearest"), "params.yaml: method.nearest: missing"),
@@ -244,7 +244,7 @@ def test_types_are_strict_and_numbers_bounded(path: Path, key: str, value: objec
         if key == "setting.5w1s.train_episodes":
             params["setting"]["5w1s"]["train_query"] = 99
             line = line.replace(
-                "72,000,000", "1,200,000,000 samples in all are more than 500,000,000: lower it"
+                "72,000,000", "1,200,000,000 samples in total, more than 500,000,000: lower it"
             )
     with pytest.raises(MetashotError) as refusal:
         check(path)

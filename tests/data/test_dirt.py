@@ -494,7 +494,7 @@ def test_a_reason_is_told_once_with_a_count_and_three_cases(folder: Path) -> Non
         image_folder.digest(RAW, Path())
     lines = CliRunner().invoke(app, ["init", "images"]).stderr.splitlines()
     assert sum(line.startswith("error: ") for line in lines) == 4
-    assert lines[-1] == "params.yaml is as it was: mend the data and run again"
+    assert lines[-1] == "params.yaml was not changed: fix the data and run again"
 
 
 def errors(*arguments: str) -> list[str]:

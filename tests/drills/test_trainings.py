@@ -189,7 +189,7 @@ def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> Non
     os.kill(orphan.pid, signal.SIGSTOP)  # held until the next attempt is there, however long that takes
     try:
         again = training.start("dvc", "repro", "-s", training.address)
-        waits = f"{training.address}: waits for process {orphan.pid}, which is still at it"
+        waits = f"{training.address}: waiting for process {orphan.pid}, which is still making it"
         wait_until(lambda: waits in training.log.read_text())
     finally:
         os.kill(orphan.pid, signal.SIGCONT)

@@ -71,7 +71,7 @@ def test_code_that_no_commit_holds_is_refused(project: Project) -> None:
     finally:
         module.write_text(before)
     assert state.is_failed()
-    assert f"{project.root} has changes that no commit holds" in state.message
+    assert f"{project.root} has uncommitted changes" in state.message
     assert "metashot/learning/models/methods/maml.py" in state.message
     assert "\n" not in state.message
     assert (project.root / "dvc.lock").read_bytes() == lock

@@ -295,9 +295,9 @@ def drop_remote(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (add, "workers make what is committed, and this tree has changes"),
+        (add, "workers run committed code only, and this tree has uncommitted changes"),
         (commit, r"no remote branch has commit \w{10}, which workers need: `git push` it"),
-        (drop_remote, "workers send results through a DVC remote, and there is none: `dvc remote add"),
+        (drop_remote, "workers return results through a DVC remote, and none is configured: `dvc remote add"),
     ],
 )
 def test_what_workers_could_not_have_is_refused(
@@ -324,7 +324,7 @@ def test_a_worker_refuses_a_dirty_clone_and_an_unknown_commit(tree: Path, tmp_pa
     (clone / "dvc.lock").write_text("left by an earlier stage")
     commit(tree)
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tree, text=True).strip()
-    with pytest.raises(MetashotError, match="`git push` it to where the worker's clone fetches from"):
+    with pytest.raises(MetashotError, match="`git push` it to that remote"):
         worker.checkout(clone, head)
     subprocess.run(["git", "push", "-q", "origin", "HEAD:main"], cwd=tree, check=True)
     worker.checkout(clone, head)
@@ -346,7 +346,9 @@ def test_a_worker_checks_out_nothing_but_what_its_remote_has(tree: Path, tmp_pat
     git(clone, "tag", "own")
     git(clone, "update-ref", "refs/remotes/evil/x", own)
     for unknown in (own, git(clone, "rev-parse", "HEAD^{tree}"), "0" * 40):
-        with pytest.raises(MetashotError, match=r"^no branch or tag of the remote that .* leads to commit"):
+        with pytest.raises(
+            MetashotError, match=r"^commit .* is on no branch or tag of the remote of the worker's clone "
+        ):
             worker.checkout(clone, unknown)
     commit(tree)
     tagged = git(tree, "rev-parse", "HEAD")
@@ -355,7 +357,7 @@ def test_a_worker_checks_out_nothing_but_what_its_remote_has(tree: Path, tmp_pat
     worker.checkout(clone, tagged)
     assert git(clone, "rev-parse", "HEAD") == tagged
     git(tree, "push", "-q", "--delete", "origin", "release")
-    with pytest.raises(MetashotError, match="no branch or tag of"):
+    with pytest.raises(MetashotError, match="is on no branch or tag of"):
         worker.checkout(clone, tagged)
     worker.checkout(clone, start)
     (tmp_path / "origin.git").rename(tmp_path / "away.git")

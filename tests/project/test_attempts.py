@@ -138,7 +138,7 @@ def test_a_killed_stage_reads_as_crashed(stage: Stage) -> None:
     process.kill()
     process.communicate()
     status = stage.status("wait")
-    assert (status.state, status.reason) == ("crashed", "killed: it left no word")
+    assert (status.state, status.reason) == ("crashed", "killed without reporting why")
     assert status.progress == {"step": 1, "steps": 3}
 
 
@@ -147,7 +147,9 @@ def test_a_second_process_of_a_stage_waits_for_the_first(killed: bool, stage: St
     first = stage.begun("wait")
     second, other = stage.start("wait"), stage.start("well")
     assert second.stderr is not None
-    assert second.stderr.readline() == f"work@wait: waits for process {first.pid}, which is still at it\n"
+    assert (
+        second.stderr.readline() == f"work@wait: waiting for process {first.pid}, which is still making it\n"
+    )
     assert stage.status("wait").pid == first.pid
     other.communicate()
     assert stage.status("well").state == "ok"  # another stage need not wait

@@ -12,7 +12,8 @@ import pytest
 from project import ROOT, wait_until
 
 from metashot.errors import MetashotError
-from metashot.project import dvc
+from metashot.project import dvc, locks, make
+from metashot.project.attempts import StageInterrupted
 
 DVC_YAML = """
 stages:
@@ -61,7 +62,7 @@ def test_a_second_run_waits_for_the_first_and_finds_it_made(first: list[str], ru
     second = runs.start(OURS)
     assert second.stderr is not None
     line = second.stderr.readline()
-    assert line == f"waits for process {holder.pid} ({'--wait-for-lock ' * (first == OURS)}repro), " + (
+    assert line == f"waiting for process {holder.pid} ({'--wait-for-lock ' * (first == OURS)}repro), " + (
         "which makes stages of this repository\n"
     )
     (runs.root / "go").touch()
@@ -90,13 +91,13 @@ def test_a_killed_run_stops_no_later_one(runs: Runs) -> None:
 def test_a_stage_of_the_flow_waits_as_well(runs: Runs) -> None:
     holder = runs.begun(TYPED)
     code = (
-        "from pathlib import Path; from metashot.project import dvc; dvc.make(Path(), 'slow', echo=print);"
-        "print(dvc.status(Path()))"
+        "from pathlib import Path; from metashot.project import dvc, make;"
+        "make.make(Path(), 'slow', echo=print); print(dvc.status(Path()))"
     )
     flow = runs.start([sys.executable, "-u", "-c", code])
     assert flow.stdout is not None
-    line = next(line for line in flow.stdout if line.startswith("waits"))
-    assert line == f"waits for process {holder.pid} (repro), which makes stages of this repository\n"
+    line = next(line for line in flow.stdout if line.startswith("waiting"))
+    assert line == f"waiting for process {holder.pid} (repro), which makes stages of this repository\n"
     (runs.root / "go").touch()
     holder.communicate(timeout=60)
     written, errors = flow.communicate(timeout=60)
@@ -110,7 +111,7 @@ def test_dvc_is_not_given_parameters_that_it_would_not_survive(runs: Runs) -> No
     done = runs.start(OURS)
     assert done.communicate(timeout=60)[1].startswith("error: params.yaml: line 1: more than 30 mappings")
     assert done.returncode == 1
-    with pytest.raises(dvc.MetashotError, match=r"params.yaml: line 1: more than 30"):
+    with pytest.raises(MetashotError, match=r"params.yaml: line 1: more than 30"):
         dvc.graph(runs.root)
 
 
@@ -124,11 +125,11 @@ def test_locks_of_the_living_stay(tmp_path: Path) -> None:
     rwlock.write_text(
         json.dumps({"write": {"/a": info, "/b": dead}, "read": {"/c": [dead], "/d": [dead, info]}})
     )
-    assert dvc._others(tmp_path) == {process.pid: "dvc repro"}
+    assert locks.busy_processes(tmp_path) == {process.pid: "dvc repro"}
     assert json.loads(rwlock.read_text()) == {"write": {"/a": info}, "read": {"/d": [info]}}
     process.kill()
     process.wait()
-    assert dvc._others(tmp_path) == {}
+    assert locks.busy_processes(tmp_path) == {}
     assert json.loads(rwlock.read_text()) == {"write": {}, "read": {}}
 
 
@@ -136,7 +137,7 @@ def test_a_damaged_lock_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {')
     with pytest.raises(MetashotError, match=r"rwlock is damaged: delete it once no DVC runs here$"):
-        dvc._others(tmp_path)
+        locks.busy_processes(tmp_path)
 
 
 WORK = """
@@ -167,15 +168,15 @@ def test_a_stage_whose_inputs_changed_is_made_again_with_all_that_it_needs(
         "  first: {cmd: grep seed params.yaml > first, params: [seed], deps: [work.py], outs: [first]}\n"
         "  work: {cmd: python work.py, params: [seed], deps: [work.py, first], outs: [out]}\n"
     )
-    dvc.make(runs.root, "first", echo=print)
+    make.make(runs.root, "first", echo=print)
     with ThreadPoolExecutor() as pool:
-        made = pool.submit(dvc.make, runs.root, "work", echo=print)
+        made = pool.submit(make.make, runs.root, "work", echo=print)
         wait_until((runs.root / "begun").exists, every=0.05)
         (runs.root / "params.yaml").write_text("seed: 2\n")
         (runs.root / "go").touch()
-        with pytest.raises(dvc.StageInterrupted, match=r"^params.yaml: seed changed while the stage ran"):
+        with pytest.raises(StageInterrupted, match=r"^params.yaml: seed changed while the stage ran"):
             made.result(timeout=120)
     assert not (runs.root / "out").exists()
-    dvc.make(runs.root, "work", echo=print)
+    make.make(runs.root, "work", echo=print)
     assert (runs.root / "out").read_text() == "seed: 2\n 2"
     assert dvc.status(runs.root) == {}

@@ -132,8 +132,7 @@ def test_unlike_forms_are_refused_before_anything_runs(
     with pytest.raises(MetashotError) as refusal:
         check(params_file)
     assert str(refusal.value) == (
-        f"{params_file}: cross: glyphs and other do not have samples of one form ({unlike}): "
-        "prepare them alike"
+        f"{params_file}: cross: the samples of glyphs and other differ in form ({unlike}): prepare them alike"
     )
     with Edit(params_file) as params:
         params["data"]["other"] = params["data"]["glyphs"]
