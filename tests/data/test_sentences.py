@@ -329,7 +329,7 @@ def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp
 def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     cls = methods.METHODS[name]
     said = params.read(ROOT / "params.yaml", f"method.{name}", dict[str, object])
-    hyper = cls.params_type(**said | {"train_way": 5})
+    hyper = cls.params_type(**said | {"train_way": 5, "meta_batch": 2})
     splits = {split: store.load(prepared, split) for split in ("train", "val", "test")}
     torch.manual_seed(0)
     network = DenseParams(name="dense", width=16)
@@ -351,8 +351,6 @@ def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
         train_,
         splits["val"],
         val,
-        lr=hyper.lr,
-        meta_batch=2,
         steps=60,
         seed=0,
         log=lambda *_: None,

@@ -43,8 +43,6 @@ def run(
             draw(images, episodes=30),
             val,
             draw(val, episodes=5),
-            lr=params.lr,
-            meta_batch=params.meta_batch,
             steps=STEPS,
             seed=3,
             log=lambda step, values: None,

@@ -21,9 +21,9 @@ from metashot.learning.evaluation import correct_queries
 from metashot.learning.models import methods, runtime
 from metashot.learning.models.backbones.conv4 import Conv4Params
 from metashot.learning.models.episodes import Manifest, load_manifest, sample
-from metashot.learning.models.methods.base import Problem
+from metashot.learning.models.methods.base import Method, Problem
 from metashot.learning.statistics import mean_and_interval
-from metashot.learning.training import VALIDATIONS, Progress, eager, train
+from metashot.learning.training import VALIDATIONS, Progress, train, without_compile_wrappers
 
 FORM = images.form(16, 1)
 BACKBONE = Conv4Params(name="conv4", width=8, downsample="pool")
@@ -179,17 +179,16 @@ def test_interval_equals_the_normal_one_of_scipy() -> None:
     assert math.isclose(mean + half, high, rel_tol=1e-4)
 
 
-def build(name: str, seed: int = 0):
+def build(name: str, seed: int = 0, **changes: float) -> Method:
     cls = methods.METHODS[name]
-    params = cls.params_type(**HYPER[name])
     with runtime.reproducible(seed):
-        return cls(params, Problem(FORM, BACKBONE, 12)), params
+        return cls(cls.params_type(**HYPER[name] | changes), Problem(FORM, BACKBONE, 12))
 
 
 @pytest.mark.parametrize("name", HYPER)
 def test_counts_equal_predicting_each_episode_by_itself(name: str) -> None:
     images = image_set()
-    method, _ = build(name)
+    method = build(name)
     manifest = draw(images, episodes=9)
     counts = correct_queries(method, images.tensor(), manifest)
     method.eval()
@@ -204,7 +203,7 @@ def test_pure_noise_is_answered_by_chance() -> None:
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40 * 20, 1, 16, 16), dtype=torch.uint8, generator=g)
     noise = dataclasses.replace(image_set(classes=40, per_class=20), samples=pixels.numpy())
-    counts = correct_queries(build("prototypical")[0], noise.tensor(), draw(noise, episodes=300))
+    counts = correct_queries(build("prototypical"), noise.tensor(), draw(noise, episodes=300))
     assert abs(counts.mean() / 15 - 0.2) < 0.03
 
 
@@ -214,7 +213,7 @@ def test_pure_noise_is_answered_by_chance() -> None:
 def run(
     name: str, steps: int = 20, seed: int = 0, **changes: float
 ) -> tuple[dict[str, Tensor], Progress, list]:
-    method, params = build(name, seed)
+    method = build(name, seed, **changes)
     images, val = image_set(seed=0), image_set(seed=1)
     points: list = []
     with runtime.reproducible(seed):
@@ -224,7 +223,8 @@ def run(
             draw(images, episodes=30, n_way=5),
             val,
             draw(val, episodes=10),
-            **{"lr": params.lr, "meta_batch": params.meta_batch, "steps": steps, "seed": seed} | changes,
+            steps=steps,
+            seed=seed,
             log=lambda step, values: points.append((step, values)),
         )
     return {k: v.clone() for k, v in method.state_dict().items()}, progress, points
@@ -262,7 +262,10 @@ def test_the_outer_step_is_that_of_torch() -> None:
             outer.step()
         return weight, outer.state_dict()
 
-    (ours, state), (theirs, expected) = steps(eager(torch.optim.Adam)), steps(torch.optim.Adam)
+    (ours, state), (theirs, expected) = (
+        steps(without_compile_wrappers(torch.optim.Adam)),
+        steps(torch.optim.Adam),
+    )
     assert torch.equal(ours, theirs)
     assert not ours.grad.requires_grad
     assert str(state) == str(expected)
@@ -276,7 +279,7 @@ def digest(state: dict[str, Tensor]) -> str:
 def test_training_learns(name: str) -> None:
     images = image_set(seed=0)
     manifest = draw(images, episodes=200, seed=7)
-    method, _ = build(name)
+    method = build(name)
     untrained = correct_queries(method, images.tensor(), manifest).mean() / 15
     method.load_state_dict(run(name, steps=300)[0])
     assert correct_queries(method, images.tensor(), manifest).mean() / 15 > untrained + 0.1
@@ -293,7 +296,7 @@ def test_the_best_validated_weights_are_kept_and_the_curve_tells() -> None:
 
 def test_kept_weights_have_the_best_validation_accuracy() -> None:
     state, progress, _ = run("prototypical", steps=40)
-    method, _ = build("prototypical")
+    method = build("prototypical")
     method.load_state_dict(state)
     val = image_set(seed=1)
     accuracy = correct_queries(method, val.tensor(), draw(val, episodes=10)).mean() / 15
@@ -313,7 +316,7 @@ def test_fewer_steps_than_validations_still_validate_the_last() -> None:
     assert [step for step, *_ in progress.curve] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("lr", [1e30, float("inf")])
+@pytest.mark.parametrize("lr", [1e30, 1e37])
 def test_divergence_stops_with_the_step_and_the_remedy(lr: float) -> None:
     with pytest.raises(MetashotError, match=r"training diverged: .* by step \d+ of 20 .*: lower lr"):
         run("maml", lr=lr)
@@ -340,7 +343,7 @@ def test_the_learning_core_imports_without_the_pipeline_packages() -> None:
 
 
 def test_model_json_names_what_to_build(tmp_path: Path) -> None:
-    methods.save(build("maml")[0], tmp_path)
+    methods.save(build("maml"), tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about == {
         "format": 5,
