@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,8 +46,8 @@ OPERATORS = (
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer"),
     *("RemoveDecorator", "ZeroIterationForLoop"),
 )
-TESTS = "python -m pytest -x -n 0 -p no:cacheprovider -m 'not slow'"
-ALONE = "OMP_NUM_THREADS=1"  # tests run side by side, a core for each
+# Side by side, a core for each
+TESTS = "OMP_NUM_THREADS=1 python -m pytest -x -n 0 -p no:cacheprovider -m 'not slow'"
 PATIENCE = 3  # times as long as all tests take: what hangs is noticed too
 
 
@@ -75,6 +76,13 @@ def copied(target: Path) -> Path:
     return target
 
 
+def tests(room: str, module: Path) -> list[str]:
+    """Return the test files of a package, those that import a module first: they notice most."""
+    name = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
+    files = sorted(Path("tests", room).glob("test_*.py"))
+    return [str(path) for path in sorted(files, key=lambda path: name not in path.read_text())]
+
+
 def tested(room: str, sample: Sequence[MutationSpec]) -> list[WorkResult]:
     """Plant each fault by itself and run the tests of the package: side by side, a copy for each core.
 
@@ -85,10 +93,8 @@ def tested(room: str, sample: Sequence[MutationSpec]) -> list[WorkResult]:
         cores = len(os.sched_getaffinity(0))
         folders = [copied(Path(folder, str(number))) for number in range(cores)]
         began = time.perf_counter()
-        command = f"{TESTS} tests/{room}"
-        if subprocess.call(
-            ["bash", "-c", f"cd {folders[0]} && {ALONE} {command}"], stdout=subprocess.DEVNULL
-        ):
+        command = shlex.split(f"env -C {folders[0]} {TESTS} tests/{room}")
+        if subprocess.call(command, stdout=subprocess.DEVNULL):
             sys.exit(f"error: tests/{room} fail as they are: mend that first")
         patience = PATIENCE * cores * (time.perf_counter() - began)
         for path in folders:
@@ -97,7 +103,8 @@ def tested(room: str, sample: Sequence[MutationSpec]) -> list[WorkResult]:
         def test(spec: MutationSpec) -> WorkResult:
             copy = copies.get()
             planted = evolve(spec, module_path=copy / spec.module_path)
-            result = mutate_and_test([planted], f"env -C {copy} {ALONE} {command}", patience)
+            command = f"env -C {copy} {TESTS} {' '.join(tests(room, spec.module_path))}"
+            result = mutate_and_test([planted], command, patience)
             copies.put(copy)
             if result.worker_outcome != WorkerOutcome.NORMAL:
                 sys.exit(f"error: {spec}: {result.output}")

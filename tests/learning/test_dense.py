@@ -24,7 +24,7 @@ def test_the_dense_network_begins_as_a_rotation_and_is_normalised() -> None:
     narrow = Dense((WIDTH,), 8).linear.weight
     torch.testing.assert_close(narrow @ narrow.mT, torch.eye(8), atol=1e-5, rtol=0)
     with pytest.raises(MetashotError, match="takes vectors"):
-        Dense((1, 28, 28))
+        Dense((1, 28, 28), 8)
     with pytest.raises(ValueError, match="width: 1 is not between 2 and 16,384"):
         DenseParams(name="dense", width=1)
 
