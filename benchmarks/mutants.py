@@ -46,8 +46,7 @@ OPERATORS = (
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer"),
     *("RemoveDecorator", "ZeroIterationForLoop"),
 )
-# Side by side, a core for each
-TESTS = "OMP_NUM_THREADS=1 python -m pytest -x -n 0 -p no:cacheprovider -m 'not slow'"
+TESTS = "python -m pytest -x -n 0 -p no:cacheprovider -m 'not slow'"
 PATIENCE = 3  # times as long as all tests take: what hangs is noticed too
 
 
