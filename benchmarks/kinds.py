@@ -109,8 +109,6 @@ def main() -> None:
                     training,
                     splits["val"],
                     validation,
-                    lr=hyper.lr,
-                    meta_batch=hyper.meta_batch,
                     steps=steps,
                     seed=0,
                     log=lambda *_: None,

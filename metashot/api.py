@@ -156,12 +156,9 @@ def train(
     Raises:
         MetashotError: The training diverged, or the episodes have too few classes.
     """
-    params = method.params
     with runtime.reproducible(seed):
         return training.train(
             *(method, samples, episodes, val_samples, val_episodes),
-            lr=params.lr,
-            meta_batch=params.meta_batch,
             steps=steps,
             seed=seed,
             log=log,

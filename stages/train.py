@@ -68,8 +68,6 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
             manifest,
             val_samples,
             val_manifest,
-            lr=hyper.lr,
-            meta_batch=hyper.meta_batch,
             steps=steps,
             seed=seed,
             log=log,

@@ -31,7 +31,7 @@ from metashot.data.sources import sentence_table
 from metashot.errors import MetashotError
 from metashot.learning.evaluation import correct_queries
 from metashot.learning.models import methods
-from metashot.learning.models.backbones.dense import Dense, DenseParams
+from metashot.learning.models.backbones.dense import DenseParams
 from metashot.learning.models.episodes import sample
 from metashot.learning.models.methods.base import Problem
 from metashot.learning.training import train
@@ -257,38 +257,6 @@ def test_refresh_pins_the_texts_and_the_encoder(
     assert now == pinned | {"prepare": pinned["prepare"] | {"encoder_md5": sentences.digest(bert)}}
 
 
-def test_the_dense_network_begins_as_a_rotation_and_is_normalised() -> None:
-    torch.manual_seed(0)
-    network, vectors = Dense((WIDTH,), WIDTH).double(), torch.randn(10, WIDTH, dtype=torch.double)
-    vectors -= vectors.mean(1, keepdim=True)
-    turned = network.linear(vectors)
-    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(vectors, vectors))
-    features = network(vectors)
-    torch.testing.assert_close(
-        features.norm(dim=1), torch.full((10,), 4.0, dtype=torch.double), atol=1e-2, rtol=0
-    )
-    narrow = Dense((WIDTH,), 8).linear.weight
-    torch.testing.assert_close(narrow @ narrow.mT, torch.eye(8), atol=1e-5, rtol=0)
-    with pytest.raises(MetashotError, match="takes vectors"):
-        Dense((1, 28, 28))
-    with pytest.raises(ValueError, match="width: 1 is not between 2 and 16,384"):
-        DenseParams(name="dense", width=1)
-
-
-def test_the_dense_network_has_the_derivatives_of_finite_differences() -> None:
-    """The first for every method, the second for MAML."""
-    torch.manual_seed(0)
-    network = Dense((5,), 4).double()
-    weights, vectors = dict(network.named_parameters()), torch.randn(3, 5, dtype=torch.double)
-
-    def features(*values: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(network, dict(zip(weights, values, strict=True)), (vectors, 2))
-
-    values = tuple(weight.detach().clone().requires_grad_() for weight in weights.values())
-    assert torch.autograd.gradcheck(features, values)
-    assert torch.autograd.gradgradcheck(features, values)
-
-
 @pytest.fixture(scope="module")
 def prepared(static: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts of 24 classes, each with words of its own among others, as a Parquet file of vectors."""
@@ -329,7 +297,7 @@ def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp
 def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     cls = methods.METHODS[name]
     said = params.read(ROOT / "params.yaml", f"method.{name}", dict[str, object])
-    hyper = cls.params_type(**said | {"train_way": 5})
+    hyper = cls.params_type(**said | {"train_way": 5, "meta_batch": 2})
     splits = {split: store.load(prepared, split) for split in ("train", "val", "test")}
     torch.manual_seed(0)
     network = DenseParams(name="dense", width=16)
@@ -351,8 +319,6 @@ def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
         train_,
         splits["val"],
         val,
-        lr=hyper.lr,
-        meta_batch=2,
         steps=60,
         seed=0,
         log=lambda *_: None,

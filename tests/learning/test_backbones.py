@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from metashot.data.kinds import images
 from metashot.errors import MetashotError
 from metashot.learning.models import backbones, methods, runtime
-from metashot.learning.models.backbones.conv4 import Conv4, Conv4Params
+from metashot.learning.models.backbones.conv4 import Conv4Params
 from metashot.learning.models.backbones.resnet12 import ResNet12, Resnet12Params, drop_block
 from metashot.learning.models.episodes import Episodes
 from metashot.learning.models.methods import base, maml
@@ -41,7 +41,7 @@ def reference(x: Tensor, net: ResNet12) -> Tensor:
 
 
 def test_resnet12_equals_the_network_of_the_papers() -> None:
-    net = ResNet12((3, 32, 32), 4, drop_rate=0.5).double()
+    net = dataclasses.replace(RESNET, drop_rate=0.5).build((3, 32, 32)).double()
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.running_mean)
@@ -55,7 +55,7 @@ def test_resnet12_equals_the_network_of_the_papers() -> None:
 
 def test_parameters_of_resnet12_are_those_published() -> None:
     # Lee et al. 2019 and its followers count 12.4 million for 64, 160, 320, 640.
-    count = sum(p.numel() for p in ResNet12((3, 84, 84), 64).parameters())
+    count = dataclasses.replace(RESNET, width=64).count((3, 84, 84))
     assert round(count / 1e6, 1) == 12.4
 
 
@@ -73,7 +73,7 @@ def test_drop_block_takes_squares_at_its_rate_and_keeps_the_sum() -> None:
 
 
 def test_drop_block_acts_in_training_only_and_never_in_an_inner_loop() -> None:
-    net = ResNet12((3, 32, 32), 4, drop_rate=0.5, drop_size=1)
+    net = dataclasses.replace(RESNET, drop_rate=0.5, drop_size=1).build((3, 32, 32))
     pictures = torch.rand(4, 3, 32, 32)
     torch.manual_seed(0)
     assert not torch.equal(net(pictures), net(pictures))
@@ -160,7 +160,7 @@ def test_an_unknown_precision_is_refused(backbone: backbones.Params) -> None:
 
 
 def test_conv4_of_other_than_square_pictures() -> None:
-    net = Conv4((1, 40, 101), 8)
+    net = Conv4Params(name="conv4", width=8, downsample="pool").build((1, 40, 101))
     assert net(torch.rand(2, 1, 40, 101)).shape == (2, net.features) == (2, 8 * 2 * 6)
 
 

@@ -43,8 +43,6 @@ def run(
             draw(images, episodes=30),
             val,
             draw(val, episodes=5),
-            lr=params.lr,
-            meta_batch=params.meta_batch,
             steps=STEPS,
             seed=3,
             log=lambda step, values: None,
@@ -109,6 +107,54 @@ def test_a_checkpoint_written_on_the_way_is_enough_after_a_kill(
     assert same(resumed, undisturbed)
     assert progress.journal[0] == expected.journal[0]  # its time, too
     assert progress.journal[-1]["time"] > expected.journal[-1]["time"]
+
+
+@pytest.mark.usefixtures("few_points")
+@pytest.mark.parametrize(("seconds", "written"), [(3.5, [4, 8, 12, 16, 20]), (100, [20])])
+def test_checkpoints_are_written_as_often_as_said_and_in_the_end(
+    seconds: float, written: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves a second in each step."""
+    clock, steps, save = [0.0], [], checkpoints.save
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    cls = methods.METHODS["prototypical"]
+    learn = cls.backward
+
+    def backward(method: object, episodes: object) -> torch.Tensor:
+        clock[0] += 1
+        return learn(method, episodes)
+
+    def count(path: Path, state: dict) -> bool:
+        steps.append(state["progress"]["step"])
+        return save(path, state)
+
+    monkeypatch.setattr(cls, "backward", backward)
+    monkeypatch.setattr(checkpoints, "save", count)
+    run("prototypical", tmp_path / "training.pt")
+    assert steps == written
+
+
+def test_a_checkpoint_that_a_stop_could_not_write_names_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "training.pt"
+    with pytest.raises(Preempted, match=r"stopped by SIGTERM at step 3 of 20: .* from step 3$"):
+        run("prototypical", path, terminate_in=3)
+    monkeypatch.setattr(checkpoints, "save", lambda path, state: False)
+    with pytest.raises(Preempted, match=r"stopped by SIGTERM at step 5 of 20: .* from step 3$"):
+        run("prototypical", path, terminate_in=2)
+
+
+def test_time_and_curve_go_on_after_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    with pytest.raises(Preempted):
+        run("prototypical", path, terminate_in=10)
+    saved = checkpoints.load(path)["progress"]
+    _, progress = run("prototypical", path)
+    assert progress.started == saved["started"]
+    assert progress.seconds > saved["seconds"] > 0
+    assert progress.training_seconds > saved["training_seconds"] > 0
 
 
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from metashot.errors import MetashotError
 from metashot.learning.models import backbones, methods, runtime
 from metashot.learning.models.backbones.base import BatchNorm
 from metashot.learning.models.backbones.conv1d import Conv1dParams
-from metashot.learning.models.backbones.conv4 import Block, Conv4, Conv4Params, Downsample
+from metashot.learning.models.backbones.conv4 import Block, Conv4Params, Downsample
 from metashot.learning.models.backbones.dense import DenseParams
 from metashot.learning.models.backbones.ngrams import NgramsParams
 from metashot.learning.models.backbones.resnet12 import Resnet12Params
@@ -168,7 +168,7 @@ def test_loading_what_is_no_model_is_one_clear_line(tmp_path) -> None:
 
 
 def test_conv4_equals_the_network_of_the_papers() -> None:
-    ours = Conv4((1, 28, 28), 8, "pool").eval()
+    ours = Conv4Params(name="conv4", width=8, downsample="pool").build((1, 28, 28)).eval()
     layers: list[nn.Module] = []
     for block in ours.blocks:
         norm = nn.BatchNorm2d(8)
@@ -182,7 +182,8 @@ def test_conv4_equals_the_network_of_the_papers() -> None:
 
 def test_parameters_of_conv4_64_are_those_published() -> None:
     # Four 3x3 convolutions of 64 filters with bias and batch normalisation on one channel.
-    assert sum(p.numel() for p in Conv4((1, 28, 28), 64).parameters()) == (9 + 3) * 64 + 3 * (9 * 64 + 3) * 64
+    count = Conv4Params(name="conv4", width=64, downsample="pool").count((1, 28, 28))
+    assert count == (9 + 3) * 64 + 3 * (9 * 64 + 3) * 64
 
 
 @pytest.mark.parametrize("rows", [3, 8])

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from metashot.data import Form
 from metashot.data.kinds.base import Use, file_bytes
 from metashot.section import Section
 
+if TYPE_CHECKING:  # takes seconds to import, see `fitted`
+    from torch import Tensor
+
+Fit = Literal["stretch", "crop"]
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".bmp", ".dib", ".webp"},
@@ -59,7 +63,7 @@ class Prepare(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings(Prepare):
-    """Characters in black and white, in splits that share neither classes nor drawings."""
+    """Square pictures of characters in black and white, in splits that share neither classes nor drawings."""
 
     repeated: ClassVar[Literal["refuse", "remove"]] = "refuse"
     disjoint: ClassVar[bool] = True
@@ -70,25 +74,43 @@ class Drawings(Prepare):
         return form(self.image_size, 1)
 
 
-def form(image_size: int, channels: int, bits: int = BITS[-1]) -> Form:
-    """Square pictures, grey or RGB; see `shown` for the bits."""
-    decoding = {} if bits == BITS[-1] else {"bits": bits}
+def form(image_size: int, channels: int, bits: int = BITS[-1], fit: Fit = "stretch") -> Form:
+    """Square pictures, grey or RGB; see `shown` for the bits, `fitted` for the fit."""
+    chosen = {"bits": (bits, BITS[-1]), "fit": (fit, "stretch")}
+    decoding = {key: value for key, (value, usual) in chosen.items() if value != usual}
     return Form("images", (channels, image_size, image_size), "uint8", decoding)
 
 
 def decode(content: bytes, form: Form) -> tuple[NDArray[np.uint8], bytes]:
     """A picture file as ``[C, H, W]``, and a digest of its pixels before they were scaled.
 
-    Grey ones are drawings: they are inverted, so that ink is 255 on a background of 0. Scaled by an
-    antialiasing filter (Lanczos); the sides are stretched to the form's.
+    Grey ones are drawings: they are inverted, so that ink is 255 on a background of 0. The size is that of
+    the form, see `fitted`.
 
     Raises ValueError for what `opened` and `shown` refuse.
     """
-    channels, height, width = form.shape
+    colour = form.shape[0] == 3
     stored = opened(content)
-    image = shown(stored, colour=channels == 3, bits=bits_of(form))
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-    return pixels.transpose(2, 0, 1) if channels == 3 else 255 - pixels[None], digest(stored, image)
+    image = shown(stored, colour=colour, bits=bits_of(form))
+    pixels = fitted(image, form).numpy()
+    return pixels if colour else 255 - pixels, digest(stored, image)
+
+
+def fitted(image: Image.Image, form: Form) -> "Tensor":
+    """A picture in grey or RGB as uint8 ``[C, H, W]`` of the form's size.
+
+    It is scaled by an antialiasing filter (Lanczos). With ``stretch`` the whole picture is, whatever its
+    sides; with ``crop`` the largest square in its middle, so that shapes stay as they are.
+    """
+    # Takes two seconds, with torch: nobody else who imports this module is to wait for it
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
+    if form.decoding.get("fit") == "crop":  # before it is scaled: a strip would grow beyond all memory
+        image = transforms.center_crop(image, [min(image.size)])
+    scaled = transforms.resize(image, list(form.shape[1:]), InterpolationMode.LANCZOS)
+    pixels: Tensor = transforms.pil_to_tensor(scaled)
+    return pixels
 
 
 def digest(stored: Image.Image, image: Image.Image) -> bytes:
@@ -178,16 +200,19 @@ def served(value: object, form: Form) -> NDArray[np.float32]:
     Raises ValueError as `picture` does, for a picture of more than 25 million pixels, and for what is not a
     file's bytes.
     """
-    channels, height, width = form.shape
+    from torchvision.transforms.v2 import functional as transforms
+
+    colour = form.shape[0] == 3
     encoded = file_bytes(value, USE.noun)
-    image = picture(encoded, colour=channels == 3, largest=LARGEST_SERVED, bits=bits_of(form))
-    if channels == 1:
+    image = picture(encoded, colour=colour, largest=LARGEST_SERVED, bits=bits_of(form))
+    if not colour:
         drawing = np.asarray(image)
         border = np.concatenate([drawing[0], drawing[-1], drawing[:, 0], drawing[:, -1]])
         if np.median(border) > 127:
             image = ImageOps.invert(image)
-    scaled = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32)
-    return scaled.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
+    # Divided by 255, as in training; `to_dtype` multiplies by 1 / 255, which rounds otherwise
+    scaled: NDArray[np.float32] = transforms.normalize(fitted(image, form).float(), [0.0], [255.0]).numpy()
+    return scaled
 
 
 def _deep_grey(stored: Image.Image) -> bool:

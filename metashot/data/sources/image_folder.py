@@ -25,17 +25,22 @@ class Prepare(images.Prepare, folders.Prepare):
     Attributes:
         colour: Whether pictures are RGB; grey ones are inverted, as drawings are dark on light.
         bits: How many of their bits files of 16 use: 12 where the greatest value is 4,095.
+        fit: What becomes of a picture that is not square: its sides are stretched to one length, or cropped
+            to the square in its middle.
     """
 
     colour: bool
     bits: int = images.BITS[-1]
+    fit: images.Fit = "stretch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits not in images.BITS:
             raise ValueError(f"bits: {self.bits} is not between {images.BITS[0]} and {images.BITS[-1]}")
+        if self.fit not in ("stretch", "crop"):
+            raise ValueError(f"fit: {self.fit!r} is neither 'stretch' nor 'crop'")
 
     @property
     def form(self) -> Form:
         """See `sources.Prepare`."""
-        return images.form(self.image_size, 3 if self.colour else 1, self.bits)
+        return images.form(self.image_size, 3 if self.colour else 1, self.bits, self.fit)

@@ -47,7 +47,7 @@ class Conv1d(Backbone):
     as Conv-4 has, and pooled like those.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int = 64, kernel: int = 5) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, kernel: int) -> None:
         super().__init__()
         if len(shape) != 2 or shape[1] < 16:
             raise MetashotError(

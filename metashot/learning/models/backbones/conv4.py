@@ -63,7 +63,7 @@ class Block(nn.Module):
     variance ``diag(W S W^T)``. S is small where channels are few.
     """
 
-    def __init__(self, in_channels: int, width: int, downsample: Downsample, first: bool = False) -> None:
+    def __init__(self, in_channels: int, width: int, downsample: Downsample, first: bool) -> None:
         super().__init__()
         self.first = first
         self.pool = downsample == "pool"
@@ -126,9 +126,9 @@ class Conv4(Backbone):
     def __init__(
         self,
         shape: tuple[int, ...],
-        width: int = 64,
-        downsample: Downsample = "pool",
-        precision: Precision = "float32",
+        width: int,
+        downsample: Downsample,
+        precision: Precision,
     ) -> None:
         super().__init__()
         channels, height, width_ = picture_shape(shape, "Conv-4", 16 if downsample == "pool" else 1)

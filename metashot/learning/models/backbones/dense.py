@@ -35,7 +35,7 @@ class Dense(Backbone):
     encoder's own. Layer normalisation as in `Ngrams`.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int = 256) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         if len(shape) != 1:
             raise MetashotError(f"the dense network takes vectors, not samples of shape {list(shape)}")

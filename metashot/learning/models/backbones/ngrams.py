@@ -58,9 +58,7 @@ class Ngrams(Backbone):
     gather the embeddings and add them up.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], buckets: int = 8192, width: int = 256, drop_rate: float = 0.0
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], buckets: int, width: int, drop_rate: float) -> None:
         super().__init__()
         if len(shape) != 1:
             raise MetashotError(

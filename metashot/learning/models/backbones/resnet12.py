@@ -61,10 +61,10 @@ class ResNet12(Backbone):
     def __init__(
         self,
         shape: tuple[int, ...],
-        width: int = 64,
-        drop_rate: float = 0.1,
-        drop_size: int = 5,
-        precision: Precision = "float32",
+        width: int,
+        drop_rate: float,
+        drop_size: int,
+        precision: Precision,
     ) -> None:
         super().__init__()
         channels, *_ = picture_shape(shape, "ResNet-12", 16)
@@ -72,7 +72,7 @@ class ResNet12(Backbone):
         rates = [0.0, 0.0, drop_rate, drop_rate]
         self.blocks = nn.ModuleList(
             Residual(before, after, rate, drop_size)
-            for before, after, rate in zip([channels, *widths], widths, rates, strict=False)
+            for before, after, rate in zip([channels, *widths[:-1]], widths, rates, strict=True)
         )
         self.features, self.precision = widths[-1], precision
         self.to(memory_format=torch.channels_last)

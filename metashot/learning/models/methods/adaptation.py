@@ -128,8 +128,8 @@ class Adaptation(base.Method):
                     name: w if w.requires_grad else w.detach().requires_grad_() for name, w in weights.items()
                 }
                 value = function(at, *tensors)
-                found = torch.autograd.grad(value, list(at.values()), create_graph=differentiable)
-            gradient = dict(zip(at, found, strict=True))
+                parts = torch.autograd.grad(value, list(at.values()), create_graph=differentiable)
+            gradient = dict(zip(at, parts, strict=True))
         if not differentiable:
             gradient = {name: part.detach() for name, part in gradient.items()}
         return gradient, value.detach()
