@@ -1,6 +1,5 @@
 """Scheduled retraining: pin new data, make what is out of date, let the gate decide, commit everything."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,7 +142,7 @@ def adopt(root: Path, dataset: str, setting: str) -> None:
     champion = json.loads((root / decision).read_text(encoding="utf-8"))["champion"]
     incumbents = {cell.weights for _, cell in lockfile.adopted(root, dataset, setting)}
     # After a run that failed half-way, some results are not those that were judged; but that run has adopted
-    if champion and champion["model"] not in incumbents:
+    if champion and champion.model not in incumbents:
         champions.adopt(root, dataset, setting)
 
 

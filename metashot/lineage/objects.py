@@ -38,24 +38,12 @@ class Store:
 
     @classmethod
     def remote(cls, root: Path) -> "Store | None":
-        """The default remote, if there is one."""
-        config = dict(line.split("=", 1) for line in dvc.output(root, "config", "--list").splitlines())
-        name = config.get("core.remote")
-        if not name:
+        """The default remote, if there is one, opened with the options and credentials that DVC has."""
+        opened = dvc.remote(root)
+        if opened is None:
             return None
-        settings = {
-            key.rpartition(".")[2]: value for key, value in config.items() if f"remote.{name}." in key
-        }
-        url = settings["url"]
-        if "://" not in url:
-            return cls(fsspec.filesystem("file"), str((root / ".dvc" / url).resolve()))
-        client = {"endpoint_url": settings.get("endpointurl"), "region_name": settings.get("region")}
-        options = {
-            "profile": settings.get("profile"),
-            "client_kwargs": {k: v for k, v in client.items() if v},
-        }
-        fs, base = fsspec.url_to_fs(url, **{key: value for key, value in options.items() if value})
-        return cls(fs, base)
+        filesystem, path = opened
+        return cls(fsspec.AbstractFileSystem.from_json(filesystem), path.removesuffix("/files/md5"))
 
     def object(self, digest: str) -> str:
         """Path of the object with this digest, whether or not it exists.

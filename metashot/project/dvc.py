@@ -22,6 +22,20 @@ from metashot.project.declared import PARAMS, contents
 
 Graph = dict[str, set[str]]
 
+# DVC alone knows which options of a remote, such as credentials, mean what to its file system
+OPEN_REMOTE = """
+import json, sys
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+try:
+    repo = Repo(".")
+    if repo.config["core"].get("remote"):
+        objects = repo.cloud.get_remote_odb()
+        print(json.dumps([objects.fs.fs.to_json(), objects.path]))
+except DvcException as error:
+    sys.exit(f"ERROR: {error}")
+"""
+
 BUSY = "is busy, it is being blocked by"  # DVC's words
 _NODE = re.compile(r'^"(?P<stage>[^"]+)";$')
 _EDGE = re.compile(r'^"(?P<needed>[^"]+)" -> "(?P<stage>[^"]+)";$')
@@ -137,6 +151,31 @@ def status(root: Path, *targets: str) -> dict[str, list[Any]]:
     """
     changes: dict[str, list[Any]] = json.loads(output(root, "status", "--json", *targets))
     return changes
+
+
+def remote(root: Path) -> tuple[str, str] | None:
+    """Return the default remote, if there is one: its file system as fsspec's JSON, its folder of objects.
+
+    The JSON may hold credentials.
+
+    Raises:
+        MetashotError: DVC cannot open it.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_REMOTE],
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
+    if done.returncode:
+        raise MetashotError(f"the DVC remote cannot be opened: {error_line(done.stderr.splitlines())}")
+    if not done.stdout:
+        return None
+    filesystem, path = json.loads(done.stdout)
+    return filesystem, path
 
 
 def push(root: Path, *targets: str) -> None:

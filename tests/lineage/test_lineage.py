@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -332,3 +333,61 @@ def test_a_file_that_is_not_in_the_workspace_says_how_to_get_it(tmp_path):
         lock.file(cell.evaluate, cell.metrics)
     with pytest.raises(MetashotError, match=r"names no elsewhere\.txt"):
         lock.file(cell.train, "elsewhere.txt")
+
+
+@pytest.fixture
+def dvc_repository(tmp_path: Path) -> Callable[..., str]:
+    """An empty repository of DVC's, and DVC in it."""
+    root = tmp_path / "repository"
+    root.mkdir()
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+    dvc("init", "--quiet", "--no-scm")
+    return dvc
+
+
+def test_a_remote_is_opened_with_the_credentials_that_dvc_has(
+    tmp_path: Path, dvc_repository: Callable[..., str]
+) -> None:
+    assert Store.remote(tmp_path / "repository") is None
+    dvc_repository("remote", "add", "--default", "store", "s3://bucket/prefix")
+    for key, value in {
+        "endpointurl": "http://127.0.0.1:9",
+        "access_key_id": "me",
+        "secret_access_key": "secret",
+        "session_token": "token",
+        "ssl_verify": "false",
+    }.items():
+        dvc_repository("remote", "modify", "--local", "store", key, value)
+    store = Store.remote(tmp_path / "repository")
+    assert store is not None
+    assert store.base == "bucket/prefix"
+    assert (store.fs.key, store.fs.secret, store.fs.token) == ("me", "secret", "token")
+    assert store.fs.client_kwargs == {"endpoint_url": "http://127.0.0.1:9", "verify": False}
+
+
+def test_a_remote_in_a_folder_holds_what_dvc_pushed(
+    tmp_path: Path, dvc_repository: Callable[..., str]
+) -> None:
+    root = tmp_path / "repository"
+    dvc_repository("remote", "add", "--default", "store", "../store")
+    (root / "file").write_text("content")
+    dvc_repository("add", "file")
+    dvc_repository("push")
+    store = Store.remote(root)
+    assert store is not None
+    assert store.has(hashlib.md5(b"content").hexdigest())
+    assert not store.has(hashlib.md5(b"other").hexdigest())
+
+
+def test_a_remote_that_dvc_cannot_open_is_one_line(
+    tmp_path: Path, dvc_repository: Callable[..., str]
+) -> None:
+    config = tmp_path / "repository/.dvc/config"
+    config.write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = nope://x\n")
+    with pytest.raises(MetashotError, match=r"the DVC remote cannot be opened: .*Unsupported URL") as caught:
+        Store.remote(tmp_path / "repository")
+    assert "\n" not in str(caught.value)
