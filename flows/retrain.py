@@ -139,7 +139,7 @@ def adopt(root: Path, dataset: str, setting: str) -> None:
         return
     # A run that was killed may have removed these
     dvc.output(root, "checkout", "--force", decision, *([pointer] if (root / pointer).exists() else []))
-    champion = json.loads((root / decision).read_text(encoding="utf-8"))["champion"]
+    champion = decision_of(lockfile.Lock(root), group).champion
     incumbents = {cell.weights for _, cell in lockfile.adopted(root, dataset, setting)}
     # After a run that failed half-way, some results are not those that were judged; but that run has adopted
     if champion and champion.model not in incumbents:
