@@ -22,7 +22,7 @@ from metashot.lineage import lockfile
 from metashot.project import dvc, find_root, git
 from metashot.results import champions
 from metashot.results.compare import compare
-from metashot.results.decision import decision_path
+from metashot.results.decision import decision_of, decision_path
 
 COMMITTED = ("params.yaml", "dvc.lock", lockfile.CHAMPIONS)  # files in git that a retraining changes
 NO_CHANGE, UNPUBLISHED = "No change", "Unpublished"
