@@ -262,7 +262,7 @@ def test_prototypical_takes_unequal_shots() -> None:
 def test_attention_sums_to_one_and_classes_get_their_members_weights() -> None:
     support, labels, query = embeddings()
     method = build("matching")
-    weights = method.attention(support, query)
+    weights = method.similarity(support, query).softmax(-1)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 7))
     cosine = F.cosine_similarity(query.unsqueeze(2), support.unsqueeze(1), dim=-1)
     torch.testing.assert_close(weights, (cosine / 0.1).softmax(-1))
