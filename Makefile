@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run omniglot paper test drills lint ui bench peers clean
+.PHONY: help run omniglot paper test drills mutants lint ui bench peers clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,10 @@ test: lint ## lint, then the tests
 
 drills: .venv/installed ## the slow tests: processes killed, disks full, servers and workers lost, a week of schedule
 	pytest -m slow
+
+# FAULTS=0 plants all of them, SEED draws others, ROOM=learning tests one package alone
+mutants: .venv/installed ## how many small faults, planted in learning and results, the unit tests notice: two hours
+	python -m benchmarks.mutants --faults $(or $(FAULTS),150) --seed $(or $(SEED),0) $(ROOM)
 
 lint: .venv/installed ## ruff, mypy and the rules of who imports whom
 	ruff check .

@@ -29,7 +29,7 @@ from cosmic_ray.commands.init import init
 from cosmic_ray.modules import find_modules
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.work_db import WorkDB
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
+from cosmic_ray.work_item import MutationSpec, WorkerOutcome, WorkResult
 
 ROOMS = ("learning", "results")
 # Of a binary operator or comparison the replacement that is hardest to notice: most others raise at once
@@ -82,24 +82,24 @@ def tests(room: str, module: Path) -> list[str]:
     return [str(path) for path in sorted(files, key=lambda path: name not in path.read_text())]
 
 
-def tested(room: str, sample: Sequence[MutationSpec]) -> list[WorkResult]:
+def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
     """Plant each fault by itself and run the tests of the package: side by side, a copy for each core.
 
-    Exits where the tests fail without a fault.
+    Returns for each fault whether a test failed; a fault that goes unnoticed is printed. Exits where tests
+    fail without a fault.
     """
     with tempfile.TemporaryDirectory() as folder:
         copies: SimpleQueue[Path] = SimpleQueue()
-        cores = len(os.sched_getaffinity(0))
-        folders = [copied(Path(folder, str(number))) for number in range(cores)]
+        for number in range(len(os.sched_getaffinity(0))):
+            copies.put(copied(Path(folder, str(number))))
+
         began = time.perf_counter()
-        command = shlex.split(f"env -C {folders[0]} {TESTS} tests/{room}")
+        command = shlex.split(f"env -C {folder}/0 {TESTS} tests/{room}")
         if subprocess.call(command, stdout=subprocess.DEVNULL):
             sys.exit(f"error: tests/{room} fail as they are: mend that first")
-        patience = PATIENCE * cores * (time.perf_counter() - began)
-        for path in folders:
-            copies.put(path)
+        patience = PATIENCE * (time.perf_counter() - began)
 
-        def test(spec: MutationSpec) -> WorkResult:
+        def test(spec: MutationSpec) -> bool:
             copy = copies.get()
             planted = evolve(spec, module_path=copy / spec.module_path)
             command = f"env -C {copy} {TESTS} {' '.join(tests(room, spec.module_path))}"
@@ -107,34 +107,32 @@ def tested(room: str, sample: Sequence[MutationSpec]) -> list[WorkResult]:
             copies.put(copy)
             if result.worker_outcome != WorkerOutcome.NORMAL:
                 sys.exit(f"error: {spec}: {result.output}")
-            mark = "-" if result.test_outcome == TestOutcome.SURVIVED else "."
-            print(mark, end="", flush=True)
-            return result
+            if result.is_killed:
+                print(".", end="", flush=True)
+            else:
+                print(f"\n{shown(spec, result)}", flush=True)
+            return result.is_killed
 
-        with ThreadPoolExecutor(cores) as pool:
-            results = list(pool.map(test, sample))
-    print()
-    return results
+        with ThreadPoolExecutor(copies.qsize()) as pool:
+            return list(pool.map(test, sample))
 
 
-def report(room: str, sample: Sequence[MutationSpec], results: Sequence[WorkResult], of: int) -> None:
-    """Print what went unnoticed, and the share that was noticed with its 95 % interval (Wilson 1927)."""
-    unnoticed = [
-        (spec, result)
-        for spec, result in zip(sample, results, strict=True)
-        if result.test_outcome == TestOutcome.SURVIVED
-    ]
-    for spec, result in unnoticed:
-        lines = [line for line in (result.diff or "").splitlines()[4:] if line[:1] in ("-", "+")]
-        print(f"{spec.module_path}:{spec.start_pos[0]}: {spec.operator_name.removeprefix('core/')}")
-        print("\n".join(f"    {line}" for line in lines))
-    count, z = len(sample), 1.96
-    share = 1 - len(unnoticed) / count
+def shown(spec: MutationSpec, result: WorkResult) -> str:
+    """Return where a fault was planted, and the lines before and after."""
+    changed = [line for line in (result.diff or "").splitlines()[4:] if line[:1] in ("-", "+")]
+    where = f"{spec.module_path}:{spec.start_pos[0]}: {spec.operator_name.removeprefix('core/')}"
+    return "\n    ".join([where, *changed])
+
+
+def report(room: str, results: Sequence[bool], of: int) -> None:
+    """Print the share of faults that was noticed, and its 95 % interval (Wilson 1927)."""
+    count, z = len(results), 1.96
+    share = sum(results) / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     drawn = f"all {of}" if count == of else f"{count} drawn at random of {of}"
-    between = f"{centre - half:.1%} to {centre + half:.1%}"
-    print(f"metashot/{room}: {share:.1%} noticed ({between}) of {drawn} faults")
+    between = f"95 % interval {centre - half:.1%} to {centre + half:.1%}"
+    print(f"\nmetashot/{room}: {share:.1%} noticed ({between}) of {drawn} faults")
 
 
 def main() -> None:
@@ -149,7 +147,7 @@ def main() -> None:
         count = min(given.faults, len(known)) or len(known)
         sample = random.Random(given.seed).sample(known, count)
         print(f"metashot/{room}: {count} of {len(known)} faults")
-        report(room, sample, tested(room, sample), len(known))
+        report(room, noticed(room, sample), len(known))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Varied copies of training pictures, made in batches on the device, each picture by a draw of its own."""
+"""Augmentation of training pictures, in batches on the device.
+
+Each picture is changed by random parameters of its own, where torchvision's transforms draw them once for a
+whole batch.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,13 +19,13 @@ GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601), 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Section):
-    """Section ``data.<dataset>.augment`` of params.yaml: how far a training picture is moved at random.
+    """Section ``data.<dataset>.augment`` of params.yaml: limits of random changes to pictures in training.
 
     Attributes:
-        flip: Whether half of the pictures are mirrored, left to right.
-        shift: Largest shift along each axis, as a share of the picture; what comes in is empty (0).
-        rotate: Largest turn, in degrees.
-        scale: Largest change of size: between ``1 - scale`` and ``1 + scale`` times.
+        flip: Whether pictures are mirrored, left to right, half of the time.
+        shift: Largest shift along each axis, as a fraction of the side; uncovered pixels are 0.
+        rotate: Largest rotation, in degrees.
+        scale: Largest change of size: the factor is between ``1 - scale`` and ``1 + scale``.
         jitter: Brightness, contrast and saturation are each multiplied by between ``1 - jitter`` and
             ``1 + jitter``.
     """
@@ -39,28 +43,28 @@ class Augment(Section):
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change their place."""
+        """Whether the geometry changes."""
         return self.flip or self.shift > 0 or self.rotate > 0 or self.scale > 0
 
     @property
     def varies(self) -> bool:
-        """Whether it does anything."""
+        """Whether anything changes."""
         return self.moves or self.jitter > 0
 
     def episodes(self, episodes: Episodes) -> Episodes:
-        """Episodes of varied pictures."""
+        """Augment support and query pictures, each by itself."""
         if not self.varies:
             return episodes
         return replace(episodes, support=self.images(episodes.support), query=self.images(episodes.query))
 
     def images(self, images: Tensor) -> Tensor:
-        """Varied pictures.
+        """Augment pictures.
 
         Args:
             images: ``[..., C, H, W]`` in [0, 1].
 
         Returns:
-            As many, in [0, 1]; draws come from torch's generator of the CPU.
+            The same shape, in [0, 1]. Random numbers come from torch's CPU generator.
         """
         flat = images.flatten(0, -4)
         if self.moves:
@@ -71,7 +75,7 @@ class Augment(Section):
         return flat.reshape(images.shape)
 
     def _draw_moves(self, count: int) -> Tensor:
-        """Inverse affine maps ``[count, 2, 3]``, in units of half a picture."""
+        """Draw inverse affine maps ``[count, 2, 3]``, in units of half a picture."""
         turn, size, right, down, mirrored = 2 * torch.rand(5, count) - 1
         angle = turn * math.radians(self.rotate)
         stretch = 1 / (1 + self.scale * size)
@@ -85,19 +89,19 @@ class Augment(Section):
 
 
 def moved(images: Tensor, maps: Tensor) -> Tensor:
-    """Pictures ``[M, C, H, W]`` seen through affine maps ``[M, 2, 3]`` from output to input places.
+    """Resample pictures ``[M, C, H, W]`` by affine maps ``[M, 2, 3]`` from output to input coordinates.
 
-    Bilinear; places are in [-1, 1] from edge to edge. What lies outside is 0.
+    Bilinear; coordinates run from -1 to 1, edge to edge. What lies outside is 0.
     """
     grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
 
 def coloured(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Pictures ``[M, C, H, W]`` in [0, 1] with these multiplied, each ``[M]``, in this order.
+    """Multiply brightness, contrast and saturation, in this order, by factors ``[M]`` each.
 
-    As torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` do it to one
-    picture. Pictures of one channel have no saturation.
+    Pictures are ``[M, C, H, W]`` in [0, 1]. As torchvision's ``adjust_brightness``, ``adjust_contrast`` and
+    ``adjust_saturation`` with one factor each. Pictures of one channel have no saturation.
     """
     brightness, contrast, saturation = (f[:, None, None, None] for f in (brightness, contrast, saturation))
     images = (images * brightness).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The state of a training, in a file that is there whole or not at all."""
+"""Checkpoints: the state of a training, in a file that is replaced as a whole or not at all."""
 
 import hashlib
 import io
@@ -37,10 +37,11 @@ def save(path: Path, state: Mapping[str, Any]) -> bool:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What `save` wrote, on the CPU; None if there is no file, or, with a warning, if it is none of ours.
+    """Read what `save` wrote, onto the CPU.
 
-    The file begins with a digest of its name and content: torch's reader would take damaged numbers as they
-    are, and a file that was renamed is the checkpoint of another training.
+    Returns None if there is no file or, with a warning, if it is damaged or of another training. The file
+    begins with a digest of its name and content: torch's reader accepts damaged numbers, and a file that was
+    renamed is the checkpoint of another training.
     """
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""From frozen episodes to correct answers."""
+"""Count correct answers in frozen episodes."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ EPISODE_CHUNK = 100  # episodes classified at once
 
 
 def correct_queries(method: Method, samples: Tensor | Streamed, manifest: Manifest) -> np.ndarray:
-    """Correctly answered queries of each episode: ``[E]`` int64, of ``manifest.queries``.
+    """Count the correctly classified queries of each episode: ``[E]`` int64, of ``manifest.queries``.
 
     Args:
-        method: Put into evaluation mode and back.
+        method: Evaluated in evaluation mode; its own mode is restored.
         samples: ``[M, *shape]`` of the manifest's split, on the method's device.
         manifest: E episodes.
     """
@@ -29,7 +29,7 @@ def correct_queries(method: Method, samples: Tensor | Streamed, manifest: Manife
 def correct_in_each(
     method: Method, samples: Tensor | Streamed, manifests: Sequence[Manifest]
 ) -> list[np.ndarray]:
-    """The same for several manifests of one split, a sample embedded once for all of them."""
+    """As `correct_queries`, for several manifests of one split; each sample is embedded only once."""
     was_training = method.training
     method.eval()
     source = _embedded(method, samples, manifests) if isinstance(method, EmbeddingMethod) else samples
@@ -39,7 +39,7 @@ def correct_in_each(
 
 
 def _embedded(method: EmbeddingMethod, samples: Tensor | Streamed, manifests: Sequence[Manifest]) -> Tensor:
-    """Embeddings ``[M, D]`` of the samples that are in an episode; an embedding depends on no episode."""
+    """Embeddings ``[M, D]``, filled for the samples that occur in an episode, on which they do not depend."""
     rows = np.unique(np.concatenate([part.ravel() for m in manifests for part in (m.support, m.query)]))
     used = torch.from_numpy(rows).to(samples.device)
     chunks = [method.embed(scaled(samples[part])) for part in torch.split(used, EMBED_CHUNK)]
@@ -49,10 +49,10 @@ def _embedded(method: EmbeddingMethod, samples: Tensor | Streamed, manifests: Se
 
 
 def _correct(method: Method, source: Tensor | Streamed, manifest: Manifest) -> np.ndarray:
-    answer = method.classify if isinstance(method, EmbeddingMethod) else method.predict
+    classify = method.classify if isinstance(method, EmbeddingMethod) else method.predict
     correct = []
     for start in range(0, len(manifest), EPISODE_CHUNK):
         episodes = manifest.gather(source, slice(start, start + EPISODE_CHUNK))
-        scores = answer(episodes.support, episodes.support_labels, episodes.query, episodes.n_way)
+        scores = classify(episodes.support, episodes.support_labels, episodes.query, episodes.n_way)
         correct.append((scores.argmax(-1) == episodes.query_labels).sum(1).cpu())
     return torch.cat(correct).numpy()

@@ -1,6 +1,6 @@
-"""What accuracies in episodes say of a model and of the difference between two, and how surely.
+"""Statistics of accuracies in episodes: intervals, paired tests, Holm's correction, sample sizes.
 
-Everything rests on the normal approximation to the mean over episodes, which are drawn independently.
+All use the normal approximation to the mean over episodes, which are drawn independently.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 Z = 1.96  # half width of a 95 % interval in standard errors
 FIVE_PERCENT, POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
-ROUNDING = 1e-12  # a mean difference below it is what floating point leaves of 0
+ROUNDING = 1e-12  # a smaller mean difference is 0 but for floating point
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ def mean_and_interval(accuracy: np.ndarray) -> tuple[float, float]:
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """Compare the accuracies ``[E]`` of two models in the same E episodes, at least 2.
 
-    Some episodes are hard for every model. Differences within episodes do not carry that, so their mean is
+    Some episodes are hard for every model. This cancels in differences within episodes, so their mean is
     known better than the two accuracies (the paired test: Student 1908, The probable error of a mean,
     Biometrika 6(1), 1-25; here with the normal distribution). The p-value is below 0.05 just where the
-    interval excludes 0. Of equal answers it is 1, of a difference that is the same in all episodes 0.
+    interval excludes 0. It is 1 if all answers are equal, and 0 if the difference is
+    the same in all episodes.
     """
     mean, half = mean_and_interval(first - second)
     return Difference(
@@ -94,14 +95,14 @@ def episodes_needed(mean: float, deviation: float) -> int | None:
 
     ``((z_0.975 + z_0.8) s / mean)^2``, rounded up (Lachin 1981, Introduction to sample size determination
     and power analysis for clinical trials, Controlled Clinical Trials 2(2), 93-113). It takes the observed
-    values for the true ones, and is as uncertain as they are. Below some 30 it says no more than: few.
+    values for the true ones, and is as uncertain as they are. Below about 30 it only says: few.
 
     Args:
         mean: Mean difference of accuracies in an episode.
         deviation: Standard deviation s of that difference over episodes.
 
     Returns:
-        At least 2, for an interval needs as many; None where no number suffices, as the mean is 0.
+        At least 2, which an interval needs; None if the mean is 0, so that no number suffices.
     """
     if abs(mean) < ROUNDING:
         return None

@@ -186,7 +186,8 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
         figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
         axes = figure.subplots()
         best = sorted(curves.items(), key=lambda item: -max(accuracy for _, accuracy in item[1]))
-        for (method, points), colour, mark in zip(best, COLOURS, MARKS, strict=False):
+        for number, (method, points) in enumerate(best):
+            colour, mark = _style(number)
             minutes, accuracies = zip(*points, strict=True)
             label = f"{method}, {100 * max(accuracies):.1f} %"
             drawn = [min(max(a, 0.001), 0.999) for a in accuracies]
@@ -240,6 +241,12 @@ def answers_plot(support: Sequence[tuple[bytes, str]], answers: Sequence[tuple[b
         left_out += sum(label not in of_class for _, label, _ in answers)
         figure.suptitle("; ".join(parts) + (f"; {left_out:,} not drawn" if left_out else ""), fontsize=12)
         return _png(figure)
+
+
+def _style(number: int) -> tuple[str, str]:
+    """Colour and mark of a line, another for each of 36."""
+    round_, place = divmod(number, len(COLOURS))
+    return COLOURS[place], MARKS[(place + round_) % len(MARKS)]
 
 
 def _show(axes: Axes, file: bytes, colour: str) -> None:

@@ -172,3 +172,44 @@ def test_samples_that_a_backbone_does_not_take_are_one_line(
     with pytest.raises(MetashotError, match="takes pictures of 16x16 pixels or more") as error:
         backbone.build(shape)
     assert "\n" not in str(error.value)
+
+
+def test_on_a_cpu_pictures_are_laid_out_with_their_channels_last() -> None:
+    """Of one channel torch takes either layout for the other, and its convolutions the slow one."""
+    for channels in (1, 2, 3):
+        pictures = torch.rand(2, channels, 4, 5)
+        laid = backbones.base.laid_out(pictures)
+        assert torch.equal(laid, pictures)
+        assert laid.stride() == (20 * channels, 1, 5 * channels, channels)
+
+
+@pytest.mark.parametrize(("downsample", "least"), [("pool", 16), ("stride", 1)])
+def test_the_smallest_pictures_of_conv4(downsample: str, least: int) -> None:
+    params = Conv4Params(name="conv4", width=3, downsample=downsample)
+    network = params.build((1, least, least)).eval()
+    assert network(torch.rand(2, 1, least, least)).shape == (2, network.features) == (2, 3)
+    for shape in ((1, least - 1, least), (1, least, least - 1)):
+        with pytest.raises(MetashotError, match=f"pictures of {least}x{least} pixels or more"):
+            params.build(shape)
+
+
+def test_drop_block_is_in_the_last_two_blocks() -> None:
+    torch.manual_seed(0)
+    network = dataclasses.replace(RESNET, drop_rate=0.5, drop_size=1).build((3, 64, 64))
+    empty = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, __, out: empty.append(float((out == 0).float().mean())))
+    network(torch.rand(16, 3, 64, 64))
+    assert empty[:2] == [0, 0]
+    assert all(abs(share - 0.5) < 0.05 for share in empty[2:])
+
+
+def test_drop_block_leaves_other_pictures_by_how_much_is_kept() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(30, 3, 6, 9)
+    out = drop_block(x, 0.2, 2)
+    kept = out != 0
+    assert abs(float(kept.float().mean()) - 0.8) < 0.05
+    torch.testing.assert_close(out[kept], x[kept] / kept.float().mean())
+    assert torch.equal(drop_block(x, 0.0, 2), x)
+    assert drop_block(torch.ones(1, 1, 3, 3), 1.0, 3).sum() == 0  # all of it, and no division by 0

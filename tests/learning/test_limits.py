@@ -1,7 +1,7 @@
 """The limits of every parameter: each is accepted where it lies and refused just beyond."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
@@ -12,6 +12,7 @@ from metashot.learning.models.backbones.conv4 import Conv4Params
 from metashot.learning.models.backbones.dense import DenseParams
 from metashot.learning.models.backbones.ngrams import NgramsParams
 from metashot.learning.models.backbones.resnet12 import Resnet12Params
+from metashot.learning.models.methods import base
 
 BELOW_ONE = math.nextafter(1, 0)
 LARGEST = 3.4028234663852886e38  # float32
@@ -102,3 +103,36 @@ def test_weights_are_counted_without_making_them(backbone: backbones.Params) -> 
     network = backbone.build(shape)
     assert backbone.count(shape) == sum(weight.numel() for weight in network.parameters())
     assert not any(weight.is_meta for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_cannot_be_changed(name: str) -> None:
+    """A model and its record say the same of them, whatever a program does."""
+    params = methods.METHODS[name].params_type(**METHODS[name])
+    for value in (params, Augment(), *(backbone for backbone, _ in NETWORKS)):
+        for key in asdict(value):
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, key, 3)
+
+
+@pytest.mark.parametrize("value", [Augment(), *(backbone for backbone, _ in NETWORKS)])
+def test_parameters_are_given_by_name(value: object) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        type(value)(*asdict(value).values())
+
+
+@pytest.mark.parametrize(
+    ("cls", "missing"),
+    [
+        (base.Method, {"backward", "predict"}),
+        (base.EmbeddingMethod, {"loss", "classify"}),
+        (backbones.Params, {"build"}),
+        (backbones.Backbone, {"forward"}),
+    ],
+)
+def test_what_every_method_and_network_must_have(cls: type, missing: set[str]) -> None:
+    assert cls.__abstractmethods__ == missing
+    for name in missing:
+        incomplete = type("Incomplete", (cls,), dict.fromkeys(missing - {name}))
+        with pytest.raises(TypeError, match=name):
+            incomplete()

@@ -262,7 +262,7 @@ def test_prototypical_takes_unequal_shots() -> None:
 def test_attention_sums_to_one_and_classes_get_their_members_weights() -> None:
     support, labels, query = embeddings()
     method = build("matching")
-    weights = method.attention(support, query)
+    weights = method.similarity(support, query).softmax(-1)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 7))
     cosine = F.cosine_similarity(query.unsqueeze(2), support.unsqueeze(1), dim=-1)
     torch.testing.assert_close(weights, (cosine / 0.1).softmax(-1))
@@ -519,6 +519,26 @@ def test_a_gpu_is_asked_for_float32_and_not_for_tf32() -> None:
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
+# --- starts
+
+
+def test_the_head_of_transfer_starts_small() -> None:
+    cls = methods.METHODS["transfer"]
+    problem = base.Problem(FORM, NETWORKS["transfer"], train_classes=3000)
+    start = cls(cls.params_type(**PARAMS["transfer"]), problem).classifier.detach()
+    assert start.shape == (3000, 4)
+    assert abs(float(start.std()) - 0.1) < 0.005
+    assert abs(float(start.mean())) < 0.005
+
+
+def test_weights_of_classes_without_samples_are_finite() -> None:
+    found = base.class_weights(torch.tensor([0, 0, 0, 2]), 4, torch.double)
+    torch.testing.assert_close(found[[0, 2]], torch.tensor([1 / 3, 1.0]).double())
+    torch.testing.assert_close(found[[1, 3]], torch.tensor([1.0, 1.0]).double())
+    unequal = base.class_weights(torch.tensor([[0, 1, 1], [0, 0, 1]]), 2, torch.float32)
+    torch.testing.assert_close(unequal, torch.tensor([[1.5, 0.75], [0.75, 1.5]]))
+
+
 # --- unequal supports
 
 
@@ -584,6 +604,24 @@ def test_one_step_is_nearest_class_by_inner_product(n_way: int) -> None:
         logits = features[2 * n_way :] @ (0.3 * (means - means.mean(0))).T
         found = method.predict(e.support[b : b + 1], e.support_labels[b : b + 1], e.query[b : b + 1], n_way)
         torch.testing.assert_close(found[0], logits.softmax(1))
+
+
+@pytest.mark.parametrize("width", [5, 9])
+def test_features_under_the_classifier_have_one_length(width: int) -> None:
+    cls = methods.METHODS["maml"]
+    problem = base.Problem(Form("sentences", (6,), "float32", {}), DenseParams(name="dense", width=width))
+    method = cls(cls.params_type(**PARAMS["maml"]), problem).double()
+    weights = {**method.weights(), "head": torch.eye(width).double()}
+    features = method.logits(weights, torch.randn(7, 6).double(), 7)
+    torch.testing.assert_close(features.norm(dim=1), torch.full((7,), 8.0).double(), rtol=1e-3, atol=0)
+    small = {**weights, "norm.weight": 1e-6 * weights["norm.weight"]}
+    assert (method.logits(small, torch.randn(7, 6).double(), 7).norm(dim=1) < 1e-3).all()
+
+
+def test_an_inner_step_needs_samples_and_labels() -> None:
+    method, e = build("maml"), episodes(batch=3)
+    with pytest.raises(ValueError, match="zip"):
+        method.adapt(method.weights(), 3, e.support, e.support_labels[:2], 0.1)
 
 
 # --- Reptile

@@ -44,6 +44,12 @@ def test_features_are_the_normalised_mean_that_embedding_bag_computes() -> None:
     torch.testing.assert_close(net(x).norm(dim=1), torch.full((30,), 4.0).double())
 
 
+def test_the_table_starts_small() -> None:
+    table = network(buckets=4000).table
+    assert abs(float(table.std()) - 0.02) < 0.001
+    assert abs(float(table.mean())) < 0.001
+
+
 def test_padding_other_texts_and_order_change_nothing() -> None:
     net, x = network(), numbered(9)
     padded = torch.cat([x, torch.zeros(9, 13, dtype=torch.int32)], dim=1)

@@ -1,8 +1,8 @@
 """Episodes: drawn once, frozen in manifests, gathered as tensors.
 
-An episode is fully determined by its manifest row: the classes and the row numbers of its support and query
-samples in one split of one data set. Whoever reads the same manifest sees the same episodes, which is what
-makes methods comparable.
+A row of a manifest determines an episode: its classes and the row numbers of its support and query samples in
+one split of one data set. All methods read the same manifest, so they see the same episodes, which makes them
+comparable.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Episodes:
         support_labels: ``[B, N*K]`` int64.
         query: ``[B, N*Q, *shape]``.
         query_labels: ``[B, N*Q]`` int64.
-        classes: ``[B, N]`` int64, the class of the data set behind each label.
+        classes: ``[B, N]`` int64, the data set's class for each label.
     """
 
     support: "Tensor"
@@ -93,7 +93,7 @@ class Manifest:
         return replace(self, classes=self.classes[rows], support=self.support[rows], query=self.query[rows])
 
     def narrow(self, n_way: int) -> "Manifest":
-        """Cut every episode into ``N // n_way`` smaller ones with classes of their own.
+        """Cut every episode into ``N // n_way`` smaller ones with disjoint classes.
 
         Raises:
             MetashotError: ``n_way`` is more than the episodes have.
@@ -111,7 +111,7 @@ class Manifest:
         return Manifest(cut(self.classes), cut(self.support), cut(self.query), self.data_md5, self.split)
 
     def gather(self, samples: "Tensor | Streamed", rows: np.ndarray | slice) -> Episodes:
-        """The episodes ``rows`` as tensors on the device of ``samples``.
+        """Gather the episodes ``rows`` as tensors on the device of ``samples``.
 
         Args:
             samples: ``[M, *shape]`` of the split, or anything else with one row for each of them, such as
@@ -134,7 +134,7 @@ class Manifest:
         return Episodes(*take(support), *take(query), classes.long().to(device))
 
     def stream(self, batch: int, seed: int) -> Iterator[np.ndarray]:
-        """Batches of row numbers for ever, each pass over the episodes in a new order drawn from ``seed``."""
+        """Yield batches of row numbers endlessly, each pass over the episodes in a new order, by ``seed``."""
         rng = np.random.default_rng(seed)
         order = np.empty(0, dtype=np.int64)
         while True:
@@ -150,17 +150,17 @@ class Manifest:
             flat = rows.reshape(len(rows), -1).astype(np.int32)
             return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
 
-        about = {"data_md5": self.data_md5, "split": self.split}
+        metadata = {"data_md5": self.data_md5, "split": self.split}
         table = pa.Table.from_pydict(
             {name: column(getattr(self, name)) for name in ("classes", "support", "query")},
-            metadata={f"metashot.{key}": value for key, value in about.items()},
+            metadata={f"metashot.{key}": value for key, value in metadata.items()},
         )
         with replacing(path) as partial:
             pq.write_table(table, partial, compression="zstd")
 
 
 def scaled(samples: "Tensor") -> "Tensor":
-    """Samples as a network takes them: uint8 becomes float in [0, 1], others stay."""
+    """Convert samples for a network: uint8 to float in [0, 1]; other types stay."""
     return samples.float().div_(255) if samples.element_size() == 1 else samples
 
 
@@ -168,7 +168,7 @@ def load_manifest(path: Path, samples: SampleSet) -> Manifest:
     """Read a manifest written by `Manifest.save` for use with ``samples``.
 
     Raises:
-        MetashotError: There is no such file, or it numbers the samples of other data.
+        MetashotError: There is no such file, it is damaged, or it was made for other data.
     """
     if not path.exists():
         raise MetashotError(f"{path}: no such episode manifest: make it with `dvc repro`")
@@ -177,8 +177,8 @@ def load_manifest(path: Path, samples: SampleSet) -> Manifest:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise MetashotError(f"{path}: damaged ({reason}): bring it back with `dvc checkout`") from None
-    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    data_md5, split = about.get("metashot.data_md5", ""), about.get("metashot.split", "")
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    data_md5, split = metadata.get("metashot.data_md5", ""), metadata.get("metashot.split", "")
     if (data_md5, split) != (samples.md5, samples.split):
         raise MetashotError(
             f"{path}: made for other data (md5 {data_md5}, {split}; not {samples.md5}, {samples.split}): "

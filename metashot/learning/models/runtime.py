@@ -17,10 +17,10 @@ _M_MMAP_MAX = -4
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU; float32 there means float32.
+    """Return the CUDA device if there is one, else the CPU, and make float32 exact on it.
 
-    By default torch rounds what a GPU convolves to TF32, which has three significant digits: meta-gradients
-    then differ from those of a CPU by some percent. Less than float32 is for ``precision`` to ask for.
+    By default torch rounds the inputs of a GPU's convolutions to TF32, which has three significant digits:
+    meta-gradients then differ from those of a CPU by some percent. A backbone's ``precision`` asks for less.
     """
     backends: Any = torch.backends  # whose types lag behind
     for operations in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
@@ -29,12 +29,12 @@ def best_device() -> torch.device:
 
 
 def use_threads(threads: int) -> None:
-    """Compute with this many CPU threads; how sums are split between them decides how they round."""
+    """Compute with this many CPU threads; their number affects how sums round."""
     torch.set_num_threads(threads)
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU, or of a processor with the kernels that torch picks for it."""
+    """Return the model of a GPU, or of a processor with the instruction set that torch's kernels use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -44,10 +44,10 @@ def device_name(device: torch.device) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc's allocator keep large blocks it was given back, instead of returning them to the kernel.
+    """Make glibc's allocator keep large freed blocks instead of returning them to the kernel.
 
-    A training step frees and asks for the same large activations again; fetching them anew from the kernel
-    costs a page fault for every 4 KiB and about a third of the step. Does nothing where there is no glibc.
+    A training step frees and allocates the same large activations again; getting them from the kernel costs a
+    page fault for every 4 KiB, about a third of the step. Does nothing without glibc.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -57,7 +57,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Deterministic kernels and the global generator seeded, both put back afterwards.
+    """Use deterministic kernels and seed the global generator; both are restored afterwards.
 
     Within it, the same calls give the same bits on one machine, whatever ran before in the process.
     """
@@ -77,19 +77,19 @@ def reproducible(seed: int) -> Iterator[None]:
 
 
 def generators() -> dict[str, Any]:
-    """The states of torch's global generators."""
+    """Return the states of torch's global generators."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
 def set_generators(states: Mapping[str, Any]) -> None:
-    """Put torch's global generators into ``states``."""
+    """Restore the states of torch's global generators."""
     torch.set_rng_state(states["cpu"])
     torch.cuda.set_rng_state_all(states["cuda"])
 
 
 @contextmanager
 def signals_held() -> Iterator[list[str]]:
-    """Within it SIGTERM and SIGINT do no more than add their name to the list it gives."""
+    """Within it, SIGTERM and SIGINT only append their names to the yielded list."""
     held: list[str] = []
 
     def hold(number: int, _: object) -> None:

@@ -13,7 +13,7 @@ from metashot.errors import MetashotError
 from metashot.section import Section
 
 Precision = Literal["float32", "bfloat16"]
-LENGTH = 4.0  # of the features of a text in the beginning
+LENGTH = 4.0  # initial norm of the features of texts and vectors
 WIDEST = 16_384  # filters or features
 
 
@@ -36,13 +36,13 @@ class Params(Section, ABC):
         """
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """Return the weights of the network that `build` makes, without making them. Raises as it does."""
+        """Return the number of weights of the network, without building it. Raises as `build` does."""
         with torch.device("meta"):
             return weights(self.build(shape))
 
 
 def weights(network: nn.Module) -> int:
-    """The weights of a network."""
+    """Return the number of weights of a network."""
     return sum(weight.numel() for weight in network.parameters())
 
 
@@ -104,7 +104,7 @@ class BatchNorm(nn.BatchNorm2d):
         return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None])
 
     def take_up(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of ``count`` values, as training does."""
+        """Update the running statistics by those of ``count`` values, as in training."""
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
@@ -121,17 +121,17 @@ def picture_shape(shape: tuple[int, ...], network: str, least: int) -> tuple[int
 
 
 def computing(x: Tensor, precision: Precision) -> AbstractContextManager[object]:
-    """Within it convolutions and matrix products on the device of ``x`` are computed with a precision."""
+    """Within it, convolutions and matrix products on the device of ``x`` are computed in ``precision``."""
     return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def channels_last(device: torch.device) -> bool:
-    """Whether pictures are convolved with their channels last: faster on a CPU, but vmap refuses it."""
+    """Whether pictures are convolved in channels-last layout: faster on a CPU, but refused by vmap."""
     return device.type == "cpu"
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Pictures ``[M, C, H, W]`` in the layout that their device convolves them in."""
+    """Return pictures ``[M, C, H, W]`` in the layout for convolutions on their device."""
     if not channels_last(x.device):
         return x.contiguous()
     if x.shape[1] == 1:

@@ -29,10 +29,10 @@ class DenseParams(Params):
 
 
 class Dense(Backbone):
-    """A linear map of vectors, normalised: what is trained on top of a frozen encoder.
+    """A normalised linear map of vectors, trained on top of a frozen encoder.
 
-    It begins as a rotation (or a projection of one), which keeps what is near near: the directions are the
-    encoder's own. Layer normalisation as in `Ngrams`.
+    Initialised as a rotation (or a projection of one), which preserves the encoder's distances. Layer
+    normalisation as in `Ngrams`.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int) -> None:

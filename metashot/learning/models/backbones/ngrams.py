@@ -25,9 +25,9 @@ class NgramsParams(Params):
     """Parameters of `Ngrams`.
 
     Attributes:
-        buckets: Rows of the table; n-grams that fall into the same row are the same to the network.
+        buckets: Rows of the table; n-grams in the same row are the same to the network.
         width: Features.
-        drop_rate: Share of a text's n-grams that is taken away while training.
+        drop_rate: Fraction of a text's n-grams that is dropped in training.
     """
 
     name: Literal["ngrams"]
@@ -45,7 +45,7 @@ class NgramsParams(Params):
         return Ngrams(shape, self.buckets, self.width, self.drop_rate)
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """See `Params.count`; of a whole table it would take seconds."""
+        """See `Params.count`, which would take seconds for a whole table."""
         return weights(replace(self, buckets=2).build(shape)) + (self.buckets - 2) * self.width
 
 
@@ -53,9 +53,9 @@ class Ngrams(Backbone):
     """The mean of the embeddings of a text's n-grams, normalised: see `metashot.data.kinds.texts`.
 
     The mean is that of Joulin et al. 2017 (arXiv:1607.01759, section 2), layer normalisation that of Ba,
-    Kiros and Hinton 2016 (arXiv:1607.06450). It is written as a product of matrices, of how often each row of
-    the table is in each text, and the table: that has second derivatives, and on a CPU it is faster than to
-    gather the embeddings and add them up.
+    Kiros and Hinton 2016 (arXiv:1607.06450). It is computed as the product of two matrices, the share of each
+    row in each text and the table: that has second derivatives, and on a CPU it is faster than gathering and
+    adding embeddings.
     """
 
     def __init__(self, shape: tuple[int, ...], buckets: int, width: int, drop_rate: float) -> None:

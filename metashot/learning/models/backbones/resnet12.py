@@ -28,8 +28,8 @@ class Resnet12Params(Params):
 
     Attributes:
         width: Filters of the first block; the others have 2.5, 5 and 10 times as many.
-        drop_rate: Share of the last two blocks' features that DropBlock takes away while training.
-        drop_size: Side of the squares it takes away, in features.
+        drop_rate: Fraction of the last two blocks' features that DropBlock drops in training.
+        drop_size: Side of the dropped squares, in features.
         precision: Of convolutions and feature maps; weights, statistics and features are float32.
     """
 
@@ -100,10 +100,10 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """``[M, C, H, W]`` to ``[M, width, H/2, W/2]``."""
-        beside = self.shortcut_norm(self.shortcut(x), stats_rows)
+        skip = self.shortcut_norm(self.shortcut(x), stats_rows)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x), stats_rows)
-            x = x + beside if conv is self.convs[-1] else x
+            x = x + skip if conv is self.convs[-1] else x
             x = F.leaky_relu(x, 0.1)
         x = F.max_pool2d(x, 2)
         # Not in an inner loop: its steps, and its threads, have to see one network.
@@ -113,7 +113,7 @@ class Residual(nn.Module):
 
 
 def drop_block(x: Tensor, rate: float, size: int) -> Tensor:
-    """Features ``[M, C, H, W]`` without squares of them, the others scaled to keep their sum.
+    """Drop squares of features ``[M, C, H, W]``, and scale the others by how many are left.
 
     Ghiasi, Lin and Le 2018 (arXiv:1810.12890, algorithm 1): centres are drawn at the rate of equation 1 where
     the whole square lies within the map. Squares larger than the map are as large as the map.

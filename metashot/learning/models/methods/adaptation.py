@@ -23,8 +23,8 @@ from metashot.learning.models.methods import base
 
 Weights = dict[str, Tensor]
 HEAD = "head"  # the classifier among the weights
-LENGTH = 8.0  # of the features: a first step of rate 0.5 makes logits of 32 times the cosine
-EPS = 1e-3  # to their mean square: features of a sample that excites none of them stay small, and smooth
+LENGTH = 8.0  # norm of the features: a first step of size 0.5 gives logits of 32 times the cosine
+EPS = 1e-3  # added to their mean square, so that features near zero stay small, and smooth
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Params(base.Params):
     """Hyper-parameters.
 
     Attributes:
-        inner_lr: Step size of the inner gradient descent; N times as large in the classifier, whose row for
-            each class has but its own samples, one Nth of all.
+        inner_lr: Step size of the inner gradient descent; N times as large for the classifier, each of whose
+            rows depends on the samples of one class, one Nth of all.
         inner_steps: Steps on a training episode.
         test_lr: Step size at prediction, likewise.
         test_steps: Steps on a support set at prediction.
@@ -54,18 +54,18 @@ class Params(base.Params):
 
 @functools.cache
 def _cores() -> ThreadPoolExecutor:
-    """A thread for each core, its tensor operations confined to it."""
+    """A thread for each core, each computing on that core alone."""
     return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Adaptation(base.Method):
-    """A network that takes a few steps of gradient descent on each support set, and then answers.
+    """A network that is adapted to each support set by a few steps of gradient descent.
 
-    It is a backbone, its features scaled to one length, under a linear classifier that is zero when a task
-    begins. A start of its own for each class would make the answer depend on which class bears which number;
-    one that all classes share adds the same to all logits, and is as good as none (Ye and Chao 2022,
-    arXiv:2106.16245, section 5; Kao, Chiu and Chen 2022, arXiv:2106.15367). So there is no classifier to
-    learn, and a model tells apart as many classes as an episode has.
+    A backbone, its features scaled to one length, under a linear classifier that starts at zero in each task.
+    A learned start for each class would make predictions depend on how classes are numbered; one shared by
+    all classes adds the same to all logits, so it has no effect (Ye and Chao 2022, arXiv:2106.16245,
+    section 5; Kao, Chiu and Chen 2022, arXiv:2106.15367). So no classifier is learned, and a model takes
+    episodes of any number of classes.
     """
 
     params: Params
@@ -193,7 +193,7 @@ class Adaptation(base.Method):
         return self.logits(weights, torch.cat([support, query]), len(support))[len(support) :]
 
     def over_tasks(self, function: Callable[..., Weights], *batches: Tensor) -> Weights:
-        """``function`` of each task of a batch; each of the tensors it names, stacked to ``[B, ...]``."""
+        """Apply ``function`` to each task of a batch, and stack the tensors it returns to ``[B, ...]``."""
         if self.maps_tasks:
             return vmap(function)(*batches)
         results = list(_cores().map(function, *batches))

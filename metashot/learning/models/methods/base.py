@@ -1,4 +1,4 @@
-"""What every few-shot method is to the training loop and the evaluation."""
+"""The interface of few-shot methods to training and evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Params(Section):
     Attributes:
         lr: Learning rate of the outer optimiser (Adam) at the start.
         meta_batch: Episodes in one outer step.
-        train_way: Classes in a training episode; there may be more than in one of the test.
+        train_way: Classes in a training episode; may be more than in a test episode.
     """
 
     lr: float
@@ -104,7 +104,7 @@ class Method(nn.Module, ABC):
         return self.state_dict()
 
     def parameter_count(self) -> int:
-        """Learned numbers that prediction needs."""
+        """Number of learned parameters that prediction needs."""
         needed = self.inference_state()
         return sum(value.numel() for name, value in self.named_parameters() if name in needed)
 
@@ -180,7 +180,7 @@ def class_means(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
 
 
 def class_weights(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
-    """Weights ``[..., N]`` of a sample of each class with which all classes count alike.
+    """Weights ``[..., N]`` for a sample of each class, with which all classes count alike.
 
     The M samples of ``labels`` ``[..., M]`` weigh M together; in classes of one size each sample weighs 1.
     """

@@ -33,18 +33,14 @@ class Matching(base.EmbeddingMethod):
     params: Params
 
     def similarity(self, support: Tensor, query: Tensor) -> Tensor:
-        """Cosine similarities ``[B, M, N*K]`` over the temperature."""
+        """Logits of the attention ``[B, M, N*K]``: cosine similarity over temperature (section 2.1.1)."""
         return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT / self.params.temperature
-
-    def attention(self, support: Tensor, query: Tensor) -> Tensor:
-        """Weights ``[B, M, N*K]`` of the support samples, summing to one for each query (section 2.1.1)."""
-        return self.similarity(support, query).softmax(-1)
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """See `EmbeddingMethod.classify`: logarithms of the summed weights of each class.
 
-        Equation 1 has as many samples of each class. Where there are not, a sample of a larger class weighs
-        less, so that no class is answered more often for being shown more often.
+        In equation 1 all classes have the same number of samples. Where they do not, samples of larger
+        classes weigh less, so that no class is favoured for having more examples.
         """
         each = base.class_weights(support_labels, n_way, query.dtype).log().gather(1, support_labels)
         similarity = self.similarity(support, query) + each.unsqueeze(1)

@@ -17,7 +17,7 @@ class Params(adaptation.Params):
 
     Attributes:
         inner_shot: Samples of each class in an inner step of training, drawn from support and query samples
-            alike. A step thus sees what a support set of that many shots will show it.
+            together: as many as in a support set of that many shots.
     """
 
     inner_shot: int
@@ -28,9 +28,9 @@ class Params(adaptation.Params):
 
 
 class Reptile(adaptation.Adaptation):
-    """Weights moved towards those that each task's own gradient descent arrives at (algorithm 2).
+    """Moves the weights towards those that gradient descent reaches on each task (algorithm 2).
 
-    Adam takes the way there for a gradient, as section 2 of the paper suggests.
+    Adam takes the difference as a gradient, as section 2 of the paper suggests.
     """
 
     params_type: ClassVar = Params

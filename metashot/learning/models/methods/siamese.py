@@ -36,9 +36,9 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
     """Hadsell, Chopra and LeCun 2006, equation 4, with ``same`` = 1 for a pair of one class.
 
-    Pairs of one class cost ``D^2``, others ``max(0, margin - D)^2``. Each kind is averaged by itself, so that
-    it weighs the same however many pairs there are of it; of the others those nearer than the margin, so that
-    the few that are still to be told apart count no less as they become fewer.
+    Pairs of one class cost ``D^2``, others ``max(0, margin - D)^2``. The two kinds are averaged separately,
+    so that they weigh the same whatever their numbers; of the others only pairs within the margin count, so
+    that the last ones to be separated weigh no less as they become fewer.
 
     Args:
         distance: ``[P]``.

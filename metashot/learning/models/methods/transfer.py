@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from metashot.learning.models.episodes import Episodes
 from metashot.learning.models.methods import base
 
-# Of a cosine head's class weights when fitting begins. The shorter they are, the further a step turns them:
-# at the length of the features themselves, short features made the fit amplify rounding to percents.
+# Norm of a cosine head's class weights when fitting starts. The shorter they are, the further a step turns
+# them: with the norm of the features, short features amplified rounding errors to percents.
 LENGTH = 3.0
 
 
@@ -40,7 +40,7 @@ class Params(base.Params):
 
 
 class Transfer(base.EmbeddingMethod):
-    """Learns to classify all training classes at once, then fits a new head to each support set."""
+    """Classifies all training classes at once in training, then fits a new head to each support set."""
 
     params_type: ClassVar = Params
     params: Params
@@ -82,5 +82,5 @@ class Transfer(base.EmbeddingMethod):
         return base.classification(episodes, lambda samples: self.head(self.embed(samples), self.classifier))
 
     def inference_state(self) -> dict[str, Tensor]:
-        """The backbone alone: the training head has done its work."""
+        """The backbone alone: prediction does not need the training head."""
         return {key: value for key, value in self.state_dict().items() if key != "classifier"}
