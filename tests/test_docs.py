@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -203,6 +204,20 @@ def test_the_diagram_shows_the_stages() -> None:
         *(name for name in stages() if "cross" not in name),
         *(name for name in stages() if "cross" in name),
     ]
+
+
+def test_the_table_of_packages_is_the_rule_of_imports() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = pyproject["tool"]["importlinter"]["contracts"][0]["layers"]
+    packages = [set(layer.replace(".", "/").split(" | ")) for layer in layers]
+    table = (
+        (ROOT / "docs/architecture.md").read_text().partition("| package | holds |")[2].partition("\n\n")[0]
+    )
+    rows = [set(re.findall(r"`([\w/]+)(?:\.py)?`", row.split("|")[1])) for row in table.splitlines()[2:]]
+    *shown, modules = rows
+    assert shown == packages[: len(shown)]
+    assert modules == set()  # the row of `metashot/*.py`
+    assert all((ROOT / f"{name}.py").exists() for layer in packages[len(shown) :] for name in layer)
 
 
 def stages() -> dict[str, Any]:
