@@ -1,7 +1,7 @@
 """The Prefect server that records a run: the one in Prefect's settings, or a temporary one.
 
-``python -m flows.server PORT`` is the temporary one. It serves until its standard input is closed, so it ends
-with the process that started it, however that ends.
+``python -m flows.server FD`` is the temporary one, on a socket that it inherits. It serves until its standard
+input is closed, so it ends with the process that started it, however that ends.
 """
 
 import atexit
@@ -81,13 +81,13 @@ def temporary(root: Path) -> str:
         ) from None
     log = root / attempts.FOLDER / "logs/prefect.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with log.open("wb") as output:
+    with socket.socket() as listener, log.open("wb") as output:
+        listener.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", address.rpartition(":")[2]],
+            [sys.executable, "-m", "flows.server", str(listener.fileno())],
             env=_environment(),
+            pass_fds=[listener.fileno()],  # bound here, so that no other program takes the port
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -187,8 +187,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _serve(port: int) -> None:
-    """Serve Prefect's API on loopback for as long as standard input is open."""
+def _serve(listener: socket.socket) -> None:
+    """Serve Prefect's API on a bound socket for as long as standard input is open."""
     import uvicorn
 
     def stop_at_end_of_input() -> None:
@@ -198,8 +198,9 @@ def _serve(port: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, port=port, log_level="error")
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(socket.socket(fileno=int(sys.argv[1])))

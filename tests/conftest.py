@@ -1,7 +1,8 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests. What takes long to make is made once for all worker processes, and tests copy it."""
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Prefect reads these when it is imported: no test may touch a person's own server or profile.
@@ -11,9 +12,11 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 
 import pytest
+from filelock import FileLock
 from project import Project
 
 import flows  # noqa: F401 - sets Prefect's defaults, before anything imports it
+from metashot.files import replacing
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +29,32 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose images are drawn and preprocessed, and no more."""
-    project = Project(tmp_path_factory.mktemp("drawn"))
-    project.repro("preprocess@glyphs")
-    return project
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Project]:
+    """A function that makes a project in a folder of a name, unless another worker process has made it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Project:
+        root = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not root.exists():
+                with replacing(root) as partial:
+                    fill(partial)
+        return Project.at(root)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn(once: Callable[[str, Callable[[Path], object]], Project]) -> Project:
+    """A project whose images are drawn and preprocessed, and no more. To be copied, not changed."""
+    return once("drawn", lambda root: Project(root).repro("preprocess@glyphs"))
+
+
+@pytest.fixture(scope="session")
+def trained(once: Callable[[str, Callable[[Path], object]], Project], drawn: Project) -> Project:
+    """A project whose models are trained, evaluated and judged, not registered. To be copied, not changed."""
+    return once("trained", lambda root: drawn.copy(root).repro("gate@glyphs-5w1s"))
 
 
 @pytest.fixture(scope="session")

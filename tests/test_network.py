@@ -71,10 +71,10 @@ def test_loopback_goes_through_no_proxy(proxy: str, local: int, monkeypatch: pyt
     monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "intern.example, .other")
     network.direct()
-    gets: list[Callable[[str], object]] = [httpx.get, requests.get, urllib.request.urlopen]
+    gets: list[Callable[..., object]] = [httpx.get, requests.get, urllib.request.urlopen]
     for host, get in [(host, get) for host in ("127.0.0.1", "localhost") for get in gets]:
-        get(f"http://{host}:{local}/")
-    code = f"import requests; requests.get('http://127.0.0.1:{local}/')"
+        get(f"http://{host}:{local}/", timeout=60)
+    code = f"import requests; requests.get('http://127.0.0.1:{local}/', timeout=60)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert os.environ["NO_PROXY"] == "intern.example,.other,localhost,127.0.0.1,::1"
 
@@ -121,7 +121,7 @@ def test_mlflow_that_cannot_be_reached_is_one_line_within_seconds(
     start = time.monotonic()
     with pytest.raises(MetashotError, match=WRONG[address]) as caught, tracking.publishing(tmp_path):
         pass
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60  # MLflow itself would try for minutes
     assert not any(part in str(caught.value) for part in ("Zq7", "Yw2", "\n"))
     error = caught.value
     assert error.__context__ is None or error.__suppress_context__  # whoever logs it logs no address
@@ -246,15 +246,15 @@ def test_a_temporary_server_outlasts_ctrl_c_and_ends_with_who_started_it(tmp_pat
         os.killpg(starter.pid, signal.SIGINT)
         assert starter.stdout.readline() == "interrupted\n"
         time.sleep(1)
-        assert requests.get(health, timeout=10).json() is True
+        assert requests.get(health, timeout=60).json() is True
     finally:
         starter.kill()
         starter.wait()
 
     def gone() -> bool:
         try:
-            return not requests.get(health, timeout=10)
+            return not requests.get(health, timeout=60)
         except requests.ConnectionError:
             return True
 
-    wait_until(gone, seconds=20)
+    wait_until(gone)

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from project import IDENTITY, ROOT, Project, rest
+from project import IDENTITY, ROOT, Project, backdate
 
 from metashot.audit import audit, reproduce
 from metashot.cli import app
@@ -57,9 +57,9 @@ KEPT += "pyproject.toml", "requirements.lock"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, trained: Project) -> Path:
     """Two methods, one of them trained again for longer: three versions, and a champion before the last."""
-    project = Project(tmp_path_factory.mktemp("audited") / "repository", drawn)
+    project = trained.copy(tmp_path_factory.mktemp("audited") / "repository")
     synthetic.give_database(project.root)
     project.repro()
     commit(project.root, "first")
@@ -161,7 +161,7 @@ class Repository:
         for old, new in became.items():
             text = text.replace(old, new)
         (self.root / "dvc.lock").write_text(text)
-        rest(self.root / "dvc.lock")
+        backdate(self.root / "dvc.lock")
 
     def retold(self, number: int, became: dict[str, str], change: Callable[[dict], object] = id) -> None:
         """A lineage that follows forged files, with keys, results and tags to match."""
@@ -1680,8 +1680,7 @@ def test_no_worktree_is_left_where_a_version_cannot_be_made_again(repository, mo
 def test_a_repository_that_goes_on_is_verified(made, tmp_path):
     """Retraining, a dirty tree, a change of parameters between publish and commit, MLflow made anew."""
     shutil.copytree(made, tmp_path / "repository", symlinks=True)
-    project = Project.__new__(Project)
-    project.root = tmp_path / "repository"
+    project = Project.at(tmp_path / "repository")
 
     def audited() -> set[str]:
         """In a process of its own: a client in this one would keep a deleted database open."""
@@ -1724,9 +1723,7 @@ def test_a_repository_that_goes_on_is_verified(made, tmp_path):
 def clone_of(made: Path, target: Path) -> Project:
     """A clone by git alone."""
     git(made, "clone", "-q", ".", str(target))
-    project = Project.__new__(Project)
-    project.root = target
-    return project
+    return Project.at(target)
 
 
 def versions_of(root: Path) -> list[tuple[str, str]]:
@@ -1774,9 +1771,7 @@ def test_a_result_made_again_without_its_first_records_names_the_commit_that_has
     repository.object(first).unlink()
     shutil.rmtree(repository.root / "mlruns")
     synthetic.give_database(repository.root)
-    project = Project.__new__(Project)
-    project.root = repository.root
-    project.run("dvc", "checkout")
+    Project.at(repository.root).run("dvc", "checkout")
     publish.publish_all(repository.root)
     with tracking.connect(repository.root) as client:
         versions = client.search_model_versions(f"name = '{GROUP}'")
@@ -1804,7 +1799,7 @@ def test_an_honest_clone_that_makes_everything_again_is_verified(made, tmp_path)
 def test_a_leak_that_dvc_was_told_of_is_refuted_and_not_reproduced(made, drawn, tmp_path, monkeypatch):
     """Test pictures in the place of training pictures, taken up by `dvc commit`, then an honest run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    project = Project(tmp_path / "leak", drawn)
+    project = drawn.copy(tmp_path / "leak")
     synthetic.give_database(project.root)
     path = project.root / DATA
     table = pq.read_table(path)

@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped, orphaned or run out of disk, as real processes of a real project."""
+"""Trainings that are killed, stopped, orphaned or run out of disk space, as real processes."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,13 +16,21 @@ from metashot.files import md5
 from metashot.project.attempts import Status, read_status
 
 METHODS = ["prototypical", "maml", "reptile"]
-STEPS = 32
+STEPS = 24
+# Added to the training: it waits in a step, before the step's checkpoint, for as long as a file exists
+PAUSE = """
+
+def _pause(step: int) -> None:
+    while Path(f"pause-{step}").exists():
+        Path("paused").touch()
+        time.sleep(0.01)
+"""
 
 pytestmark = pytest.mark.slow
 
 
 class Training:
-    """One cell of a project, and what an undisturbed training of it leaves."""
+    """The training of one cell of a project, and the outcome of an undisturbed one."""
 
     def __init__(self, project: Project, method: str) -> None:
         self.project, self.steps = project, STEPS
@@ -40,7 +47,8 @@ class Training:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every attempt, in DVC too, and put a file of an earlier training in each output."""
+        """Remove all traces of attempts, in DVC too, and put a file of an earlier training in each output."""
+        self.resume()
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.project.root / ".dvc/cache/runs", ignore_errors=True)
         (self.project.root / "dvc.lock").write_text(self.locked)
@@ -70,52 +78,54 @@ class Training:
         return status
 
     def start(self, *command: str, **options: object) -> subprocess.Popen[str]:
+        """Start a command, by default the training; its output goes to the log."""
         with self.log.open("a") as file:
             return self.project.start(
                 *(command or self.command), **{"stdout": file, "stderr": file} | options
             )
 
-    def at(self, step: int, process: subprocess.Popen[str]) -> None:
-        """Wait until the training that the process is, or began, has taken so many steps."""
-        begun = time.time() - 30  # before the caller started it, after any other test's attempt
+    def start_paused(self, step: int, *command: str, **options: object) -> subprocess.Popen[str]:
+        """Start a command, and wait until the training that it is, or runs, pauses at the end of a step."""
+        (self.project.root / f"pause-{step}").touch()
+        process = self.start(*command, **options)
 
-        def there() -> bool:
+        def paused() -> bool:
             assert process.poll() is None, self.log.read_text()
-            status = read_status(self.project.root, self.address)
-            return bool(
-                status
-                and status.state == "running"
-                and status.started > begun
-                and status.progress.get("step", 0) >= step
-            )
+            return (self.project.root / "paused").exists()
 
-        wait_until(there, every=0.01)
+        wait_until(paused)
+        return process
+
+    def resume(self) -> None:
+        """Let a paused training go on."""
+        for path in (*self.project.root.glob("pause-*"), self.project.root / "paused"):
+            path.unlink(missing_ok=True)
 
     def resumed(self) -> list[int]:
+        """The steps at which it was resumed, by its record."""
         steps: list[int] = json.loads((self.records / "record.json").read_text())["resumed"]
         return steps
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Data and episodes are made; a training writes a checkpoint after every step, and takes its time."""
-    project = Project(tmp_path_factory.mktemp("project"))
+def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
+    """Data and episodes are made; a training writes a checkpoint after every step, and can be paused."""
+    project = drawn.copy(tmp_path_factory.mktemp("project"))
     module = project.root / "metashot/learning/training.py"
     text = module.read_text()
     for old, new in (
         ("CHECKPOINT_SECONDS = 30.0", "CHECKPOINT_SECONDS = 0.0"),
-        ("bar.update()", "time.sleep(0.1)"),
+        ("bar.update()", "_pause(progress.step)"),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)
-    module.write_text(text)
+    module.write_text(text + PAUSE)
     with project.params() as params:
         params["methods"] = METHODS
         params["data"]["glyphs"]["budget"] = dict.fromkeys(METHODS, STEPS)
         params["data"]["glyphs"]["backbone"] |= {"downsample": "stride", "width": 16}
         params["method"]["maml"] |= {"meta_batch": 1}
         params["method"]["reptile"] |= {"meta_batch": 1}
-        params["data"]["glyphs"]["raw"]["writers"] = 17
     project.repro("episodes@glyphs-5w1s")
     return project
 
@@ -137,62 +147,57 @@ def training(request: pytest.FixtureRequest, project: Project, trainings: dict) 
 
 @pytest.mark.parametrize("training", METHODS, indirect=True)
 def test_stopped_then_killed_it_ends_with_the_same_bits(training: Training) -> None:
-    process = training.start()
-    training.at(training.steps // 4, process)
+    process = training.start_paused(8)
     process.terminate()
-    assert process.wait(timeout=20) == 75
+    training.resume()
+    assert process.wait(timeout=300) == 75
     assert training.status().state == "preempted"
     stopped = training.log.read_text().splitlines()[-1]
     assert stopped.startswith("preempted: training stopped by SIGTERM at step ")
     assert stopped == f"preempted: {training.status().reason}"
     assert training.untouched()
 
-    process = training.start()
-    training.at(training.steps // 2, process)
+    process = training.start_paused(16)
     process.kill()
     process.wait()
+    training.resume()
     assert training.status().state == "crashed"
     assert training.untouched()
 
     training.project.run(*training.command)
     assert training.status().state == "ok"
     assert training.outcome() == training.expected
-    assert not training.partial(".")  # not even where the kill fell into the writing of a checkpoint
-    first, second = training.resumed()
-    assert f"at step {first} of {training.steps}: run again to go on from step {first}" in stopped
-    # the status of a step is written before its checkpoint
-    assert training.steps // 4 <= first < training.steps // 2 <= second + 1 < training.steps
+    assert not training.partial(".")
+    assert training.resumed() == [8, 15]
+    assert f"at step 8 of {training.steps}: run again to go on from step 8" in stopped
     steps = [json.loads(line)["step"] for line in (training.records / "journal.jsonl").open()]
     assert steps == list(range(1, training.steps + 1))
 
 
 def test_dvc_signalled_with_its_group_goes_on_next_time(training: Training) -> None:
-    process = training.start("dvc", "repro", "-s", training.address)
-    training.at(training.steps // 2, process)
+    process = training.start_paused(12, "dvc", "repro", "-s", training.address)
     os.killpg(process.pid, signal.SIGTERM)
+    training.resume()
     process.wait()
     wait_until(lambda: training.status().state == "preempted")
     assert training.project.repro("-s", training.address) == [training.address]
     assert training.outcome() == training.expected
-    assert len(training.resumed()) == 1
+    assert training.resumed() == [12]
 
 
 def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> None:
-    process = training.start("dvc", "repro", "-s", training.address, stdout=subprocess.PIPE)
-    training.at(training.steps // 4, process)
+    command = "dvc", "repro", "-s", training.address
+    process = training.start_paused(8, *command, stdout=subprocess.PIPE)
     process.kill()  # DVC alone; its training goes on
     assert process.stdout is not None
-    process.stdout.close()  # and speaks to nobody from now on
+    process.stdout.close()  # from now on nobody reads the training's output
     process.wait()
     orphan = training.status()
     assert orphan.state == "running"
-    os.kill(orphan.pid, signal.SIGSTOP)  # held until the next attempt is there, however long that takes
-    try:
-        again = training.start("dvc", "repro", "-s", training.address)
-        waits = f"{training.address}: waiting for process {orphan.pid}, which is still making it"
-        wait_until(lambda: waits in training.log.read_text())
-    finally:
-        os.kill(orphan.pid, signal.SIGCONT)
+    again = training.start(*command)
+    waiting = f"{training.address}: waiting for process {orphan.pid}, which is still making it"
+    wait_until(lambda: waiting in training.log.read_text())
+    training.resume()
     assert again.wait() == 0
     assert training.status().state == "ok"
     assert training.status().pid != orphan.pid
@@ -202,7 +207,7 @@ def test_an_orphan_is_waited_for_and_its_result_taken(training: Training) -> Non
 
 @pytest.fixture
 def tmpfs() -> Iterator[Callable[[Path, int], None]]:
-    """Mounts a file system of so many KiB on a folder."""
+    """A function that mounts a file system of some KiB on a folder."""
     mounted: list[Path] = []
 
     def mount(folder: Path, kib: int) -> None:
@@ -220,7 +225,7 @@ def tmpfs() -> Iterator[Callable[[Path, int], None]]:
 
 
 def limited(size: int) -> Callable[[], None]:
-    """For a process that may not write files of more than ``size`` bytes."""
+    """Return a ``preexec_fn`` that limits the files of a process to ``size`` bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -235,23 +240,23 @@ def test_a_full_disk_under_the_checkpoints_ends_no_training(training: Training, 
 
 
 def test_a_file_limit_keeps_the_earlier_checkpoint_and_ends_no_training(training: Training) -> None:
-    process = training.start()
-    training.at(training.steps // 4, process)
+    process = training.start_paused(8)
     process.terminate()
+    training.resume()
     process.wait()
     (checkpoint,) = training.checkpoints.iterdir()
     kept, model = checkpoint.read_bytes(), 33_000
     assert len(kept) > 2 * model
-    process = training.start(preexec_fn=limited(model))
-    training.at(training.steps // 2, process)
+    process = training.start_paused(16, preexec_fn=limited(model))
     process.terminate()
+    training.resume()
     assert process.wait() == 75
     assert "File too large" in training.log.read_text()
     assert checkpoint.read_bytes() == kept
     assert "run again to go on from step" in training.status().reason
     training.project.run(*training.command)
     assert training.outcome() == training.expected
-    assert len(training.resumed()) == 1
+    assert training.resumed() == [8]
 
 
 def test_a_full_disk_under_an_output_is_one_line_and_no_work_is_lost(
@@ -277,6 +282,6 @@ def test_a_file_limit_on_an_output_is_one_line(limit: int, training: Training) -
     with training.log.open("w") as file:
         process = training.start(preexec_fn=limited(limit), stderr=file)
         assert process.wait() == 1
-    said = training.log.read_text().splitlines()
-    assert said[-1].startswith("error: models/glyphs-5w1s/prototypical: cannot be written (File too large)")
+    lines = training.log.read_text().splitlines()
+    assert lines[-1].startswith("error: models/glyphs-5w1s/prototypical: cannot be written (File too large)")
     assert training.untouched()

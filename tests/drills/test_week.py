@@ -4,15 +4,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
-from project import IDENTITY, ROOT, Project
+from project import IDENTITY, Project, wait_until
+from servers import Server, free_port
 
 from metashot.project.attempts import read_status
 
@@ -35,53 +32,23 @@ GROUP = "image_folder-5w1s"
 pytestmark = pytest.mark.slow
 
 
-def wait(condition: Callable[[], bool], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+def served(health: str, log: Path, environment: dict[str, str], *command: str) -> tuple[Server, str]:
+    """Start a server that takes --host and --port; return it with its address, once it answers."""
+    port = str(free_port())
+    address = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
+    server = Server(words, address + health, log, env=environment)
+    server.start()
+    server.wait()
+    return server, address
 
 
-class Server:
-    """A server process on a port of its own, which may be stopped and started again."""
-
-    def __init__(self, health: str, log: Path, environment: dict[str, str], *command: str) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        self.health = f"http://127.0.0.1:{self.port}{health}"
-        self.log, self.environment = log, environment
-        host = ("--host", "127.0.0.1", "--port", str(self.port))
-        self.command = [sys.executable, "-m", *command, *host]
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-        wait(self.answers)
-
-    def answers(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            with urllib.request.urlopen(self.health, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def listen(told: list[str]) -> ThreadingHTTPServer:
-    """A webhook that keeps what it is told."""
+def listen(messages: list[str]) -> ThreadingHTTPServer:
+    """Start a webhook that collects the messages posted to it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
             self.send_response(200)
             self.end_headers()
 
@@ -112,9 +79,6 @@ class Week:
     def __init__(self, folder: Path) -> None:
         self.folder, self.images, root = folder, folder / "images", folder / "repository"
         draw(self.images, range(60))
-        (root / ".dvc").mkdir(parents=True)
-        for name in ("prefect.yaml", ".dvc/.gitignore"):
-            shutil.copy(ROOT / name, root / name)
         self.project = Project(root)
         self.environment: dict[str, str] = {}
         with self.project.params() as params:
@@ -135,20 +99,22 @@ class Week:
         """Start MLflow, Prefect with the deployment and a worker, and the webhook."""
         stores.mkdir()
         plain = {**self.project.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.mlflow = Server(
+        self.mlflow, mlflow_address = served(
             *("/health", stores / "mlflow.log", plain),
             *("mlflow", "server", "--backend-store-uri", f"sqlite:///{stores}/mlflow.db"),
             *("--artifacts-destination", str(stores / "artifacts"), "--workers", "1"),
         )
         plain |= {"PREFECT_HOME": str(stores / "prefect")}
-        self.prefect = Server("/api/health", stores / "prefect.log", plain, "prefect", "server", "start")
+        self.prefect, prefect_address = served(
+            "/api/health", stores / "prefect.log", plain, "prefect", "server", "start"
+        )
         self.environment = plain | {
-            "PREFECT_API_URL": f"http://127.0.0.1:{self.prefect.port}/api",
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow.port}",
+            "PREFECT_API_URL": f"{prefect_address}/api",
+            "MLFLOW_TRACKING_URI": mlflow_address,
             "METASHOT_CLONE": str(self.project.root),
         }
-        self.told: list[str] = []
-        self.webhook = listen(self.told)
+        self.notifications: list[str] = []
+        self.webhook = listen(self.notifications)
         block = CustomWebhookNotificationBlock(
             name="team", url=f"http://127.0.0.1:{self.webhook.server_port}", json_data={"text": "{{subject}}"}
         )
@@ -192,21 +158,21 @@ class Week:
         return self.run("git", *IDENTITY, *command).strip()
 
     def day(self, name: str) -> None:
-        """What is due on a day: a run of the deployment, until it has ended."""
+        """Run the deployment, as its schedule does every day, and wait until the run has ended."""
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name("retrain/nightly")
-            wanted = {"push": True, "tag": True, "notify": "custom-webhook/team"}
-            run = client.create_flow_run_from_deployment(deployment.id, name=name, parameters=wanted)
-            wait(lambda: client.read_flow_run(run.id).state.is_final())
+            parameters = {"push": True, "tag": True, "notify": "custom-webhook/team"}
+            run = client.create_flow_run_from_deployment(deployment.id, name=name, parameters=parameters)
+            wait_until(lambda: client.read_flow_run(run.id).state.is_final(), seconds=600, every=0.5)
 
     def states(self) -> dict[str, Any]:
-        """What Prefect says of each day."""
+        """The final state of each day's run in Prefect, by the day's name."""
         with get_client(sync_client=True) as client:
             runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])))
             return {run.name: run.state for run in runs if run.state.is_final()}
 
     def change(self, **values: object) -> str:
-        """The owner commits other hyper-parameters to what is checked out."""
+        """Commit other hyper-parameters to what is checked out, as the owner of the repository does."""
         path = self.project.root / "params.yaml"
         for key, value in values.items():
             path.write_text(re.sub(rf"(?m)^(    {key}): .*$", rf"\1: {value}", path.read_text()))
@@ -215,14 +181,14 @@ class Week:
 
     def decision(self) -> dict[str, Any]:
         path = self.project.root / f"reports/{GROUP}-gate.json"
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+        decision: dict[str, Any] = json.loads(path.read_text())
+        return decision
 
     def versions(self) -> dict[str, str]:
         """The registered versions, each with its aliases."""
         client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         aliases = client.get_registered_model(GROUP).aliases
-        numbers = [str(found.version) for found in client.search_model_versions(f"name='{GROUP}'")]
+        numbers = [str(version.version) for version in client.search_model_versions(f"name='{GROUP}'")]
         return {n: " ".join(sorted(a for a, v in aliases.items() if str(v) == n)) for n in numbers}
 
 
@@ -269,6 +235,7 @@ def test_the_story_of_a_week_is_told_by_prefect_mlflow_and_git(week: Week) -> No
     week.mlflow.stop()
     week.day("Friday")
     week.mlflow.start()
+    week.mlflow.wait()
     fourth = week.decision()
     assert fourth["judged"] not in (first["judged"], second["judged"], third["judged"])
     assert week.versions() == thursday
@@ -292,7 +259,7 @@ def test_the_story_of_a_week_is_told_by_prefect_mlflow_and_git(week: Week) -> No
     assert all(state.is_completed() for state in states.values())
     assert "MLflow at" in states["Friday"].message
     ends = ["Retrained", "Retrained", "Retrained", "Unpublished", "Published"]
-    assert week.told == [f"metashot: {end}" for end in ends]
+    assert week.notifications == [f"metashot: {end}" for end in ends]
 
     # git
     assert week.git("rev-parse", "HEAD") == head  # what is checked out was left alone
@@ -302,8 +269,8 @@ def test_the_story_of_a_week_is_told_by_prefect_mlflow_and_git(week: Week) -> No
     texts = [week.git("show", "--no-patch", "--format=%B", commit) for commit in commits]
     assert [text.partition(":")[0] for text in texts] == ["New data", ends[0], "New data", *ends[1:]]
     for number, decision in ((1, first), (3, second), (4, third), (5, fourth), (6, fourth)):
-        said = [line.removeprefix("- ") for line in texts[number].splitlines() if line.startswith("- ")]
-        assert said == decision["reasons"]
+        reasons = [line.removeprefix("- ") for line in texts[number].splitlines() if line.startswith("- ")]
+        assert reasons == decision["reasons"]
         lock = yaml.safe_load(week.git("show", f"{commits[number]}:dvc.lock"))
         (out,) = lock["stages"][f"gate@{GROUP}"]["outs"]
         text = json.dumps(decision, indent=2, ensure_ascii=False) + "\n"
@@ -344,9 +311,9 @@ def test_a_run_cancelled_by_prefect_leaves_a_checkpoint_and_no_process(week: Wee
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("retrain/nightly")
         run = client.create_flow_run_from_deployment(deployment.id)
-        wait(lambda: step() > 0)
+        wait_until(lambda: step() > 0, seconds=600)
         week.run("prefect", "flow-run", "cancel", str(run.id))
-        wait(lambda: client.read_flow_run(run.id).state.is_final())
+        wait_until(lambda: client.read_flow_run(run.id).state.is_final(), seconds=600)
         assert client.read_flow_run(run.id).state.is_cancelled()
     assert week.project.processes() == {}
     assert read_status(root, target).state == "preempted"

@@ -4,10 +4,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +16,7 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from project import IDENTITY, METHODS, ROOT, Project, wait_until
+from servers import Server, free_port
 
 from flows import worker
 from metashot.errors import MetashotError
@@ -41,7 +40,7 @@ def small(root: Path) -> Project:
 
 
 class Site:
-    """A coordinator's repository, its git and DVC remotes, and workers, all at one Prefect server."""
+    """A coordinator's repository, its git and DVC remotes, and workers of one Prefect server."""
 
     def __init__(self, folder: Path, address: str, endpoint: str, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -78,7 +77,7 @@ class Site:
         return output.partition("STATE ")[2].strip()
 
     def start_worker(self, name: str) -> None:
-        """A worker in a clone of its own, and started somewhere else."""
+        """Start a worker with a clone of its own, from another folder."""
         clone, home = self.folder / name, self.folder / f"{name}-home"
         origin = self.folder / "origin.git"
         subprocess.run(["git", "clone", "-q", "--branch", "main", origin, clone], check=True)
@@ -90,10 +89,10 @@ class Site:
             self.workers[name] = subprocess.Popen(
                 command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(lambda: f"Worker '{name}' started" in (home / "log").read_text(), seconds=180)
+        wait_until(lambda: f"Worker '{name}' started" in (home / "log").read_text())
 
     def lose(self, name: str) -> None:
-        """What a power failure does to a worker's machine: every process is gone at once."""
+        """Kill all processes of a worker at once, as a power failure does."""
         mark = f"METASHOT_CLONE={self.folder / name}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
@@ -106,48 +105,19 @@ class Site:
             self.lose(name)
 
     def log(self, tree: str) -> str:
-        """Everything that stages said in a tree."""
+        """Everything that stages printed in a tree."""
         logs = sorted((self.folder / tree / ".metashot/logs").glob("*/*.log"))
         return "".join(log.read_text() for log in logs)
 
     def ran(self, tree: str) -> list[str]:
-        """Every stage that was run in a tree, not restored."""
+        """The stages that were run in a tree, not restored."""
         return re.findall(r"^Running stage '(.+)':", self.log(tree), re.M)
-
-
-@contextmanager
-def process(command: list[str], environment: dict[str, str], log: Path, url: str) -> Iterator[None]:
-    """A server on loopback, once it answers."""
-
-    def answers() -> bool:
-        assert child.poll() is None, log.read_text()
-        try:
-            return urllib.request.urlopen(url, timeout=2).status == 200
-        except OSError:
-            return False
-
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            wait_until(answers, seconds=180)
-            yield
-        finally:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which a Prefect server with the work pool gpu is found."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    """The environment of a Prefect server that has the work pool gpu."""
+    home, port = tmp_path_factory.mktemp("prefect"), str(free_port())
     settings = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -157,7 +127,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     }
     environment = {**os.environ, **settings, "PATH": PATH}
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-    with process(command, environment, home / "log", f"{settings['PREFECT_API_URL']}/health"):
+    with Server(command, f"{settings['PREFECT_API_URL']}/health", home / "log", env=environment):
         for arguments in (["work-pool", "create", "gpu", "--type", "process"], ["deploy", "--name", "gpu"]):
             subprocess.run(
                 ["prefect", "--no-prompt", *arguments],
@@ -191,14 +161,14 @@ def remote(kind: str, folder: Path) -> Iterator[tuple[str, str, dict[str, str]]]
     if kind == "folder":
         yield str(folder / "store"), "", {}
         return
-    endpoint = f"http://127.0.0.1:{(port := free_port())}"
+    endpoint = f"http://127.0.0.1:{(port := str(free_port()))}"
     credentials = {
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "key",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     command = ["moto_server", "--host", "127.0.0.1", "--port", port]
-    with process(command, {**os.environ, "PATH": PATH}, folder / "s3.log", endpoint):
+    with Server(command, endpoint, folder / "s3.log", env={**os.environ, "PATH": PATH}):
         boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -425,10 +395,10 @@ def test_a_stage_of_a_lost_worker_is_made_by_the_other(site: Site, server: dict[
             ["python", "-c", code], cwd=site.project.root, env=site.environment, stdout=log, stderr=log
         )
     try:
-        wait_until(lambda: new("one") + new("two") != [], seconds=180)
+        wait_until(lambda: new("one") + new("two") != [])
         lost = next(name for name in ("one", "two") if new(name))
         site.lose(lost)
-        assert pipeline.wait(timeout=400) == 0, (site.folder / "pipeline.log").read_text()
+        assert pipeline.wait(timeout=700) == 0, (site.folder / "pipeline.log").read_text()
     finally:
         pipeline.kill()
     other = {"one": "two", "two": "one"}[lost]

@@ -1,4 +1,4 @@
-"""What a stage says about itself, and who may be at it: with real processes of a small stage."""
+"""The status and the lock of a stage, with real processes of a small stage."""
 
 import json
 import os
@@ -50,14 +50,14 @@ if __name__ == "__main__":
 
 
 class Stage:
-    """Starts a stage of its own making in a folder."""
+    """A stage of its own in a folder, and processes that run it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "work.py").write_text(STAGE)
 
     def start(self, what: str) -> subprocess.Popen[str]:
-        """A process, and what it should do."""
+        """Start a process that does ``what``."""
         return subprocess.Popen(
             [sys.executable, "work.py", what],
             cwd=self.root,
@@ -67,8 +67,8 @@ class Stage:
             text=True,
         )
 
-    def begun(self, what: str) -> subprocess.Popen[str]:
-        """The same, once it is at work."""
+    def start_and_wait(self, what: str) -> subprocess.Popen[str]:
+        """Start a process, and wait until the stage runs."""
         process = self.start(what)
         wait_until((self.root / f"begun-{what}").exists)
         return process
@@ -97,15 +97,15 @@ def test_the_status_tells_how_a_stage_ended(
 ) -> None:
     before = time.time()
     process = stage.start(what)
-    _, said = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == code
     status = stage.status(what)
     assert (status.state, status.reason, status.pid) == (state, reason, process.pid)
     assert before < status.started < time.time()
     assert 0 < status.seconds < time.time() - before
     assert status.progress == {"step": 1, "steps": 3}
-    assert ("Traceback" in said) == (what == "bug")
-    assert (said == f"error: {reason}\n") == (what == "mistake")
+    assert ("Traceback" in errors) == (what == "bug")
+    assert (errors == f"error: {reason}\n") == (what == "mistake")
 
 
 @pytest.mark.parametrize("what", ["memory", "network"])
@@ -119,13 +119,13 @@ def test_a_lack_of_memory_is_one_line(what: str, stage: Stage) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_preempts_a_stage_and_its_old_output_stays(number: signal.Signals, stage: Stage) -> None:
     (stage.root / "output").write_text("earlier")
-    process = stage.begun("write")  # a stage that swallows every Exception
+    process = stage.start_and_wait("write")  # a stage that swallows every Exception
     wait_until((stage.root / ".output.partial").exists)
     assert stage.status("write").state == "running"
     process.send_signal(number)
-    _, said = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 75
-    assert said == f"preempted: stopped by {number.name}: run again\n"
+    assert errors == f"preempted: stopped by {number.name}: run again\n"
     assert stage.status("write").state == "preempted"
     assert stage.status("write").reason == f"stopped by {number.name}: run again"
     assert (stage.root / "output").read_text() == "earlier"
@@ -133,7 +133,7 @@ def test_a_signal_preempts_a_stage_and_its_old_output_stays(number: signal.Signa
 
 
 def test_a_killed_stage_reads_as_crashed(stage: Stage) -> None:
-    process = stage.begun("wait")
+    process = stage.start_and_wait("wait")
     assert stage.status("wait").state == "running"
     process.kill()
     process.communicate()
@@ -144,7 +144,7 @@ def test_a_killed_stage_reads_as_crashed(stage: Stage) -> None:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
 def test_a_second_process_of_a_stage_waits_for_the_first(killed: bool, stage: Stage) -> None:
-    first = stage.begun("wait")
+    first = stage.start_and_wait("wait")
     second, other = stage.start("wait"), stage.start("well")
     assert second.stderr is not None
     assert (
@@ -166,12 +166,12 @@ def test_a_second_process_of_a_stage_waits_for_the_first(killed: bool, stage: St
 
 
 def test_who_waits_can_be_stopped_and_says_nothing_of_the_other(stage: Stage) -> None:
-    first = stage.begun("wait")
+    first = stage.start_and_wait("wait")
     second = stage.start("wait")
     assert second.stderr is not None
     second.stderr.readline()
     second.terminate()
-    second.communicate(timeout=10)
+    second.communicate(timeout=300)
     assert second.returncode == 75
     status = stage.status("wait")
     assert (status.state, status.pid) == ("running", first.pid)
@@ -194,8 +194,8 @@ def test_reading_a_status_leaves_no_trace_and_never_fails(tmp_path: Path) -> Non
 
 def test_a_name_with_a_slash_leads_nowhere(stage: Stage) -> None:
     process = stage.start("../x")
-    _, said = process.communicate()
-    assert (process.returncode, said) == (1, "error: usage: python -m stages.work WHAT\n")
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (1, "error: usage: python -m stages.work WHAT\n")
     assert not (stage.root / ".metashot").exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Project, training, wait_until
+from project import ROOT, Project, is_training, wait_until
 
 from metashot.project.attempts import read_status
 
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def end(folder: Path, change: Callable[[Path], object], what: str = "well") -> tuple[int, str]:
-    """Status and last line of a stage during which something changes."""
+    """Run a stage, change something while it runs; return its exit status and errors."""
     process = subprocess.Popen(
         [sys.executable, "work.py", what],
         cwd=folder,
@@ -78,10 +78,10 @@ def end(folder: Path, change: Callable[[Path], object], what: str = "well") -> t
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until((folder / "begun").exists, every=0.02)
+    wait_until((folder / "begun").exists)
     change(folder)
     (folder / "go").touch()
-    _, written = process.communicate(timeout=60)
+    _, written = process.communicate(timeout=300)
     return process.returncode, written
 
 
@@ -95,7 +95,7 @@ def rewrite(name: str, old: str, new: str) -> Callable[[Path], object]:
 
 
 def replaced(folder: Path) -> None:
-    """By another of the same size and time, as `cp -p` and a rename do it."""
+    """Replace an input by a file of the same size and time, as `cp -p` and a rename do."""
     other = folder / "other"
     other.write_text("as it is!")
     shutil.copystat(folder / "input.txt", other)
@@ -172,8 +172,8 @@ def test_a_mistake_that_comes_of_a_change_is_tried_again(folder: Path) -> None:
 
 @pytest.fixture
 def held(drawn: Project, tmp_path: Path) -> Project:
-    """A project whose trainings wait at their second step for as long as there is a file ``hold``."""
-    project = Project(tmp_path / "project", drawn)
+    """A project whose trainings wait at their second step for as long as a file ``hold`` exists."""
+    project = drawn.copy(tmp_path / "project")
     module = project.root / "metashot/learning/training.py"
     text = module.read_text()
     assert text.count("bar.update()") == 1
@@ -200,10 +200,10 @@ def test_dvc_never_records_a_model_under_parameters_or_code_that_it_is_not_of(he
         (held.root / "hold").touch()
         process = held.start("dvc", "repro", stage, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         wait_until(lambda: (s := read_status(held.root, stage)) is not None and s.progress.get("step", 0) > 0)
-        wait_until(lambda: training(process.pid))
+        wait_until(lambda: is_training(process.pid))
         change()
         (held.root / "hold").unlink()
-        printed = process.communicate(timeout=120)[0]
+        printed = process.communicate(timeout=300)[0]
         return printed.count("changed while the stage ran"), process.returncode
 
     assert during(lambda: budget("maml", 3)) == (1, 255)

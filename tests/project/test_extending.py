@@ -12,7 +12,6 @@ pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs/extending.md").read_text()
 PROGRAM = re.compile(r"```python\n(.*?)```", re.DOTALL)
 YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
-OLD = ("glyphs", "glyphs-5w1s", "glyphs-5w1s-prototypical", "glyphs-5w1s-maml")
 
 
 def merged(into: Any, new: Any) -> Any:
@@ -54,10 +53,10 @@ def extend(project: Project, title: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
-    """Made once, and then added to by each test."""
-    project = Project(tmp_path_factory.mktemp("extended") / "repository", drawn)
-    project.repro()
+def project(tmp_path_factory: pytest.TempPathFactory, trained: Project) -> Project:
+    """Up to date, and extended by each test."""
+    project = trained.copy(tmp_path_factory.mktemp("extended") / "repository")
+    assert project.repro() == ["register@glyphs-5w1s"]
     assert project.repro() == []
     return project
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import IDENTITY, Edit, Project, rest
+from project import IDENTITY, Edit, Project, backdate
 
 from metashot.audit.evidence import Evidence
 from metashot.audit.verdict import Differs, Unknown
@@ -30,7 +30,7 @@ JUDGED = [f"gate@{GROUP}", f"register@{GROUP}"]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
     """One method; its first training is fair, and is champion."""
-    project = Project(tmp_path_factory.mktemp("project"), drawn)
+    project = drawn.copy(tmp_path_factory.mktemp("project"))
     with project.params() as params:
         params["methods"] = ["prototypical"]
         params["setting"]["5w1s"] |= {"test_episodes": 60, "extra": {}}
@@ -174,8 +174,7 @@ def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path
     for command in (["add", "."], ["commit", "-qm", "more"]):
         subprocess.run(["git", *IDENTITY, *command], cwd=project.root, check=True)
     subprocess.run(["git", "clone", "-q", project.root, tmp_path / "clone"], check=True)
-    clone = Project.__new__(Project)
-    clone.root = tmp_path / "clone"
+    clone = Project.at(tmp_path / "clone")
     # The same cache, so that nothing is made again: it would have other records than dvc.lock names
     (clone.root / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.root}/.dvc/cache\n")
     done = clone.run("dvc", "repro", f"gate@{GROUP}", ok=False)
@@ -215,7 +214,7 @@ def test_an_audit_judges_again_and_tests_the_incumbent_again(project: Project, t
         cached.write_bytes(content)
         text = (project.root / "dvc.lock").read_text().replace(old, md5)
         (root / "dvc.lock").write_text(text)
-        rest(root / "dvc.lock")
+        backdate(root / "dvc.lock")
         subprocess.run(["git", *IDENTITY, "commit", "-qam", "forged"], cwd=root, check=True)
         return judged()
 
@@ -237,7 +236,7 @@ def test_an_audit_judges_again_and_tests_the_incumbent_again(project: Project, t
     # a rule that the commit's params.yaml does not have, with a decision that follows it
     text = (root / "dvc.lock").read_text()
     (root / "dvc.lock").write_text(text.replace("min_accuracy: 0.0", "min_accuracy: 0.01"))
-    rest(root / "dvc.lock")
+    backdate(root / "dvc.lock")
     subprocess.run(["git", *IDENTITY, "commit", "-qam", "another rule"], cwd=root, check=True)
     assert "gate of the decision is" in judged()
     with Edit(

@@ -166,8 +166,8 @@ def cross_tests(root: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(tmp_path: Path) -> None:
-    project = Project(tmp_path)
+def test_dvc_makes_and_mlflow_shows_them_with_the_lineage_of_both(trained: Project, tmp_path: Path) -> None:
+    project = trained.copy(tmp_path)
     with project.params() as params:
         params["data"]["other"] = {**params["data"]["glyphs"], "raw": {"seed": 1, "writers": 20}}
         params["datasets"], params["methods"] = ["glyphs", "other"], ["prototypical"]

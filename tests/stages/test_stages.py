@@ -5,29 +5,33 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from project import METHODS, ROOT, Project, training, wait_until
+import yaml
+from project import METHODS, ROOT, Project, is_training, wait_until
+from servers import Server, free_port
+
+from metashot.project.attempts import read_status
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("project"))
-    ran = project.repro()
-    assert ran[:2] == ["code", "check"]
-    assert ran[-1] == "register@glyphs-5w1s"
-    assert len(ran) == 5 + 2 * len(METHODS) + 2
+def project(tmp_path_factory: pytest.TempPathFactory, trained: Project) -> Project:
+    project = trained.copy(tmp_path_factory.mktemp("project"))
+    assert project.repro() == ["register@glyphs-5w1s"]
     return project
 
 
-def test_a_second_repro_does_nothing(project: Project) -> None:
+def test_every_stage_is_made_once_and_a_second_repro_does_nothing(project: Project) -> None:
     assert project.repro() == []
+    made = yaml.safe_load((project.root / "dvc.lock").read_text())["stages"]
+    cells = [f"{stage}@glyphs-5w1s-{method}" for method in METHODS for stage in ("train", "evaluate")]
+    assert made.keys() == {
+        *("code", "check", "download@glyphs", "preprocess@glyphs", "episodes@glyphs-5w1s"),
+        *(*cells, "gate@glyphs-5w1s", "register@glyphs-5w1s"),
+    }
 
 
 def test_everything_is_cached(project: Project) -> None:
@@ -165,15 +169,20 @@ def test_a_diverging_training_leaves_no_output(project: Project) -> None:
 
 
 def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
-    model = project.root / "models/glyphs-5w1s/prototypical/model.safetensors"
+    stage, model = "train@glyphs-5w1s-prototypical", project.root / "models/glyphs-5w1s/prototypical"
+    model /= "model.safetensors"
     before = model.read_bytes()
     with project.params() as params:
-        params["data"]["glyphs"]["budget"]["prototypical"] = 100_000
+        params["data"]["glyphs"]["budget"]["prototypical"] = 5_000
     log = project.root / "killed.log"
+
+    def progress() -> float:
+        status = read_status(project.root, stage)
+        return status.progress.get("steps", 0) if status and status.state == "running" else 0
+
     with log.open("w") as file:
-        child = project.start("dvc", "repro", "train@glyphs-5w1s-prototypical", stdout=file, stderr=file)
-        wait_until(lambda: training(child.pid))
-        time.sleep(2)
+        child = project.start("dvc", "repro", stage, stdout=file, stderr=file)
+        wait_until(lambda: is_training(child.pid) and progress() == 5_000)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     assert not model.exists()  # DVC takes a stage's outputs away before it runs
@@ -185,7 +194,7 @@ def test_a_killed_repro_is_mended_by_the_next(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_the_programs_of_the_page_on_registered_models_run(project: Project) -> None:
+def test_the_programs_of_the_page_on_registered_models_run(project: Project, tmp_path: Path) -> None:
     page = (ROOT / "docs/serving.md").read_text()
     plain, asking = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     answers = project.run(sys.executable, "-c", plain).stdout
@@ -193,29 +202,13 @@ def test_the_programs_of_the_page_on_registered_models_run(project: Project) -> 
     assert answers.count("Georgian/") == 5
     (command,) = re.findall(r"^mlflow models serve .*$", page, re.MULTILINE)
     (uri,) = re.findall(r"^export MLFLOW_TRACKING_URI=(.*)$", page, re.MULTILINE)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    server = subprocess.Popen(
+    port = str(free_port())
+    with Server(
         command.replace("5001", port).split(),
+        f"http://127.0.0.1:{port}/ping",
+        tmp_path / "log",
         cwd=project.root,
         env={**project.environment, "MLFLOW_TRACKING_URI": uri},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2):
-                return True
-        except OSError:
-            return False
-
-    try:
-        wait_until(ready)
-        told = project.run(sys.executable, "-c", plain + asking.replace("5001", port)).stdout
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-    assert told.count("'label': 'Georgian/") == 5
+    ):
+        printed = project.run(sys.executable, "-c", plain + asking.replace("5001", port)).stdout
+    assert printed.count("'label': 'Georgian/") == 5

@@ -1,4 +1,4 @@
-"""A copy of the repository with small parameters, for tests that run it for real."""
+"""Repositories with small parameters in temporary folders, for tests that run the pipeline."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["prototypical", "maml"]
-CODE = (
+FILES = (  # of the repository that a project is made of
     "flows",
     "metashot",
     "stages",
@@ -34,16 +34,15 @@ CODE = (
 
 
 class Project:
-    """A copy of the repository with small parameters.
+    """A git repository of its own with the code of this one and small parameters.
 
     Args:
-        root: Where.
-        drawn: A project whose images are there already, to begin with them.
+        root: The folder to make it in.
     """
 
-    def __init__(self, root: Path, drawn: "Project | None" = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        for name in CODE:
+        for name in FILES:
             source, target = ROOT / name, root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
@@ -65,42 +64,59 @@ class Project:
             params["data"]["glyphs"]["backbone"]["width"] = 16
             params["data"]["glyphs"]["budget"] = {"prototypical": 12, "maml": 6}
             params["method"]["prototypical"] |= {"train_way": 20}
-            params["method"]["maml"] |= {"train_way": 5, "lr": 1e-5}  # fast, and behind the other
+            params["method"]["maml"] |= {"train_way": 5, "lr": 1e-5}  # fast, and less accurate than the other
         for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
             subprocess.run(["git", *IDENTITY, *command], cwd=root, check=True)
-        if drawn:
-            shutil.copy(drawn.root / "dvc.lock", root)
-            for name in (".dvc/cache", "data"):
-                shutil.copytree(drawn.root / name, root / name)
+
+    @classmethod
+    def at(cls, root: Path) -> "Project":
+        """A project that exists already in a folder."""
+        project = cls.__new__(cls)
+        project.root = root
+        return project
+
+    def copy(self, root: Path) -> "Project":
+        """Copy it to a folder with history, outputs and cache; without MLflow's files, which hold paths."""
+
+        def left_out(folder: str, names: list[str]) -> set[str]:
+            place = Path(folder).relative_to(self.root).as_posix()
+            return {"__pycache__"} | {".": {"mlruns"}, ".dvc": {"tmp"}}.get(place, set())
+
+        shutil.copytree(self.root, root, ignore=left_out, symlinks=True, dirs_exist_ok=True)
+        return Project.at(root)
 
     def params(self) -> "Edit":
+        """Edit params.yaml in a with-block, as a dictionary."""
         return Edit(self.root / "params.yaml")
 
     @property
     def environment(self) -> dict[str, str]:
+        """The environment of commands in the project: this interpreter's programs, the project's modules."""
         environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.root),
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",  # tests read what running commands have printed
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
         return environment
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
-        """A command in a process group of its own."""
+        """Start a command in the project, in a process group of its own."""
         return subprocess.Popen(
             command, cwd=self.root, env=self.environment, text=True, start_new_session=True, **options
         )
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project, which succeeds, or fails if not ``ok``."""
         done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done
 
     def processes(self, servers: bool = False) -> dict[int, str]:
-        """Processes that work on the project: DVC and stages, and a flow and its temporary server."""
+        """Running DVC and stages in the project by process number; with ``servers`` all processes there."""
         listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
         found = {}
         for line in listed.splitlines():
@@ -114,7 +130,7 @@ class Project:
         return found
 
     def make(self, dataset: str, methods: Sequence[str] = METHODS) -> dict[str, dict[str, Any]]:
-        """Run every stage of a data set up to the evaluation; the metrics of each method."""
+        """Run the stages of a data set up to the evaluation, without DVC; return each method's metrics."""
         stages: list[tuple[str, ...]] = [
             ("code",),
             ("download", dataset),
@@ -124,11 +140,11 @@ class Project:
         stages += [(stage, dataset, "5w1s", method) for method in methods for stage in ("train", "evaluate")]
         for stage, *arguments in stages:
             self.run(sys.executable, "-m", f"stages.{stage}", *arguments)
-        found = {method: self.root / f"results/{dataset}-5w1s/{method}/metrics.json" for method in methods}
-        return {method: json.loads(path.read_text()) for method, path in found.items()}
+        results = {method: self.root / f"results/{dataset}-5w1s/{method}" for method in methods}
+        return {method: json.loads((path / "metrics.json").read_text()) for method, path in results.items()}
 
     def repro(self, *targets: str) -> list[str]:
-        """The stages that were run, in order."""
+        """Run `dvc repro`; return the stages that it ran, in order."""
         output = self.run("dvc", "repro", *targets).stdout
         return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
@@ -137,7 +153,7 @@ IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 
 class Edit:
-    """Edit a YAML file in a with-block."""
+    """Edit a YAML file in a with-block, as a dictionary that is written back at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,23 +166,24 @@ class Edit:
         self.path.write_text(yaml.safe_dump(self.values, sort_keys=False))
 
 
-_ages = itertools.count(1)
+_times = itertools.count(1)
 
 
-def rest(path: Path) -> None:
-    """Make a file look old, as one that nobody writes; by another age git sees that it has changed."""
-    age = next(_ages)
-    os.utime(path, (age, age))
+def backdate(path: Path) -> None:
+    """Set a file's time to long ago, so that it counts as complete; another each time, for git's sake."""
+    seconds = next(_times)
+    os.utime(path, (seconds, seconds))
 
 
-def training(group: int) -> bool:
-    """Whether a train stage runs in the process group."""
+def is_training(group: int) -> bool:
+    """Whether a train stage runs in a process group."""
     listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
     return "stages.train" in listed
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120, every: float = 0.2) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300, every: float = 0.1) -> None:
+    """Poll a condition; fail if it does not hold in time, which is ample on a slow machine."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(every)

@@ -1,12 +1,10 @@
-"""Registered models behind MLflow's server, and a task for them."""
+"""Registered models served by MLflow, a task for them, and requests to them or to a loaded model."""
 
 import base64
 import io
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +16,13 @@ import pandas as pd
 import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
-from project import wait_until
+from servers import Server, free_port
 
 GROUP = "glyphs-5w1s"
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """A picture as the bytes of a file."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -39,7 +38,16 @@ COLUMNS = ("image", "label")
 
 @contextmanager
 def serving(root: Path, models: dict[str, str], folder: Path) -> Iterator[dict[str, str]]:
-    """Addresses of MLflow's servers of models of a repository, each under its name."""
+    """Serve models of a repository by MLflow.
+
+    Args:
+        root: The repository, whose database MLflow reads.
+        models: URI of each model, by a name of its own.
+        folder: Working directory and logs of the servers.
+
+    Yields:
+        The address of each server, by the model's name.
+    """
     bin_folder = str(Path(sys.executable).parent)
     environment = {
         **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
@@ -49,35 +57,24 @@ def serving(root: Path, models: dict[str, str], folder: Path) -> Iterator[dict[s
     servers, addresses = [], {}
     try:
         for name, uri in models.items():
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
+            port = str(free_port())
             command = ["mlflow", "models", "serve", "--model-uri", uri]
             command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", port]
-            with (folder / f"{name}.log").open("w") as log:
-                options = {"cwd": folder, "env": environment, "start_new_session": True}
-                servers.append(subprocess.Popen(command, stdout=log, stderr=log, **options))
             addresses[name] = f"http://127.0.0.1:{port}"
-        for address in addresses.values():
-            wait_until(lambda address=address: answers(address, servers, folder))
+            log = folder / f"{name}.log"
+            server = Server(command, f"{addresses[name]}/ping", log, cwd=folder, env=environment)
+            server.start()
+            servers.append(server)
+        for server in servers:
+            server.wait()
         yield addresses
     finally:
         for server in servers:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
-
-
-def answers(address: str, servers: list[subprocess.Popen], folder: Path) -> bool:
-    logs = [log.read_text() for log in folder.glob("*.log")]
-    assert all(server.poll() is None for server in servers), "\n".join(logs)
-    try:
-        return requests.get(f"{address}/ping", timeout=10).ok
-    except requests.ConnectionError:
-        return False
+            server.stop(signal.SIGTERM)
 
 
 def ask(model: mlflow.pyfunc.PyFuncModel | str, rows: list, columns=COLUMNS) -> list[dict] | str:
-    """The rows of the answer, or the message of the error, of a model or of the server at an address."""
+    """Predict rows with a model, or the server at an address; return the answers, or the error message."""
     if isinstance(model, str):
         as_json = [[base64.b64encode(x).decode() if isinstance(x, bytes) else x for x in row] for row in rows]
         return post(model, {"dataframe_split": {"columns": list(columns), "data": as_json}})
@@ -88,8 +85,9 @@ def ask(model: mlflow.pyfunc.PyFuncModel | str, rows: list, columns=COLUMNS) -> 
 
 
 def post(address: str, body: dict | bytes, kind: str = "application/json") -> list[dict] | str:
+    """Post a request to a server; return the predictions, or the error message of a status 400."""
     data = json.dumps(body) if isinstance(body, dict) else body
-    answer = requests.post(f"{address}/invocations", data, headers={"Content-Type": kind}, timeout=60)
+    answer = requests.post(f"{address}/invocations", data, headers={"Content-Type": kind}, timeout=300)
     if answer.ok:
         return answer.json()["predictions"]
     assert answer.status_code == 400
