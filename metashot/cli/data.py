@@ -58,7 +58,7 @@ def init(
         say("params.yaml is as it was: mend the data and run again", err=True)
         raise typer.Exit(1)
     propose.write(root, proposal)
-    what = "added to" if proposal.described else "of"
+    what = "added to" if proposal.new_setting else "of"
     echo(f"data.{proposal.name} is in params.yaml, with the setting {proposal.setting} {what} it")
     echo(f"next: metashot run --data {proposal.name} --setting {proposal.setting}")
 
