@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import toys
 from metashot.config import params
 from metashot.data import store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import Source, audio_folder, series_table
 from metashot.learning.evaluation import correct_queries
@@ -38,7 +38,7 @@ def sounds(folder: Path) -> tuple[Source, Any, Any, int]:
     raw = audio_folder.Raw(path=str(folder / "sounds"), splits="", md5="")
     raw = audio_folder.Raw(path=raw.path, splits="", md5=audio_folder.digest(raw, Path()))
     audio_folder.download(raw, folder)
-    division = folders.Shares(of="classes", seed=0, val=0.2, test=0.2)
+    shares = division.Shares(of="classes", seed=0, val=0.2, test=0.2)
     prepare = audio_folder.Prepare(
         sample_rate=16000,
         seconds=1.0,
@@ -47,7 +47,7 @@ def sounds(folder: Path) -> tuple[Source, Any, Any, int]:
         hop_ms=20.0,
         range_db=80.0,
         repeated="refuse",
-        split=division,
+        split=shares,
     )
     network = Conv4Params(name="conv4", width=64, downsample="pool")
     return audio_folder, prepare, network, CLASSES * SAMPLES  # type: ignore[return-value]

@@ -41,13 +41,13 @@ def pictures_of(count: int) -> Iterator[tuple[str, bytes]]:
 
 def ours(folder: Path) -> None:
     """Archive to Parquet: decoded, compared with each other, divided, written."""
-    from metashot.data.files import folders
+    from metashot.data.files import division
     from metashot.data.preprocess import preprocess
     from metashot.data.sources import image_folder
 
-    division = folders.Shares(of="classes", seed=0, val=0.2, test=0.2)
+    shares = division.Shares(of="classes", seed=0, val=0.2, test=0.2)
     prepare = image_folder.Prepare(
-        image_size=SIZE, colour=True, rotations=False, repeated="refuse", split=division
+        image_size=SIZE, colour=True, rotations=False, repeated="refuse", split=shares
     )
     preprocess(image_folder, prepare, folder, folder / "out.parquet")  # type: ignore[arg-type]
 

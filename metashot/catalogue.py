@@ -10,15 +10,15 @@ Part = TypeVar("Part")
 
 
 class Catalogue(Generic[Part]):
-    """Parts by name, each imported when it is first asked for and checked as it is.
+    """Parts by name, each imported and checked when it is first used.
 
-    A process loads the parts that it uses and no others, so what a stage is made from stays narrow.
+    A process imports only the parts that it uses, so a stage depends on few modules.
 
     Args:
-        what: What a part is, for messages: ``source``.
-        package: The package that the parts are in.
-        parts: Where each is, by name: ``omniglot`` for a module, ``maml:Maml`` for something in one.
-        needs: Attributes that each part has to have.
+        what: Noun for a part, for messages: ``source``.
+        package: The package with the parts.
+        parts: Module of each part, by name: ``omniglot``, or ``maml:Maml`` for an attribute of a module.
+        needs: Attributes that every part needs.
     """
 
     def __init__(self, what: str, package: str, parts: Mapping[str, str], needs: Sequence[str]) -> None:
@@ -31,26 +31,26 @@ class Catalogue(Generic[Part]):
         return name in self.parts
 
     def module(self, name: str) -> str:
-        """Return the full name of the module that a part is in."""
+        """Return the full name of the module of a part."""
         return f"{self.package}.{self.parts[name].partition(':')[0]}"
 
     def __getitem__(self, name: str) -> Part:
         """Return a part.
 
         Raises:
-            MetashotError: There is none of this name, or it lacks something that every part has.
+            MetashotError: There is none of this name, or it lacks an attribute.
         """
         if name not in self.parts:
             raise MetashotError(f"unknown {self.what} {name!r}: there are {', '.join(sorted(self.parts))}")
-        found: Any = importlib.import_module(self.module(name))
+        part: Any = importlib.import_module(self.module(name))
         if attribute := self.parts[name].partition(":")[2]:
-            found = getattr(found, attribute)
-        if missing := [need for need in self.needs if not hasattr(found, need)]:
+            part = getattr(part, attribute)
+        if missing := [need for need in self.needs if not hasattr(part, need)]:
             raise MetashotError(f"{self.what} {name} in {self.module(name)} lacks {', '.join(missing)}")
-        part: Part = found
-        return part
+        checked: Part = part
+        return checked
 
     def check(self) -> None:
-        """Import every part, so that what one lacks is found before anything runs."""
+        """Import and check every part, before anything runs."""
         for name in self:
             self[name]

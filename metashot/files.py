@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and their digests."""
+"""Atomic writing of files and folders, and their digests."""
 
 import errno
 import hashlib
@@ -11,20 +11,20 @@ from pathlib import Path
 
 from metashot.errors import MetashotError
 
-CACHE = "__pycache__"  # which DVC ignores (.dvcignore)
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota, limit of the process
+CACHE = "__pycache__"  # ignored by DVC too (.dvcignore)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full disk, exceeded quota, file size limit of the process
 
 
 @contextmanager
 def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder at, which takes the place of ``path`` once the block is done.
+    """A temporary path for a file or folder that replaces ``path`` at the end of the block.
 
-    If the block fails, ``path`` is as it was. Killed at any moment, the old or the new content lies whole
-    beside ``path`` or at it.
+    If the block fails, ``path`` is unchanged. If the process is killed, the old or the new content is
+    complete, at ``path`` or beside it.
 
     Args:
-        path: File or folder; the folders above it are made.
-        resume: Leave what a failed block wrote for the next one to go on with.
+        path: File or folder to write; its parents are created.
+        resume: Keep what a failed block wrote, so that the next one can continue.
 
     Raises:
         MetashotError: The disk is full.
@@ -52,7 +52,7 @@ def replacing(path: Path, resume: bool = False) -> Iterator[Path]:
 
 
 def md5(path: Path) -> str:
-    """DVC's digest of a file, its md5, or of a folder (``<md5 of its sorted listing>.dir``)."""
+    """DVC's digest: md5 of a file, or of a folder ``<md5 of its sorted listing>.dir``."""
     if path.is_dir():
         inside = (file for file in path.rglob("*") if file.is_file() and CACHE not in file.parts)
         return folder_md5({file.relative_to(path).as_posix(): md5(file) for file in inside})
@@ -61,13 +61,13 @@ def md5(path: Path) -> str:
 
 
 def folder_md5(md5s: Mapping[str, str]) -> str:
-    """DVC's name of a folder, from the md5 of each file by its path within: of a listing sorted by path."""
+    """DVC's digest of a folder, given the md5 of each file by its path in the folder."""
     listing = json.dumps([{"md5": md5s[path], "relpath": path} for path in sorted(md5s)])
     return hashlib.md5(listing.encode()).hexdigest() + ".dir"
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, ASCII."""
+    """Return the canonical JSON of a value: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -77,7 +77,7 @@ def digest(value: object) -> str:
 
 
 def remove(path: Path) -> None:
-    """Take away a file, or a folder with all that is in it; nothing where there is neither."""
+    """Delete a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

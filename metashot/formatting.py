@@ -1,13 +1,13 @@
-"""Numbers as people read them."""
+"""Formatting of numbers for people."""
 
 
 def accuracy(mean: float, ci95: float) -> str:
-    """Return an accuracy and its 95 % interval as people read it: ``97.12 ± 0.31 %``."""
+    """Format an accuracy with its 95 % confidence interval: ``97.12 ± 0.31 %``."""
     return f"{100 * mean:.2f} ± {100 * ci95:.2f} %"
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people read it: ``41 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    """Format a duration: ``41 s``, ``3 min 05 s``, ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"

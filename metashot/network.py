@@ -1,4 +1,4 @@
-"""Addresses: what this machine asks of itself goes through no proxy, and a malformed one is refused."""
+"""Server addresses: no proxy for this machine itself, and a check of addresses from the user."""
 
 import os
 from urllib.parse import urlsplit
@@ -9,10 +9,10 @@ LOOPBACK = "localhost", "127.0.0.1", "::1"
 
 
 def direct() -> None:
-    """Have requests to this machine sent to it directly, in this process and those that it starts.
+    """Send requests to this machine directly, in this process and its child processes.
 
-    ``NO_PROXY`` and ``no_proxy`` name it afterwards, beside what either named before: httpx, requests and
-    urllib read one or the other, whichever proxy is set by whatever variable.
+    Adds the loopback addresses to both ``NO_PROXY`` and ``no_proxy``: httpx, requests and urllib read one or
+    the other.
     """
     before = [
         host.strip() for name in ("no_proxy", "NO_PROXY") for host in os.environ.get(name, "").split(",")
@@ -22,7 +22,11 @@ def direct() -> None:
 
 
 def check_address(variable: str, address: str) -> None:
-    """Check an address of a server before it is handed to anything, whose error could show a password in it.
+    """Check the address of a server before a library does, whose error could show a password in it.
+
+    Args:
+        variable: Environment variable or option with the address, for messages.
+        address: The address.
 
     Raises:
         MetashotError: It is not of the form ``http://user:password@host:port/path``.
@@ -30,17 +34,17 @@ def check_address(variable: str, address: str) -> None:
     try:
         parts = urlsplit(address)
         well_formed = bool(parts.scheme in ("http", "https") and parts.hostname) and parts.port != 0
-        (parts.hostname or "").encode("idna")  # as is done before it is looked up
-    except ValueError:  # no number as port, brackets that do not match, a name with two dots in a row
+        (parts.hostname or "").encode("idna")  # as a look-up would
+    except ValueError:  # a port that is not a number, unbalanced brackets, two dots in a row
         well_formed = False
-    strange = not address.isprintable() or " " in address or "\\" in address
-    if not well_formed or strange or parts.netloc.count("@") > 1:
+    illegal = not address.isprintable() or " " in address or "\\" in address
+    if not well_formed or illegal or parts.netloc.count("@") > 1:
         raise MetashotError(
             f"{variable} is not an address such as https://host:port/path: correct or unset it; in a user "
             "name or password write characters other than letters and digits as %XX"
         )
     if "@" in address.partition(parts.netloc)[2]:
         raise MetashotError(
-            f"{variable} has an @ behind its host: if it belongs to a password with / ? or # in it, write "
+            f"{variable} has an @ after its host: if it belongs to a password that contains / ? or #, write "
             "these as %2F %3F %23"
         )

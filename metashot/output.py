@@ -1,4 +1,4 @@
-"""Output that gets out in any encoding, and ends quietly where nobody takes it."""
+"""Printing in any encoding, and quietly if nobody reads it."""
 
 import codecs
 import errno
@@ -12,7 +12,7 @@ from typing import TextIO
 from metashot.errors import line
 from metashot.files import FULL
 
-# How to write what an encoding lacks; anything else becomes its number, such as \u0394
+# Replacements for characters that an encoding lacks; others become escapes such as \u0394
 PLAIN = {
     "★": "*",
     "†": "+",
@@ -35,16 +35,15 @@ STANDARD = (0, 1, 2)  # input, output, errors
 
 
 def prepare() -> None:
-    """Make standard output and errors write something for every character, and lead somewhere if closed.
+    """Make standard output and error accept every character, and replace closed ones by the null device.
 
-    A file that was opened under the number of a closed output would get what is printed, and what is printed
-    to closed errors would be taken for a result.
+    Otherwise a file that is later opened under the number of a closed stream would receive the output.
     """
     for number in STANDARD:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, this one
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     codecs.register_error("metashot", _plain)
@@ -55,17 +54,18 @@ def prepare() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Prepare for the block's output; end it where the reader has gone (status 1) or the disk is full.
+    """Prepare for the output of the block.
 
     Raises:
-        SystemExit: Output could not be written.
+        SystemExit: With status 1: output could not be written, because its reader has gone or the disk is
+            full.
     """
     prepare()
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, where an error can be told; Python flushes at its end
+            sys.stdout.flush()  # here, where an error can be reported; otherwise Python flushes at exit
     except OSError as error:
         if error.filename is not None or error.errno not in {*FULL, errno.EPIPE, errno.EIO}:
             raise
@@ -76,12 +76,12 @@ def guarded() -> Iterator[None]:
 
 
 def echo(text: object, err: bool = False, nl: bool = True) -> None:
-    """Print for a person or a machine; click's own would write UTF-8 where ASCII is asked for."""
+    """Print a result or a message; unlike click's echo, in the encoding of the stream."""
     print(text, end="\n" if nl else "", file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say(text: object, err: bool = False) -> None:
-    """Print one line of text of any origin, for whoever may read it: work goes on without a reader."""
+    """Print untrusted text as one line; without a reader it is dropped, and work goes on."""
     stream = sys.stderr if err else sys.stdout
     try:
         print(line(text), file=stream, flush=True)
@@ -90,16 +90,16 @@ def say(text: object, err: bool = False) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Let a stream that nobody takes end in nothing from here on."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, stream.fileno())
-    os.close(nothing)
+    """Redirect a stream that nobody reads to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Stand-ins for what cannot be encoded: see `codecs.register_error`."""
+    """Replacements for characters that cannot be encoded: see `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    written = (PLAIN.get(mark) or mark.encode("ascii", "backslashreplace").decode() for mark in text)
-    return "".join(written), error.end
+    plain = (PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text)
+    return "".join(plain), error.end

@@ -1,8 +1,8 @@
-"""YAML as params.yaml and dvc.lock have it: mappings, lists, texts, numbers, checked before they are built.
+"""Plain YAML as in params.yaml and dvc.lock: mappings, lists, strings, numbers, checked before construction.
 
-A few bytes of YAML can stand for billions of values (aliases of aliases), end the interpreter (brackets in
-brackets, in libyaml's composer) or keep it busy for minutes (a number of a million digits). So the file is
-gone through event by event first, which takes time and memory in proportion to its size alone.
+A few bytes of YAML can expand to billions of values (aliases of aliases), crash the interpreter (nested
+brackets, in libyaml's composer) or keep it busy for minutes (a number of a million digits). A file is
+therefore checked event by event first, which takes time and memory in proportion to its size.
 """
 
 import math
@@ -26,28 +26,28 @@ from ruamel.yaml.events import (
 
 from metashot.errors import MetashotError, short
 
-SIZE = 1_000_000  # bytes of a file that a person writes
-VALUES = 50_000  # in it, each alias counted for all that it stands for
-MADE = 64  # times as much may be in a file that DVC writes
-DEPTH = 30  # of mappings and lists in each other
+SIZE = 1_000_000  # bytes of a file that people write
+VALUES = 50_000  # values in it, with aliases expanded
+MADE = 64  # factor by which files that DVC writes may exceed both
+DEPTH = 30  # of nested mappings and lists
 KEY = 200  # characters of a key
 DIGITS = 100  # of a number
-INTEGER = 2**63  # numbers lie between plus and minus this
+INTEGER = 2**63  # bound of the absolute value of an integer
 
 _NUMBER = re.compile(r"[-+]?(0[xob])?[0-9a-fA-F_.:]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_CONFLICT = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?=\s|$)", re.MULTILINE)  # marks that git leaves
+_CONFLICT = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?=\s|$)", re.MULTILINE)  # conflict markers of git
 
 
 def read(path: Path, times: int = 1) -> str:
-    """The text of a file, a byte order mark included.
+    """Read the text of a file, including a byte order mark.
 
     Args:
         path: The file.
-        times: How often `SIZE` bytes it may have.
+        times: Its largest size, as a multiple of `SIZE`.
 
     Raises:
-        MetashotError: There is none, or it is not text in UTF-8 of so many bytes.
+        MetashotError: It is missing, too large or not UTF-8.
     """
     try:
         if path.exists() and not path.is_file():
@@ -69,18 +69,18 @@ def read(path: Path, times: int = 1) -> str:
 
 
 def load(text: str, where: str, mend: str = "", times: int = 1) -> Any:
-    """The value of a YAML text, with DVC's reading of it; a caller must not change it.
+    """Parse YAML the way DVC does. Callers must not change the value, which is cached.
 
     Args:
-        text: The file.
-        where: Its name, for messages.
-        mend: How to mend it, where the mistake does not say so by itself.
-        times: How often `VALUES` values it may have.
+        text: The YAML.
+        where: Name of the file, for messages.
+        mend: How to mend it, for mistakes that do not suggest it.
+        times: The largest number of values, as a multiple of `VALUES`.
 
     Raises:
-        MetashotError: It holds the marks of a merge conflict, is not YAML, too large or too deep, or holds
-            something else than mappings with texts as keys, lists, texts, numbers, booleans and null; the
-            line names the key.
+        MetashotError: It has conflict markers, is not YAML, is too large or nested too deeply, or contains
+            anything but mappings with strings as keys, lists, strings, numbers, booleans and null; the
+            message names the key.
     """
     check_merged(text, where, mend)
     try:
@@ -90,18 +90,18 @@ def load(text: str, where: str, mend: str = "", times: int = 1) -> Any:
 
 
 def check_merged(text: str, where: str, mend: str = "") -> None:
-    """Raise a MetashotError for a text in which git has left a merge to a person."""
-    if mark := _CONFLICT.search(text):
-        line = 1 + text.count("\n", 0, mark.start())
-        advice = mend or "keep what is right, and delete the marks of git"
-        raise MetashotError(f"{where}: merge conflict (line {line} has git's mark {mark[0]}): {advice}")
+    """Raise a MetashotError for a text with git's conflict markers."""
+    if marker := _CONFLICT.search(text):
+        line = 1 + text.count("\n", 0, marker.start())
+        advice = mend or "keep what is right, and delete git's markers"
+        raise MetashotError(f"{where}: merge conflict (line {line} has git's marker {marker[0]}): {advice}")
 
 
 @lru_cache(maxsize=8)  # a file is read again for each of its sections
-def _load(text: str, most: int) -> Any:
+def _load(text: str, limit: int) -> Any:
     try:
-        _check_events(text, most)
-    except (YAMLError, UnicodeEncodeError) as error:  # the latter for what was not UTF-8
+        _check_events(text, limit)
+    except (YAMLError, UnicodeEncodeError) as error:  # the latter for lone surrogates
         raise MetashotError(f"not YAML: {_problem(error)}") from None
     try:
         value = YAML(typ="safe").load(text)
@@ -112,10 +112,10 @@ def _load(text: str, most: int) -> Any:
             raise MetashotError(f"{key}: must be a finite number (it is {part})")
         if isinstance(part, int) and abs(part) >= INTEGER:
             raise MetashotError(f"{key}: must be between -2**63 and 2**63 (it is {short(part)})")
-        if isinstance(part, str) and (mark := _CONTROL.search(part)):
-            raise MetashotError(f"{key}: holds the control character {mark[0]!a}: delete it")
+        if isinstance(part, str) and (control := _CONTROL.search(part)):
+            raise MetashotError(f"{key}: has the control character {control[0]!a}: delete it")
         if not isinstance(part, str | int | float | None):
-            raise MetashotError(f"{key}: a {type(part).__name__} is not taken: put it in quotes")
+            raise MetashotError(f"{key}: a {type(part).__name__} is not allowed: put it in quotes")
     return value
 
 
@@ -124,11 +124,12 @@ class _Frame:
     """A mapping or list that is being read.
 
     Attributes:
-        path: Where it is.
-        anchor: What aliases name it by.
-        keys: The line of each key of a mapping; None for a list.
-        key: Of the value that comes next; None before a key.
-        values: So far, in it.
+        path: Its path in the file.
+        anchor: Its anchor, if it has one.
+        keys: Line of each key so far of a mapping; None for a list.
+        key: Key of the next value; None if a key comes next.
+        values: Number of values in it so far, nested ones included.
+        items: Number of its own values so far.
     """
 
     path: str
@@ -140,15 +141,15 @@ class _Frame:
 
     @property
     def next(self) -> str:
-        """Where the value that comes next is."""
+        """Path of the next value."""
         name = str(self.items) if self.keys is None else self.key or ""
         return f"{self.path}.{name}" if self.path else name
 
 
-def _check_events(text: str, most: int) -> None:
-    """Raise a MetashotError, or YAML's own error, for what must not be built."""
+def _check_events(text: str, limit: int) -> None:
+    """Raise a MetashotError, or YAML's own error, for a document that must not be constructed."""
     frames = [_Frame("", keys={}, key="")]  # around the document
-    sizes: dict[str, int] = {}  # of what an anchor names
+    sizes: dict[str, int] = {}  # number of values that an anchor stands for
     for event in YAML(typ="safe").parse(text):
         top = frames[-1]
         line = event.start_mark.line + 1 if event.start_mark else 0
@@ -156,11 +157,11 @@ def _check_events(text: str, most: int) -> None:
         values = 0
         if isinstance(event, NodeEvent) and top.keys is not None and top.key is None:
             if not isinstance(event, ScalarEvent):
-                raise MetashotError(f"{top.path or 'the file'} (line {line}): a key must be a text")
+                raise MetashotError(f"{top.path or 'the file'} (line {line}): a key must be a string")
             if len(event.value) > KEY or not event.value.isprintable():
                 raise MetashotError(
                     f"{top.path or 'the file'} (line {line}): the key {short(event.value)} is longer than "
-                    f"{KEY} characters, or has some that cannot be printed: rename it"
+                    f"{KEY} characters, or has unprintable ones: rename it"
                 )
             if before := top.keys.get(event.value):
                 top.key = event.value
@@ -185,7 +186,7 @@ def _check_events(text: str, most: int) -> None:
                 keys: dict[str, int] | None = {} if isinstance(event, MappingStartEvent) else None
                 frames.append(_Frame(top.next, event.anchor, keys))
                 if len(frames) > DEPTH:
-                    raise MetashotError(f"line {line}: more than {DEPTH} mappings and lists in each other")
+                    raise MetashotError(f"line {line}: more than {DEPTH} nested mappings and lists")
                 continue
         elif isinstance(event, CollectionEndEvent):
             done = frames.pop()
@@ -197,17 +198,17 @@ def _check_events(text: str, most: int) -> None:
         top.values += values
         top.items += 1
         top.key = None if len(frames) > 1 else ""
-        if sum(frame.values for frame in frames) > most:
-            raise MetashotError(f"line {line}: stands for more than {most:,} values: shorten it")
+        if sum(frame.values for frame in frames) > limit:
+            raise MetashotError(f"line {line}: expands to more than {limit:,} values: shorten it")
 
 
 def _values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is neither a mapping nor a list, and where it is."""
+    """Path and value of every value that is neither a mapping nor a list."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise MetashotError(
-                    f"{path or 'the file'}: the key {short(key)} is not text: put it in quotes"
+                    f"{path or 'the file'}: the key {short(key)} is not a string: put it in quotes"
                 )
             yield from _values(f"{path}.{key}" if path else key, inner)
     elif isinstance(value, list):
@@ -218,10 +219,10 @@ def _values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _problem(error: Exception) -> str:
-    """What YAML's own error says, in one line."""
+    """The message of YAML's own error, in one line."""
     if isinstance(error, MarkedYAMLError) and error.problem:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         problem = line + " ".join(str(error.problem).split())
-        hint = ": indent with spaces, and put texts with marks in quotes"
+        hint = ": indent with spaces, and quote strings with special characters"
         return problem + hint if "cannot start any token" in problem else problem
     return " ".join(str(error).split())

@@ -4,6 +4,6 @@ from typing import ClassVar
 
 
 class Section:
-    """A section of params.yaml: a dataclass that refuses keys it does not know."""
+    """Base of dataclasses that are sections of params.yaml; unknown keys are refused."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

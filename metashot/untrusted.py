@@ -1,4 +1,4 @@
-"""Reading what others may have written: plain files alone, no link followed, no more bytes than expected."""
+"""Reading of files that others may have written: plain files only, no links, bounded sizes."""
 
 import errno
 import io
@@ -13,10 +13,10 @@ from typing import Any
 
 from metashot.errors import MetashotError
 
-ENTRIES = 1000  # files and folders that are looked at before a folder is refused
+ENTRIES = 1000  # largest number of files and folders in a folder
 DEPTH = 32  # levels of a JSON document
 DOCUMENT = 16 * 2**20  # bytes of a JSON document
-LINKED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # what opening a link or a special file comes to
+LINKED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # errors of opening a link or a special file
 KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
@@ -28,30 +28,30 @@ KINDS = {
 
 
 class Refused(MetashotError):
-    """Something that is not laid out as metashot writes it, and is therefore not read."""
+    """A file or folder that is not as metashot writes it, and is therefore not read."""
 
 
 def listing(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of each file in a folder, by its path within; no link is followed.
+    """Return the size in bytes of each file in a folder, by its path in it; links are not followed.
 
     Raises:
-        Refused: Something in it is neither a plain file nor a folder with one, or it holds too much.
+        Refused: It contains anything but plain files and folders with plain files, or too many of them.
         OSError: It cannot be read.
     """
     sizes: dict[str, int] = {}
     folders = [folder]
-    for here in folders:
-        with os.scandir(here) as entries:
-            held = list(islice(entries, ENTRIES + 1))
-        if not held:
-            raise Refused(f"{_named(here, folder)} is an empty folder")
-        for entry in held:
-            about, path = entry.stat(follow_symlinks=False), Path(entry.path)
-            if stat.S_ISDIR(about.st_mode):
+    for current in folders:
+        with os.scandir(current) as entries:
+            listed = list(islice(entries, ENTRIES + 1))
+        if not listed:
+            raise Refused(f"{_named(current, folder)} is an empty folder")
+        for entry in listed:
+            status, path = entry.stat(follow_symlinks=False), Path(entry.path)
+            if stat.S_ISDIR(status.st_mode):
                 folders.append(path)
             else:
-                _plain(about, _named(path, folder))
-                sizes[path.relative_to(folder).as_posix()] = about.st_size
+                _require_plain(status, _named(path, folder))
+                sizes[path.relative_to(folder).as_posix()] = status.st_size
         if len(sizes) + len(folders) > ENTRIES:
             raise Refused(f"{folder} holds more than {ENTRIES:,} files and folders")
     return sizes
@@ -62,7 +62,7 @@ def opened(base: Path, name: str) -> Iterator[io.BufferedReader]:
     """Open the plain file ``name`` below a trusted folder; no part of the name may be a link.
 
     Raises:
-        Refused: It is not a plain file, or lies behind a link.
+        Refused: It is not a plain file, or is behind a link.
         OSError: It cannot be read.
     """
     *above, last = PurePosixPath(name).parts
@@ -75,7 +75,7 @@ def opened(base: Path, name: str) -> Iterator[io.BufferedReader]:
             inner = os.open(part, flags | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = inner
-        _plain(os.stat(last, dir_fd=folder, follow_symlinks=False), ascii(name))
+        _require_plain(os.stat(last, dir_fd=folder, follow_symlinks=False), ascii(name))
         file = os.open(last, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
         if error.errno in LINKED:
@@ -84,34 +84,34 @@ def opened(base: Path, name: str) -> Iterator[io.BufferedReader]:
     finally:
         os.close(folder)
     with os.fdopen(file, "rb") as stream:
-        _plain(os.fstat(file), ascii(name))  # it may have been replaced since
+        _require_plain(os.fstat(file), ascii(name))  # it may have been replaced meanwhile
         yield stream
 
 
-def read(base: Path, name: str, most: int) -> bytes:
-    """Return the bytes of a plain file below a trusted folder.
+def read(base: Path, name: str, limit: int) -> bytes:
+    """Return the content of a plain file below a trusted folder.
 
     Args:
         base: The folder.
-        name: Path in it.
-        most: Bytes that it may have.
+        name: Path in the folder.
+        limit: Largest size in bytes.
 
     Raises:
-        Refused: As `opened`, or it has more.
+        Refused: As `opened`, or it is larger.
         OSError: It cannot be read.
     """
     with opened(base, name) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise Refused(f"{name!a} has more than {most:,} bytes")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Refused(f"{name!a} has more than {limit:,} bytes")
     return content
 
 
 def parsed(content: bytes, name: str) -> Any:
-    """Return a JSON document of bounded depth.
+    """Return the value of a JSON document of bounded depth.
 
     Raises:
-        Refused: It is not such a document.
+        Refused: It is not JSON, or nested too deeply.
     """
     try:
         value = json.loads(content)
@@ -131,11 +131,11 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _plain(about: os.stat_result, name: str) -> None:
-    """Refuse what is not a regular file with one name."""
-    if not stat.S_ISREG(about.st_mode):
-        raise Refused(f"{name} is {KINDS.get(stat.S_IFMT(about.st_mode), 'special')}, not a plain file")
-    if about.st_nlink > 1:
+def _require_plain(status: os.stat_result, name: str) -> None:
+    """Refuse anything but a regular file without hard links."""
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused(f"{name} is {KINDS.get(stat.S_IFMT(status.st_mode), 'special')}, not a plain file")
+    if status.st_nlink > 1:
         raise Refused(f"{name} has another name elsewhere (a hard link): put a copy in its place")
 
 

@@ -94,7 +94,7 @@ WRONG = {
     "http://host:port/": "is not an address such as",
     "http://u:Zq7/Yw2@host": "is not an address such as",
     "http://u:Zq7@Yw2@host": "is not an address such as",
-    "http://u:12/Yw2@host": "has an @ behind its host",
+    "http://u:12/Yw2@host": "has an @ after its host",
     "http://u:Zq7 Yw2@host": "is not an address such as",
     "postgresql://u:Zq7Yw2@host:port/db": "is not an address such as",
     "postgresql://u:Zq7@Yw2@host/db": "is not an address such as",

@@ -62,7 +62,7 @@ def init(
         say("params.yaml was not changed: fix the data and run again", err=True)
         raise typer.Exit(1)
     propose.write(root, proposal)
-    setting = f"the setting {proposal.setting}{' added to it' if proposal.described else ''}"
+    setting = f"the setting {proposal.setting}{' added to it' if proposal.new_setting else ''}"
     echo(f"data.{proposal.name} is in params.yaml, with {setting}")
     echo(f"next: metashot run --data {proposal.name} --setting {proposal.setting}")
 

@@ -93,9 +93,9 @@ def proposal(proposed: "Proposal") -> RenderableType:
     view = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     view.add_column(style="dim", no_wrap=True)
     view.add_column(overflow="fold")
-    for key, value in propose.shown(proposed).items():
+    for key, value in propose.summary(proposed).items():
         view.add_row(key, value)
-    title = f"{proposed.found.kind.noun} in {proposed.found.raw.path!r}"
+    title = f"{proposed.inspection.inspector.noun} in {proposed.inspection.raw.path!r}"
     return Group(Text(printable(title), style="bold"), view)
 
 

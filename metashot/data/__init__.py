@@ -12,15 +12,15 @@ Split = Literal["train", "val", "test"]
 
 
 def label(name: str) -> str:
-    """The one spelling of a class's name: in Unicode's form NFC, without white space around it.
+    """Normalise the name of a class: Unicode form NFC, stripped.
 
-    Whatever names a class (folders, lists, tables, file names, a request) goes through here.
+    Applies to class names from folders, lists, tables, file names and requests.
     """
     return unicodedata.normalize("NFC", name).strip()
 
 
 class Key(NamedTuple):
-    """What identifies a sample."""
+    """The identity of a sample."""
 
     split: str
     superclass: str
@@ -29,19 +29,19 @@ class Key(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The class as the file names it: classes of two superclasses may share a name."""
+        """``<superclass>/<class>``: classes of two superclasses may share a name."""
         return f"{self.superclass}/{self.class_}"
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every sample of a data set is.
+    """The form of the decoded samples of a data set.
 
     Attributes:
-        kind: Which module of `metashot.data.kinds` decodes it: ``images``, ``texts``.
-        shape: Of a sample: ``[C, H, W]`` for pictures.
-        dtype: NumPy's name of its type; ``uint8`` is scaled to [0, 1] for the network.
-        decoding: What the decoder has to know.
+        kind: Module of `metashot.data.kinds` that decodes them: ``images``, ``texts``.
+        shape: Shape of a sample: ``[C, H, W]`` for pictures.
+        dtype: NumPy name of its type; ``uint8`` is scaled to [0, 1] for the network.
+        decoding: Parameters of the decoder.
     """
 
     kind: str
@@ -50,13 +50,13 @@ class Form:
     decoding: Mapping[str, Any]
 
     @classmethod
-    def parse(cls, said: Mapping[str, Any]) -> "Form":
-        """Return the form that ``asdict`` of one said."""
-        return cls(**{**said, "shape": tuple(said["shape"])})
+    def parse(cls, fields: Mapping[str, Any]) -> "Form":
+        """Return a form, given its ``asdict`` as read from JSON."""
+        return cls(**{**fields, "shape": tuple(fields["shape"])})
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a sample."""
+        """Size of a sample in bytes."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -65,23 +65,23 @@ class Item(NamedTuple):
 
     key: Key
     read: Callable[[], bytes]
-    """Its bytes; MetashotError where they cannot be read. Called from any thread."""
+    """Returns the content; MetashotError if it cannot be read. Called from any thread."""
     origin: str
-    """Where it lies, for a person who has to mend it."""
+    """Its place, for messages."""
 
 
 def ordered(items: Iterable[Item]) -> list[Item]:
-    """Samples by split, class and name."""
+    """Samples sorted by split, class and name."""
     return sorted(items, key=lambda item: (item.key.split, item.key.path, item.key.name))
 
 
 def label_of(value: object) -> str:
-    """The name of a class that a value of a table is; empty for None, NaN and blank text.
+    """Class name of a value in a table; empty for None, NaN and blank text.
 
-    Text is what `label` makes of it. Numbers and booleans are names too. A whole number is the same with and
-    without a fraction: pandas writes 3 as 3.0 where other values of its column are missing.
+    Text is normalised by `label`. Numbers and booleans are names too; 3 and 3.0 are the same name, because
+    pandas writes 3.0 for 3 if other values of the column are missing.
 
-    Raises ValueError for what is neither text nor a number.
+    Raises ValueError for any other type.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and np.isnan(value)):

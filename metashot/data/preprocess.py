@@ -1,4 +1,4 @@
-"""Raw files to the Parquet store, the same way for every source and every kind of data."""
+"""Preprocessing: raw files to the Parquet store, the same for every source and kind of data."""
 
 import hashlib
 import json
@@ -24,21 +24,27 @@ from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
 from metashot.output import say
 
-NAMED = 10  # of the reasons why samples cannot be read
-AT_ONCE = 16  # samples that a thread decodes in one go
-ROW_GROUP = 1 << 20  # bytes of samples, decoded together; a row group never holds two splits
+REASONS = 10  # named in a message about unreadable samples
+CHUNK = 16  # samples that a thread decodes in one go
+ROW_GROUP = 1 << 20  # bytes of samples in a row group; a row group never contains two splits
 
 
 def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> None:
-    """Decode the samples of ``source`` in ``raw``, and write ``target``.
+    """Decode all samples and write the Parquet store.
 
-    One row group after the other, decoded by a thread for each core, so that no more than one is in memory.
-    What has been decoded lies beside the target until it is whole, and an interrupted run goes on from there.
+    Decodes one row group at a time, with one thread for each core, so that memory holds one row group.
+    Decoded row groups stay on disk until the store is complete, and an interrupted run resumes from them.
+
+    Args:
+        source: Source of the data set.
+        prepare: Its section ``prepare``.
+        raw: Folder that its ``download`` filled.
+        target: The Parquet file to write.
 
     Raises:
         MetashotError: The raw files are damaged or laid out wrongly, samples cannot be decoded, a class is in
             two splits or has fewer than two samples in one, a split has none, or two splits share a sample
-            (the training data would hold a piece of the test data) and ``prepare.repeated`` is ``refuse``.
+            (test data would leak into training) and ``prepare.repeated`` is ``refuse``.
     """
     items = source.items(prepare, raw)
     counts = Counter((item.key.split, item.key.path) for item in items)
@@ -46,7 +52,7 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
         raise MetashotError(f"{raw}: {lines[0]}")
     form = prepare.form
     about: dict[str, object] = {**source.ABOUT, "classes": "disjoint" if prepare.disjoint else "shared"}
-    first = _First()
+    first_samples = _FirstSamples()
     kept: Counter[tuple[str, str]] = Counter()
     with (
         _parts(target, _identity(prepare, raw)) as parts,
@@ -56,23 +62,23 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
     ):
         for part, samples, digests in _decoded(items, form, parts):
             rows = []
-            for row, (place, split) in enumerate(first.of(digests, part[0].key.split)):
+            for row, (position, split) in enumerate(first_samples.add(digests, part[0].key.split)):
                 item = part[row]
                 if split == item.key.split:
                     rows.append(row)
                 elif prepare.repeated == "refuse":
-                    same = next(islice(items, place, None))
+                    first = next(islice(items, position, None))
                     raise MetashotError(
                         f"{item.origin} ({item.key.path}, {item.key.split}) is the same sample as "
-                        f"{same.origin} ({same.key.path}, {same.key.split}): one of them has to go"
+                        f"{first.origin} ({first.key.path}, {first.key.split}): remove one of them"
                     )
-                # else the sample goes: the splits are sorted, so the test keeps its samples
+                # else the sample is dropped: splits come in alphabetical order, so test keeps its samples
             keys = [part[row].key for row in rows]
             kept.update((key.split, key.path) for key in keys)
             if keys:
                 writer.write(keys, samples[rows], [digests[row] for row in rows])
             bar.update(len(part))
-        if lines := unfit({place: kept[place] for place in counts}, prepare.disjoint, removed=True):
+        if lines := unfit({key: kept[key] for key in counts}, prepare.disjoint, removed=True):
             raise MetashotError(f"{raw}: {lines[0]}")
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
@@ -80,49 +86,51 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:
-    """What of classes and splits no episode can be drawn from, a line for each reason.
+    """Reasons why no episodes can be drawn from some classes or splits, one line each.
 
     Args:
-        counts: Samples by split and class, as `Key.path` names it.
-        disjoint: Whether the splits have classes of their own.
-        removed: Whether samples that are in two splits have been left out.
+        counts: Number of samples by split and class (`Key.path`).
+        disjoint: Whether each class has to be in one split only.
+        removed: Whether samples that are in two splits have been removed.
     """
-    splits = defaultdict(set)
+    splits_by_class = defaultdict(set)
     for split, path in counts:
-        splits[path].add(split)
-    both = [
-        (f"class {path} is in {' and '.join(sorted(found))}:", "it has to be in one split")
-        for path, found in sorted(splits.items())
-        if len(found) > 1 and disjoint
+        splits_by_class[path].add(split)
+    in_several = [
+        (f"class {path} is in {' and '.join(sorted(splits))}:", "it has to be in one split")
+        for path, splits in sorted(splits_by_class.items())
+        if len(splits) > 1 and disjoint
     ]
-    gone = " once those that are in two splits are removed" if removed else ""
-    few = [
-        (f"class {path}", f"has {count} sample in {split}{gone}: episodes need two")
+    after = " once those that are in two splits are removed" if removed else ""
+    too_small = [
+        (f"class {path}", f"has {count} sample in {split}{after}: episodes need two")
         for (split, path), samples in sorted(counts.items())
         if (count := ("no", "one", "")[min(samples, 2)])
     ]
-    lines = grouped([*both, *few], "classes")
-    if missing := {"train", "val", "test"} - set().union(*splits.values()):
+    lines = grouped([*in_several, *too_small], "classes")
+    if missing := {"train", "val", "test"} - set().union(*splits_by_class.values()):
         lines.append(f"no samples for split {', '.join(sorted(missing))}; it needs more classes")
     return lines
 
 
-class _First:
-    """Which sample is the first with a digest. They are on disk, so that memory does not grow with them."""
+class _FirstSamples:
+    """First sample with each digest, in a temporary SQLite table so that memory stays bounded."""
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect("")  # a file of its own, gone in the end
+        self._table = sqlite3.connect("")  # a temporary file, deleted at the end
         self._table.execute(
-            "CREATE TABLE first (digest BLOB PRIMARY KEY, place INTEGER, split TEXT) WITHOUT ROWID"
+            "CREATE TABLE first (digest BLOB PRIMARY KEY, position INTEGER, split TEXT) WITHOUT ROWID"
         )
-        self._places = count()
+        self._positions = count()
 
-    def of(self, digests: Sequence[bytes], split: str) -> list[tuple[int, str]]:
-        """Take up samples in the order of `Source.items`; place and split of the first like each.
+    def add(self, digests: Sequence[bytes], split: str) -> list[tuple[int, str]]:
+        """Add samples in the order of `Source.items`.
+
+        Returns position and split of the first sample with each digest.
 
         Raises MetashotError when the disk is full.
         """
-        new = ((digest, next(self._places), split) for digest in digests)
+        new = ((digest, next(self._positions), split) for digest in digests)
         try:
             self._table.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", new)
         except sqlite3.OperationalError as error:
@@ -130,33 +138,33 @@ class _First:
                 f"a table of digests cannot be written ({error}): free space in the temporary folder "
                 "(TMPDIR) and run again"
             ) from None
-        find = "SELECT place, split FROM first WHERE digest = ?"
+        find = "SELECT position, split FROM first WHERE digest = ?"
         return [self._table.execute(find, (digest,)).fetchone() for digest in digests]
 
 
 def _identity(prepare: Prepare, raw: Path) -> str:
-    """What decides the decoded samples: parameters, raw files and the code that reads them."""
+    """Digest of all that determines the decoded samples: parameters, raw files and code."""
     files = [path for path in sorted(raw.rglob("*")) if path.is_file()]
-    said = {
+    inputs = {
         "prepare": asdict(prepare),  # type: ignore[call-overload]
         "raw": {str(path.relative_to(raw)): md5(path) for path in files},
         "code": {path.name: md5(path) for path in sorted(Path(__file__).parent.glob("*.py"))},
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def _parts(target: Path, identity: str) -> Iterator[Path]:
-    """A folder beside the target for what has been decoded; it stays only where the block is interrupted."""
+    """A folder beside the target for decoded row groups; it is kept only if the block is interrupted."""
     parts = target.with_name(f".{target.name}.parts")
-    mark = parts / "identity"
-    if not mark.is_file() or mark.read_text() != identity:
+    identity_file = parts / "identity"
+    if not identity_file.is_file() or identity_file.read_text() != identity:
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir(parents=True)
-        mark.write_text(identity)
+        identity_file.write_text(identity)
     try:
         yield parts
-    except MetashotError:  # what is mended is other data
+    except MetashotError:  # to mend it changes the data
         shutil.rmtree(parts)
         raise
     shutil.rmtree(parts)
@@ -165,26 +173,27 @@ def _parts(target: Path, identity: str) -> Iterator[Path]:
 def _decoded(
     items: Iterable[Item], form: Form, parts: Path
 ) -> Iterator[tuple[Sequence[Item], np.ndarray, list[bytes]]]:
-    """Row group by row group: its items, their arrays ``[M, *shape]`` and digests, kept in ``parts``.
+    """Items, samples ``[M, *shape]`` and digests of each row group, which are also stored in ``parts``.
 
-    Raises MetashotError that says which samples cannot be decoded, once for each reason, or why none can.
+    Raises MetashotError that names the samples that cannot be decoded, once for each reason, or the reason
+    why none can.
     """
     decode = KINDS[form.kind].decode
     failures: list[tuple[str, str]] = []
 
-    def decode_some(some: Sequence[Item]) -> list[tuple[Any, bytes]]:
-        found = []
-        for item in some:
+    def decode_chunk(chunk: Sequence[Item]) -> list[tuple[Any, bytes]]:
+        decoded = []
+        for item in chunk:
             try:
                 content = item.read()
             except SampleError as error:
                 failures.append((error.where, error.reason))
                 continue
             try:
-                found.append(decode(content, form))  # a MetashotError is about every sample, and ends it
+                decoded.append(decode(content, form))  # a MetashotError concerns all samples, and ends it
             except ValueError as error:
                 failures.append((item.origin, f"is {error}"))
-        return found
+        return decoded
 
     rows = max(1, ROW_GROUP // form.nbytes)
     number = 0
@@ -196,12 +205,12 @@ def _decoded(
                     with np.load(file, allow_pickle=False) as done:
                         yield part, done["samples"], [bytes(row) for row in done["digests"]]
                     continue
-                some = [part[at : at + AT_ONCE] for at in range(0, len(part), AT_ONCE)]
-                found = list(chain.from_iterable(pool.map(decode_some, some)))
-                if failures:  # further ones are looked for, so that they can be mended together
+                chunks = [part[start : start + CHUNK] for start in range(0, len(part), CHUNK)]
+                decoded = list(chain.from_iterable(pool.map(decode_chunk, chunks)))
+                if failures:  # go on, to report all of them together
                     continue
-                samples = np.stack([array for array, _ in found])
-                digests = [digest for _, digest in found]
+                samples = np.stack([array for array, _ in decoded])
+                digests = [digest for _, digest in decoded]
                 with replacing(file) as partial, partial.open("wb") as out:
                     np.savez(
                         out,
@@ -211,5 +220,5 @@ def _decoded(
                 yield part, samples, digests
     if failures:
         lines = grouped(sorted(failures))
-        more = f"; and {len(lines) - NAMED} more reasons" if len(lines) > NAMED else ""
-        raise MetashotError(f"{'; '.join(lines[:NAMED])}{more}: mend or remove")
+        more = f"; and {len(lines) - REASONS} more reasons" if len(lines) > REASONS else ""
+        raise MetashotError(f"{'; '.join(lines[:REASONS])}{more}: mend or remove")

@@ -1,1 +1,1 @@
-"""`metashot init`: look at files of one's own, and describe them in params.yaml."""
+"""`metashot init`: inspects the user's own files, and describes them in params.yaml."""

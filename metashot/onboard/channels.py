@@ -1,4 +1,4 @@
-"""Which columns of tables of series are channels: what was measured, and no row number, clock or code."""
+"""Detection of channels in tables of series: measurements, but not row numbers, clocks or codes."""
 
 import re
 from collections import defaultdict
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from metashot.data.files import split_lists, tables
+from metashot.data.files import Files, tables
 from metashot.data.sources import series_table
 from metashot.errors import MetashotError, Mistakes
 
@@ -20,16 +20,16 @@ CLOCK = re.compile(
     re.IGNORECASE,
 )
 CODE = "the same throughout each series"
-MOST = 0.5  # of the values of a column: if so many are numbers, all are meant to be
+NUMERIC = 0.5  # share of numbers in a column of texts above which all its values are meant to be numbers
 
 
 class Columns(NamedTuple):
-    """What the columns of tables are.
+    """The columns of tables of series.
 
     Attributes:
-        channels: Their names, in the order of the first table.
-        listed: Whether a column says which split a series is in.
-        left_out: Other columns, and why they are not channels.
+        channels: Names of the channels, in the order of the first table.
+        listed: Whether there is a column ``split``.
+        left_out: Other columns, and the reason why they are not channels.
     """
 
     channels: tuple[str, ...]
@@ -37,36 +37,40 @@ class Columns(NamedTuple):
     left_out: Mapping[str, str]
 
 
-def columns_of(found: split_lists.Found, path: str) -> Columns:
-    """Judge the columns of tables by what is in all of them.
+def columns_of(files: Files, path: str) -> Columns:
+    """Tell channels from other columns by the contents of all tables.
 
-    A column is not a channel if it is an index or, as long as others are left, if it numbers the rows, tells
-    the time or is the same throughout each series.
+    A column is not a channel if it is an index or, as long as others remain, if it numbers the rows, is a
+    clock or is constant in each series.
+
+    Args:
+        files: The tables.
+        path: Their path in params.yaml, for messages.
 
     Raises MetashotError when a table cannot be read, has no id, no label or no column of numbers, when
-    numbers are written as text, and when rows are not in the order of a column that tells the time.
+    numbers are written as text, and when rows are not in the order of a clock.
     """
     first: pa.Schema | None = None
     left_out: dict[str, str] = {}
     reasons: defaultdict[str, set[str]] = defaultdict(set)
     mistakes = Mistakes()
-    for name, read in found.items():
+    for name, read in files.items():
         origin = series_table.origin_of(path, name)
-        table = series_table.typed(read(), origin, series_table.kind_of(name))
+        table = series_table.typed(read(), origin, series_table.suffix_of(name))
         if first is None:
             first = table.schema
             _refuse_other(first, origin)
         if not {"id", "label"} <= {*table.column_names}:
-            continue  # which is told when its series are looked for
+            continue  # reported when its series are read
         column = table.column(table.column_names.index("id")).combine_chunks()
         ids = np.asarray(series_table.encoded_names(column, "id", origin).indices)
         index = _index(table.schema)
         for number, field in enumerate(table.schema):
-            if field.name in series_table.NAMED:
+            if field.name in series_table.RESERVED:
                 continue
             column, where = table.column(number).combine_chunks(), f"{origin}: column {field.name!r}"
             if not (series_table.is_number(field.type) or pa.types.is_temporal(field.type)):
-                left_out[field.name] = _other(column, where, mistakes)
+                left_out[field.name] = _describe_other(column, where, mistakes)
                 continue
             values = _values(column)
             if field.name in index or tables.INDEX.fullmatch(field.name):
@@ -76,10 +80,10 @@ def columns_of(found: split_lists.Found, path: str) -> Columns:
                 reasons[field.name].add(reason)
             if pa.types.is_temporal(field.type):
                 left_out[field.name] = "times"
-            orders = reason not in ("", CODE) and (
+            orders_rows = reason not in ("", CODE) and (
                 field.name not in index or tables.INDEX.fullmatch(field.name)
             )
-            if orders and "time" not in table.column_names and _falls(values, ids):
+            if orders_rows and "time" not in table.column_names and _decreases(values, ids):
                 mistakes.add(
                     f"{where} is {reason}:",
                     "the rows of a series are not in its order: name it time, or sort the rows",
@@ -93,8 +97,8 @@ def columns_of(found: split_lists.Found, path: str) -> Columns:
     if not channels:
         others = ", ".join(f"{name or 'unnamed'}: {why}" for name, why in left_out.items())
         raise MetashotError(
-            f"{path}: no column of numbers was measured ({others}): a table of series has the columns id, "
-            "label and others of numbers, one of texts has text and label"
+            f"{path}: no column of measurements ({others}): a table of series has the columns id, label and "
+            "others of numbers, a table of texts has text and label"
         )
     return Columns(tuple(channels), "split" in names, left_out)
 
@@ -103,18 +107,18 @@ def _refuse_other(schema: pa.Schema, origin: str) -> None:
     if not is_series(schema):
         raise MetashotError(
             f"{origin}: a table of series has the columns id and label, and others of numbers (there are "
-            f"{tables.named(schema.names)})"
+            f"{tables.listed(schema.names)})"
         )
 
 
 def is_series(schema: pa.Schema) -> bool:
-    """Whether columns are those of a table of series."""
-    others = any(field.name not in series_table.NAMED for field in schema)
+    """Whether a table with these columns is a table of series."""
+    others = any(field.name not in series_table.RESERVED for field in schema)
     return {"id", "label"} <= {*schema.names} and others
 
 
 def _reason(values: NDArray[np.float64], ids: NDArray[np.int32], field: pa.Field) -> str:
-    """Why a column is not a channel; empty for a channel."""
+    """The reason why a column is not a channel; empty for a channel."""
     order = np.lexsort((values, ids))
     within = np.diff(ids[order]) == 0
     steps = np.diff(values[order])[within]
@@ -124,15 +128,15 @@ def _reason(values: NDArray[np.float64], ids: NDArray[np.int32], field: pa.Field
         return CODE
     if pa.types.is_integer(field.type) and len(np.unique(values)) == len(values) == np.ptp(values) + 1:
         return "a number for each row"
-    rises = bool((steps > 0).all())
-    if rises and (pa.types.is_temporal(field.type) or CLOCK.fullmatch(field.name)):
+    increases = bool((steps > 0).all())
+    if increases and (pa.types.is_temporal(field.type) or CLOCK.fullmatch(field.name)):
         return "a clock"
-    even = rises and len(steps) > 1 and np.allclose(steps, steps[0], rtol=1e-6, atol=0)
-    return "a clock, rising evenly in all series" if even else ""
+    even = increases and len(steps) > 1 and np.allclose(steps, steps[0], rtol=1e-6, atol=0)
+    return "a clock with equal steps in all series" if even else ""
 
 
-def _falls(values: NDArray[np.float64], ids: NDArray[np.int32]) -> bool:
-    """Whether values fall anywhere in a series, by the order of the rows."""
+def _decreases(values: NDArray[np.float64], ids: NDArray[np.int32]) -> bool:
+    """Whether values decrease anywhere in a series, in the order of the rows."""
     order = np.argsort(ids, kind="stable")
     steps = np.diff(values[order])[np.diff(ids[order]) == 0]
     return bool((steps < 0).any())
@@ -144,19 +148,19 @@ def _values(column: pa.Array) -> NDArray[np.float64]:
     return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
-def _other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
-    """What a column without numbers is. Numbers with a few other values among them are a mistake."""
+def _describe_other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
+    """The type of a column that is not of numbers; one with mostly numbers is added to ``mistakes``."""
     if not series_table.is_text(column.type):
         return "empty" if pa.types.is_null(column.type) else str(column.type)
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
     text = compute.if_else(compute.is_in(text, pa.array(series_table.MISSING)), None, text)
-    like = compute.match_substring_regex(text, f"^({series_table.NUMBER}|{series_table.DECIMAL_COMMA})$")
-    if (compute.mean(like).as_py() or 0) > MOST and (error := series_table.not_numbers(text, where)):
+    numeric = compute.match_substring_regex(text, f"^({series_table.NUMBER}|{series_table.DECIMAL_COMMA})$")
+    if (compute.mean(numeric).as_py() or 0) > NUMERIC and (error := series_table.not_numbers(text, where)):
         mistakes.add_line(error)
     return "text"
 
 
 def _index(schema: pa.Schema) -> set[str]:
-    """Columns that pandas wrote for its index."""
-    about = schema.pandas_metadata or {}
-    return {name for name in about.get("index_columns", ()) if isinstance(name, str)}
+    """Columns that contain the index of a pandas table."""
+    metadata = schema.pandas_metadata or {}
+    return {name for name in metadata.get("index_columns", ()) if isinstance(name, str)}

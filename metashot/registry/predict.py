@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 from metashot import untrusted
 from metashot.config import params
 from metashot.data import Form, label
-from metashot.data.files import folders, split_lists, walk
+from metashot.data.files import Read, folders, local, walk
 from metashot.data.kinds import KINDS, sentences, texts
 from metashot.data.kinds.base import Use
 from metashot.data.sources import text_table
@@ -231,13 +231,13 @@ def unlabelled(paths: Sequence[Path], kind: Use) -> list[Sample]:
     return [_sample(path, read) for path, read in files.items()]
 
 
-def _files(path: Path, kind: Use) -> list[tuple[Path, str, split_lists.Read]]:
+def _files(path: Path, kind: Use) -> list[tuple[Path, str, Read]]:
     """Files with the path that was given and their path within it."""
     if path.is_file() and path.suffix.lower() != ".zip":
         return [(path.parent, path.name, walk.reader(path))]
     if not path.exists():
         raise MetashotError(f"{path} is not there")
-    if found := folders.unlabelled(str(path), kind.suffixes):
+    if found := local.samples(str(path), Path(), kind.suffixes, allow_empty_folders=True):
         return [(path, name, read) for name, read in found.items()]
     raise MetashotError(f"{path} has no {kind.noun} ({kind.formats})")
 
@@ -279,7 +279,7 @@ def texts_in(file: Path, content: bytes) -> list[Sample]:
     return [Sample(text, where, text) for where, (text,) in rows]
 
 
-def _sample(path: Path, read: split_lists.Read) -> Sample:
+def _sample(path: Path, read: Read) -> Sample:
     return Sample(str(path), str(path), read())
 
 

@@ -186,7 +186,7 @@ class TestStore:
         assert isinstance(stream, store.Streamed)
         for start in range(0, 64, 8):
             stream[torch.arange(start, start + 8)]
-            assert sum(part.nbytes for part in stream._held.values()) <= 10 * FORM.nbytes
+            assert sum(part.nbytes for part in stream._cache.values()) <= 10 * FORM.nbytes
 
     @pytest.mark.parametrize(("said", "limit"), [("1", 1 << 20), ("0", 0)])
     def test_memory_is_set_in_mib(self, monkeypatch: pytest.MonkeyPatch, said: str, limit: int) -> None:
@@ -209,7 +209,7 @@ class TestStore:
             store.load(path, "train")
         assert "\n" not in str(caught.value)
         pq.write_table(pa.table({"image": [b"x"]}), path)
-        with pytest.raises(MetashotError, match="not one of samples that this metashot wrote"):
+        with pytest.raises(MetashotError, match="not a store of samples that this metashot wrote"):
             store.load(path, "train")
 
 
@@ -292,7 +292,7 @@ class TestPreprocess:
             ({"all/train/c2/0.png": png(99)}, "class train/c2 has one sample in train"),
             (
                 {"all/test/c0/2.png": png(0)},
-                "a.zip: member 'all/test/c0/2.png' (test/c0, test): one of them has to go",
+                "a.zip: member 'all/test/c0/2.png' (test/c0, test): remove one of them",
             ),
         ],
     )

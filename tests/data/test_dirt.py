@@ -29,7 +29,7 @@ from metashot.cli import app
 from metashot.config import params
 from metashot.config.check import check as check_params
 from metashot.data import store
-from metashot.data.files import archive, folders, walk
+from metashot.data.files import archive, division, folders, walk
 from metashot.data.kinds import images
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import image_folder
@@ -43,7 +43,7 @@ PREPARE = image_folder.Prepare(
     colour=True,
     rotations=False,
     repeated="refuse",
-    split=folders.Shares(of="samples", seed=0, val=0.25, test=0.25),
+    split=division.Shares(of="samples", seed=0, val=0.25, test=0.25),
 )
 
 
@@ -163,7 +163,7 @@ DIRT = [
         "an animated WebP",
         file("class0/x.webp", encoded(noise(1000), "WEBP", **MOVING)),
         1,
-        init="animated: the first",
+        init="animated: only the first",
     ),
     Dirt("a suffix in capitals", file("class0/X.PNG"), 1, init="49"),
     Dirt("a JPEG named .png", file("class0/x.png", JPEG), 1, init="49"),
@@ -240,7 +240,7 @@ DIRT = [
         copied("class0", "class0 "),
         stops="'class0' and 'class0 ' differ in nothing but case, white space or encoding",
     ),
-    Dirt("a class name of spaces", copied("class0", "  "), stops="whose name is white space alone"),
+    Dirt("a class name of spaces", copied("class0", "  "), stops="a class name of white space alone"),
     Dirt(
         "several at another depth",
         lambda f: [file(f"class{c}/images/{n}.png")(f) for c in range(3) for n in range(3)],
@@ -394,7 +394,7 @@ ZIP_DIRT = [
     ),
     Dirt("an encrypted member", encrypt, stops="cannot be read (File", init="is encrypted"),
     Dirt("a zip in a zip", add("class0/more.zip"), told="1 .zip"),
-    Dirt("one name twice", add("class0/./0.png"), stops="member 'class0/0.png' is there twice"),
+    Dirt("one name twice", add("class0/./0.png"), stops="member 'class0/0.png' occurs twice"),
     Dirt("a member that begins with a dot", add("./class0/x.png"), 1, init="49"),
     Dirt("a folder around it", wrapped("top"), init="48"),
     Dirt("two folders around it", wrapped("top", "inner"), init="48"),
@@ -409,10 +409,8 @@ ZIP_DIRT = [
     Dirt("an unreadable picture", add("class0/x.png", content=b"text"), stops=f"is {UNREADABLE}"),
     Dirt("bzip2", repacked(zipfile.ZIP_BZIP2), init="48"),
     Dirt("LZMA", repacked(zipfile.ZIP_LZMA), init="48"),
-    Dirt(
-        "a tar file", lambda path: tarfile.open(path, "w:gz").close(), stops="not a zip file; a folder or a"
-    ),
-    Dirt("members upon each other", overlapping, stops="members lie upon each other; the archive is refused"),
+    Dirt("a tar file", lambda path: tarfile.open(path, "w:gz").close(), stops="not a zip file; only folders"),
+    Dirt("members upon each other", overlapping, stops="members overlap; the archive is refused"),
 ]
 
 
@@ -447,7 +445,10 @@ def test_a_member_is_unpacked_no_further_than_it_says_and_may_say(
     raw, size = replace(RAW, path="images.zip"), 1 << 24
     for declared, message in (
         (size, "more than 200 times as many (member 'class0/bomb.png' to 16,777,216)"),
-        (100, "member 'class0/bomb.png' cannot be read (it is damaged: not the bytes that the archive says)"),
+        (
+            100,
+            "member 'class0/bomb.png' cannot be read (damaged: size or checksum differs from",
+        ),
         ((1 << 20) + 1, "member 'class0/bomb.png' cannot be read (1,048,577 bytes, of at most 1,048,576)"),
     ):
         Path("images.zip").write_bytes(bomb(method, size, declared))
@@ -514,7 +515,7 @@ def test_tiny_imagenet_as_it_is_unzipped_is_one_line(folder: Path) -> None:
         file(f"test/images/test_{number}.JPEG", JPEG)(folder)
     (line,) = folders.contents(RAW, Path(), images.SUFFIXES).mistakes
     assert "400 files ('train/n00000000/images/n00000000_0.JPEG', " in line
-    assert "<superclass>/<class>/<file>, or be named by lists of splits (--splits)" in line
+    assert "<superclass>/<class>/<file>, or lists of splits have to name them (--splits)" in line
 
 
 def test_files_without_class_folders_are_one_line_with_the_way_out(folder: Path) -> None:
@@ -546,7 +547,7 @@ def test_a_bright_spot_that_takes_bits_from_all_pictures_is_named(folder: Path) 
             Image.fromarray(values).save(path)
     done = CliRunner().invoke(app, ["init", "images", "--name", "mine"], env={"COLUMNS": "300"})
     assert (
-        "warning: 1 pictures ('c3/3.png') use up to 16 bits of 16: of the 12 that most use 4 count"
+        "warning: 1 pictures ('c3/3.png') use up to 16 bits of 16, which leaves 4 of the 12 bits"
     ) in done.output
 
 
@@ -554,14 +555,14 @@ def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
     for name in ("images.tar.gz", "images.7z"):
         Path(name).write_bytes(b"no zip")
         (line,) = errors(name, "--name", "mine")
-        assert line.endswith(f"{name}: compressed, and not as zip: unpack it, or pack it as zip")
+        assert line.endswith(f"{name}: compressed, but not as zip: unpack it, or pack it as zip")
 
 
 def test_lists_of_splits_may_lie_in_the_folder(folder: Path) -> None:
     for at, split in enumerate(("train", "val", "test")):
         file(f"lists/{split}.txt", f"class{2 * at}\nclass{2 * at + 1}\n".encode())(folder)
     found = folders.contents(replace(RAW, splits="images/lists"), Path(), images.SUFFIXES)
-    assert (len(found.samples), found.mistakes, found.left_out) == (CLASSES * EACH, [], 0)
+    assert (len(found.samples), found.mistakes, found.unlisted) == (CLASSES * EACH, [], 0)
 
 
 def test_a_class_each_with_one_picture_is_one_line(folder: Path) -> None:
@@ -582,7 +583,7 @@ def test_the_root_of_the_file_system_is_not_walked(folder: Path) -> None:
 def test_a_long_walk_says_where_it_is(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(walk, "TOLD", 20)
+    monkeypatch.setattr(walk, "REPORTED", 20)
     folders.contents(RAW, Path(), images.SUFFIXES)
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" files so far, at 'images/class")[0] for line in lines] == [
@@ -672,7 +673,7 @@ def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder:
         file(f"class{number // 8}/{number}.png", deep_png(pixels.astype(np.uint16)))(folder)
     done = CliRunner().invoke(app, ["init", "images"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    assert "48 of 16, which use 12: the upper 8 of those count" in done.output
+    assert "48 with 16, using up to 12, reduced to 8" in done.output
     prepare = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
     assert (prepare.bits, prepare.colour) == (12, False)
     assert pipeline(RAW, replace(prepare, image_size=8)) == 48
@@ -697,7 +698,7 @@ def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
     file("class0/y.png", deep_png(colours * 16))(folder)
     done = CliRunner().invoke(app, ["init", "images"])
     assert done.exit_code == 0, done.output
-    assert "1 pictures ('class0/x.png') of 16 bits in colour, read are the upper 8" in done.output
+    assert "1 pictures ('class0/x.png') with 16 bits in colour: the upper 8 are read" in done.output
     raw = params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare)
     assert raw.bits == 16
 
@@ -726,13 +727,13 @@ def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: 
         new = Path("images", second, "again.png")
         shutil.copy(Path("images", first, "0.png"), new)
         proposal = propose.init(Path(), RAW, "mine")
-        page = "\n".join([*propose.shown(proposal).values(), *propose.warnings(proposal)])
+        page = "\n".join([*propose.summary(proposal).values(), *propose.warnings(proposal)])
         assert (said in page, proposal.repeated, proposal.mistakes) == (True, repeated, [])
         assert (repr(f"{second}/again.png") in page) == (first != second)
         if repeated == "refuse":
             assert pipeline(RAW, prepare) == 61
         else:
-            with pytest.raises(MetashotError, match=r"is the same sample as .*: one of them has to go"):
+            with pytest.raises(MetashotError, match=r"is the same sample as .*: remove one of them"):
                 pipeline(RAW, prepare)
             assert pipeline(RAW, replace(prepare, repeated="remove")) == 60
             assert store.about(Path("out.parquet"))["removed"] == 1
@@ -744,8 +745,8 @@ def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: 
 
 
 def test_a_class_that_is_in_another_split_too_is_named_not_dropped(folder: Path) -> None:
-    shares = folders.Shares(of="classes", seed=0, val=0.3, test=0.3)
-    splits = {path.name: folders.split_of(shares, f"all/{path.name}") for path in folder.iterdir()}
+    shares = division.Shares(of="classes", seed=0, val=0.3, test=0.3)
+    splits = {path.name: division.split_of(shares, f"all/{path.name}") for path in folder.iterdir()}
     train, test = (next(n for n, s in sorted(splits.items()) if s == split) for split in ("train", "test"))
     shutil.rmtree(folder / train)
     shutil.copytree(folder / test, folder / train)

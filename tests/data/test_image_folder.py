@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from metashot.cli import app
 from metashot.config.pin import refresh
 from metashot.data import Item, Key, store
-from metashot.data.files import archive, folders
-from metashot.data.preprocess import _First, preprocess
+from metashot.data.files import archive, division
+from metashot.data.preprocess import _FirstSamples, preprocess
 from metashot.data.sources import image_folder
 from metashot.errors import MetashotError
 
-SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+SHARES = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
 RAW = image_folder.Raw(path="images", splits="", md5="")
 PREPARE = image_folder.Prepare(image_size=10, colour=False, rotations=False, repeated="refuse", split=SHARES)
 SPLITS = ("train", "val", "test")
@@ -146,16 +146,16 @@ def test_every_format_and_mode_becomes_grey_of_one_size(
 
 def test_shares_hold_on_average_and_a_class_keeps_its_split() -> None:
     names = [f"all/class{number}" for number in range(4000)]
-    first = {name: folders.split_of(SHARES, name) for name in names}
+    first = {name: division.split_of(SHARES, name) for name in names}
     counts = Counter(first.values())
     for split, share in (("train", 0.5), ("val", 0.25), ("test", 0.25)):
         assert abs(counts[split] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
     other = replace(SHARES, seed=1)
-    moved = sum(folders.split_of(other, name) != first[name] for name in names) / 4000
+    moved = sum(division.split_of(other, name) != first[name] for name in names) / 4000
     assert abs(moved - (1 - 0.5**2 - 2 * 0.25**2)) < 0.04  # as if drawn again
     # A larger share for the test takes from the others and gives nothing back.
     larger = replace(SHARES, test=0.3)
-    assert all(folders.split_of(larger, name) == "test" for name in names if first[name] == "test")
+    assert all(division.split_of(larger, name) == "test" for name in names if first[name] == "test")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_shares_of_samples_put_every_class_in_all_splits(
     monkeypatch.chdir(tmp_path)
     for number in range(3 * each):
         write(tmp_path / f"images/class{number // each}/{number % each}.png", noise(number))
-    shares = folders.Shares(of="samples", seed=7, val=val, test=test)
+    shares = division.Shares(of="samples", seed=7, val=val, test=test)
     packed(pinned(), Path("raw"))
     items = image_folder.items(replace(PREPARE, split=shares), Path("raw"))
     want = {}
@@ -196,24 +196,22 @@ def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) ->
     (folder / "class05/3.png").unlink()
     packed(pinned(), Path("raw"))
     prepare = replace(PREPARE, split=replace(SHARES, of="samples"))
-    with pytest.raises(
-        MetashotError, match=r"^class all/class05 has 5 samples: at least 2 have to be in each split"
-    ):
+    with pytest.raises(MetashotError, match=r"^class all/class05 has 5 samples: each split needs at least 2"):
         list(image_folder.items(prepare, Path("raw")))
 
 
 def test_the_first_sample_with_a_digest_is_found_and_a_full_disk_told() -> None:
-    first = _First()
+    first = _FirstSamples()
     digests = [hashlib.md5(bytes([number])).digest() for number in range(200)]
-    assert first.of(digests[:3], "test") == [(0, "test"), (1, "test"), (2, "test")]
-    assert first.of([digests[4], digests[1], digests[4]], "train") == [
+    assert first.add(digests[:3], "test") == [(0, "test"), (1, "test"), (2, "test")]
+    assert first.add([digests[4], digests[1], digests[4]], "train") == [
         (3, "train"),
         (1, "test"),
         (3, "train"),
     ]
     first._table.execute("PRAGMA max_page_count = 2")
     with pytest.raises(MetashotError, match=r"cannot be written \(database or disk is full\): free space"):
-        first.of(digests, "val")
+        first.add(digests, "val")
 
 
 @pytest.mark.parametrize("of", ["classes", "samples", "listed"])
@@ -241,8 +239,8 @@ def test_samples_come_in_order_from_whichever_zips_they_are_in(
     for name, content in files.items():
         *split, superclass, class_, file = name.split("/")
         items.append(Item(Key("".join(split), superclass, class_, file), partial(bytes, content), name))
-    if isinstance(shares, folders.Shares):
-        items = folders.divide(items, shares)
+    if isinstance(shares, division.Shares):
+        items = division.divide(items, shares)
     assert got == sorted((item.key.split, item.key.path, item.key.name, item.read()) for item in items)
     assert {split for split, *_ in got} == {*SPLITS}
 
@@ -283,7 +281,7 @@ def test_an_unreadable_picture_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.5), (0.5, 0.0), (0.5, 0.5), (float("nan"), 0.5)])
 def test_shares_that_leave_a_split_empty_are_refused(val: float, test: float) -> None:
     with pytest.raises(ValueError, match=r"^val: "):
-        folders.Shares(of="classes", seed=0, val=val, test=test)
+        division.Shares(of="classes", seed=0, val=val, test=test)
 
 
 TEXT = """# my data

@@ -24,7 +24,7 @@ from metashot.cli.app import app
 from metashot.config import params
 from metashot.config.pin import refresh
 from metashot.data import Form, store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.kinds import sentences, texts
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import sentence_table
@@ -92,7 +92,7 @@ def prepare(folder: Path, **said) -> sentence_table.Prepare:
         "encoder_md5": "" if "encoder_md5" in said else sentences.digest(folder),
         "width": WIDTH,
         "repeated": "refuse",
-        "split": folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
+        "split": division.Shares(of="classes", seed=0, val=0.25, test=0.25),
     }
     return sentence_table.Prepare(**(whole | said))
 
@@ -149,7 +149,7 @@ def test_what_is_wrong_with_an_encoder_is_one_line(static: Path, tmp_path: Path)
     empty.mkdir()
     for missing in (tmp_path / "nowhere", empty):
         assert refused(prepare(missing, encoder_md5="").form).startswith(f"{missing}: no sentence encoder")
-    found = f"or pin those that are there, {sentences.digest(static)}: `metashot refresh`"
+    found = f"or run `metashot refresh` to pin the present ones ({sentences.digest(static)})"
     unpinned = refused(prepare(static, encoder_md5="").form)
     assert "(prepare.encoder_md5: none yet)" in unpinned
     assert unpinned.endswith(found)

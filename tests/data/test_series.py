@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from benchmarks import toys
 from metashot.cli.app import app
 from metashot.data import store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.kinds import series
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import series_table
@@ -35,7 +35,7 @@ PREPARE = series_table.Prepare(
     fit="crop",
     standardise="none",
     repeated="refuse",
-    split=folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
+    split=division.Shares(of="classes", seed=0, val=0.25, test=0.25),
 )
 RANDOM = np.random.default_rng(0)
 
@@ -76,8 +76,8 @@ def test_a_standardised_channel_has_mean_0_and_deviation_1_and_a_still_one_is_0(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1.0], "too short: 1 steps in time"),
-        ([], "too short: 0 steps in time"),
+        ([1.0], "too short: 1 time steps"),
+        ([], "too short: 0 time steps"),
         ([1, 2, np.nan, 4], "without a finite number in channel 'x' at step 2"),
         ([1, -np.inf], "without a finite number in channel 'x' at step 1"),
         ([1, 2, 1e39], "without a finite number in channel 'x' at step 2"),
@@ -381,7 +381,7 @@ WRONG = [
     ([["a", 2], [3, 4], [5, 6]], f"list: {LISTS}"),
     ("1, 2, 3", f"str: {LISTS}"),
     (None, f"null: {LISTS}"),
-    ([[1], [3], [5]], "too short: 1 steps in time, at least 2 are needed"),
+    ([[1], [3], [5]], "too short: 1 time steps, at least 2 are needed"),
     ([[1, 2], [3, None], [5, 6]], "without a finite number in channel 'y' at step 1"),
 ]
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from benchmarks import toys
 from metashot.cli.app import app
 from metashot.data import Form, store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.kinds import sounds
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import audio_folder
@@ -39,7 +39,7 @@ PREPARE = audio_folder.Prepare(
     hop_ms=20.0,
     range_db=80.0,
     repeated="refuse",
-    split=folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
+    split=division.Shares(of="classes", seed=0, val=0.25, test=0.25),
 )
 FORM = PREPARE.form
 SPLITS = ("train", "val", "test")
@@ -464,7 +464,7 @@ def test_predict_answers_about_files(
         str(tmp_path / "support"),
     ]
     done = CliRunner().invoke(app, [*command, "--json"])
-    told = f"{tmp_path / 'asked'}: passes by 1 files of other kinds (1 .png)\n"
+    told = f"{tmp_path / 'asked'}: ignores 1 files of other kinds (1 .png)\n"
     assert (done.exit_code, done.stderr) == (0, told)
     said = json.loads(done.stdout)
     rows = [(path.read_bytes(), path.parent.name if row < 5 else None) for row, path in enumerate(task)]

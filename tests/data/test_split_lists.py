@@ -98,7 +98,7 @@ def test_lists_of_classes_divide_superclass_folders(suffix: str, said: str) -> N
     assert set(found.samples) == WANTED
     for name, read in found.samples.items():
         assert read() == picture(name.partition("/")[2])
-    assert (found.left_out, found.mistakes) == (3, [])
+    assert (found.unlisted, found.mistakes) == (3, [])
 
 
 def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -> None:
@@ -226,7 +226,7 @@ def test_published_lists_of_files_divide_miniimagenet(ravi: dict, layout: str) -
         for name, label in said
     }
     assert Counter(name.split("/")[0] for name in found.samples) == dict.fromkeys(SPLITS, 1800)
-    assert found.left_out == 1
+    assert found.unlisted == 1
 
 
 def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) -> None:
@@ -248,13 +248,13 @@ def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) 
         put(f"{label}/{label}_{number}.JPEG" for number in numbers)
     found = arranged()
     assert {name: read() for name, read in found.samples.items()} == want
-    assert found.left_out == sum(map(len, numbered.values())) - len(want)
+    assert found.unlisted == sum(map(len, numbered.values())) - len(want)
 
 
 def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> None:
     put(name for said in ravi.values() for name, _ in said[5:])
     with pytest.raises(
-        MetashotError, match=r"images: 15 of 5,400 files that the lists name are not there \('n0"
+        MetashotError, match=r"images: 15 of 5,400 files that the lists name are missing \('n0"
     ):
         arranged()
 
@@ -333,7 +333,7 @@ def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Pa
     got = Counter(tuple(name.split("/")[:3]) for name in found.samples)
     assert got == dict.fromkeys(want, 600)
     assert Counter(split for split, *_ in want) == {"train": 60, "val": 20, "test": 20}
-    assert (found.left_out, found.mistakes) == (0, [])
+    assert (found.unlisted, found.mistakes) == (0, [])
 
 
 def put_files(lists: dict[str, list[tuple[str, str]]], separator: str = ",", mark: str = "") -> None:
@@ -364,10 +364,10 @@ def test_a_missing_file_is_never_another_one(name: str) -> None:
         for label in {label for _, label in lines}
         for n in range(14)
     }
-    assert found.left_out == 0
+    assert found.unlisted == 0
     for c in range(5):  # the last one stays: it is the only one of its name, and of another class
         Path(f"images/c{c:02d}/006.png").unlink()
-    with pytest.raises(MetashotError, match=r"5 of 84 files that the lists name are not there \(") as caught:
+    with pytest.raises(MetashotError, match=r"5 of 84 files that the lists name are missing \(") as caught:
         arranged()
     assert repr(name.format(c=0, n=6)) in str(caught.value)
 
@@ -387,7 +387,7 @@ def test_a_place_counts_only_behind_a_label_among_files_of_that_name(
     put(f"{folder}/{file.format(number)}" for number in range(5))
     put(f"x/{number}.png" for number in range(2))
     put_files({"train": [(row.format(n), label) for n in (1, 2)], "val": [("x/0.png", "x")], "test": []})
-    with pytest.raises(MetashotError, match=r"2 of 3 files that the lists name are not there"):
+    with pytest.raises(MetashotError, match=r"2 of 3 files that the lists name are missing"):
         arranged()
 
 
@@ -396,17 +396,17 @@ def test_rows_that_say_the_same_or_not_are_counted_as_they_are() -> None:
     lists = {s: [(f"{n}.png", c) for n in range(2)] for s, c in zip(SPLITS, "abc", strict=True)}
     put_files(lists | {"train": lists["train"] * 2})
     found = arranged()
-    assert (len(found.samples), found.left_out) == (6, 3)
+    assert (len(found.samples), found.unlisted) == (6, 3)
     put_files(lists | {"val": [("a/0.png", "b")]})
-    with pytest.raises(MetashotError, match="1 of 5 files that the lists name are not there"):
+    with pytest.raises(MetashotError, match="1 of 5 files that the lists name are missing"):
         arranged()
     put(["flat.png"])
     put_files(lists | {"val": [*lists["val"], ("flat.png", "b")], "test": [("flat.png", "c")]})
-    with pytest.raises(MetashotError, match=r"1 of 6 .* are there with two labels \('flat.png'\)"):
+    with pytest.raises(MetashotError, match=r"1 of 6 .* are listed with two labels \('flat.png'\)"):
         arranged()
     put(["x/twice.png", "y/twice.png"])
     put_files(lists | {"val": [("twice.png", "b")]})
-    with pytest.raises(MetashotError, match=r"1 of 5 .* are there more than once: give their paths"):
+    with pytest.raises(MetashotError, match=r"1 of 5 .* exist more than once: give their paths"):
         arranged()
 
 
@@ -501,7 +501,7 @@ def test_the_lists_of_easyset_name_the_folders_of_classes() -> None:
             "filename,label\n0.png,a\n1.png,\n2.png\n,a\n3.png, \n",
             "4 rows without a filename or a label (line 3,",
         ),
-        ("filename,label\n0.png,a/b\n", "a label that is not the name of a class"),
+        ("filename,label\n0.png,a/b\n", "a label that cannot name a class"),
         (
             "file,class\n0.png,a\n",
             "the columns filename and label, once each (it begins 'file,class')",

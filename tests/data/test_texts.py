@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from metashot.cli.app import app
 from metashot.config.pin import refresh
 from metashot.data import store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.files import tables as tables_
 from metashot.data.kinds import texts
 from metashot.data.preprocess import preprocess
@@ -35,7 +35,7 @@ from metashot.errors import MetashotError
 from metashot.learning.models import methods
 from metashot.registry import predict
 
-SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+SHARES = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
 PREPARE = text_table.Prepare(length=64, words=2, shortest=3, longest=5, repeated="refuse", split=SHARES)
 RAW = text_table.Raw(path="a.csv", parts=[], text="text", label="label", groups="", splits="", md5="")
 
@@ -294,8 +294,8 @@ def test_a_reason_is_told_once_with_its_count_and_three_cases(here: Path) -> Non
     Path("a.csv").write_text("text,label\n" + "\n".join(rows))
     lines = text_table.contents(RAW, Path(), tables_.Labels()).mistakes
     assert list(lines) == [
-        "500 rows (a.csv: line 2, a.csv: line 3, a.csv: line 4, …): more values than columns: put quotes "
-        "around what has a comma, and name every column",
+        "500 rows (a.csv: line 2, a.csv: line 3, a.csv: line 4, …): more values than columns: quote "
+        "values that contain a comma, and name every column",
         "500 rows (a.csv: line 502, a.csv: line 503, a.csv: line 504, …): label is empty",
     ]
 
@@ -344,7 +344,7 @@ def test_texts_are_stored_under_their_group_and_class_with_their_ngrams(here: Pa
         for class_ in got.class_names:
             group, _, name = class_.partition("/")
             number = int(name.removeprefix("class "))
-            assert (group, folders.split_of(SHARES, class_)) == (f"group {number % 3}", split)
+            assert (group, division.split_of(SHARES, class_)) == (f"group {number % 3}", split)
             wanted = [texts.decode(text.encode(), PREPARE.form)[0] for text, label in ROWS if label == name]
             rows = got.samples[got.labels == got.class_names.index(class_)]
             assert sorted(rows.tolist()) == sorted(row.tolist() for row in wanted)
@@ -379,7 +379,7 @@ def test_lists_of_groups_and_classes_divide_texts(here: Path, capsys: pytest.Cap
 
 def test_a_text_in_two_splits_is_refused_or_removed(here: Path) -> None:
     home = {
-        split: next(c for c in range(12) if folders.split_of(SHARES, f"all/class {c}") == split)
+        split: next(c for c in range(12) if division.split_of(SHARES, f"all/class {c}") == split)
         for split in ("train", "test")
     }
     Path("a.csv").write_bytes(
@@ -396,7 +396,7 @@ def test_a_text_in_two_splits_is_refused_or_removed(here: Path) -> None:
         preprocess(text_table, PREPARE, Path("raw"), Path("out.parquet"))
     assert str(refusal.value) == (
         f"the text 'Where is my card?' (all/class {home['train']}, train) is the same sample as the text "
-        f"'where is MY card?' (all/class {home['test']}, test): one of them has to go"
+        f"'where is MY card?' (all/class {home['test']}, test): remove one of them"
     )
     preprocess(text_table, replace(PREPARE, repeated="remove"), Path("raw"), Path("out.parquet"))
     assert store.about(Path("out.parquet"))["removed"] == 1
@@ -432,11 +432,11 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
             "text,label\na,b\n".encode("utf-16-le"),
             "a.csv: has NUL characters: save the file as UTF-8",
         ),
-        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "a.csv: byte 30 is not UTF-16, which its first"),
-        ("a.tsv", b"text\tlabel\na\tb\tc\n", "a.tsv: line 2: more values than columns: put quotes around"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "a.csv: byte 30 is not UTF-16, as its first"),
+        ("a.tsv", b"text\tlabel\na\tb\tc\n", "a.tsv: line 2: more values than columns: quote values that"),
         ("a.parquet", b"PAR1", "a.parquet: cannot be read ("),
-        ("a.csv", b"text,label\na,b/c\n", "a.csv: line 2: 'b/c' is not the name of a class"),
-        ("a.csv", b"text,label\na,.b\n", "a.csv: line 2: '.b' is not the name of a class"),
+        ("a.csv", b"text,label\na,b/c\n", "a.csv: line 2: 'b/c' cannot name a class"),
+        ("a.csv", b"text,label\na,.b\n", "a.csv: line 2: '.b' cannot name a class"),
         ("a.csv", b"text,label\na,b\x07\n", "a.csv: the class 'all/b\\x07' has unprintable characters"),
         ("a.csv", b"text,label\na,b\nc,B\n", "a.csv: the classes 'all/B' and 'all/b' differ in nothing but"),
         ("a.json", b"[1", "a.json: cannot be read ("),
@@ -450,7 +450,7 @@ def test_a_label_with_one_text_is_one_line(here: Path) -> None:
         ("a.json", b'[["a", [1]]]', "a.json: row 0: label is [1]: give a text or a number"),
         ("a.json", b'[["a", NaN]]', "a.json: row 0: label is empty"),
         ("a.json", b'[[1.5, "a"]]', "a.json: row 0: text is 1.5: give a text"),
-        ("a.json", b'[["\\ud800", "b"]]', "a.json: row 0: text has half a character, which JSON can write"),
+        ("a.json", b'[["\\ud800", "b"]]', "a.json: row 0: text has half of a surrogate pair"),
         ("a.jsonl", b'["a", "b"]\n{"text"\n', "a.jsonl: line 2: is not JSON ("),
     ],
 )
@@ -467,9 +467,9 @@ def test_a_mistake_in_a_file_is_one_line(here: Path, name: str, content: bytes, 
     [
         ({"path": "gone.csv"}, "raw.path: gone.csv: no such"),
         ({"path": "empty"}, "raw.path: empty: no CSV, TSV, JSON, JSON Lines or Parquet file in it"),
-        ({"path": "a.xlsx"}, "a.xlsx: a spreadsheet, which is not read: save it as CSV in UTF-8"),
-        ({"path": "a.csv.gz"}, "a.csv.gz: compressed, and not as zip: unpack it, or pack it as zip"),
-        ({"path": "a.txt"}, "a.txt: neither a zip file nor named like one that is read (.csv, .json"),
+        ({"path": "a.xlsx"}, "a.xlsx: spreadsheets cannot be read: save it as CSV in UTF-8"),
+        ({"path": "a.csv.gz"}, "a.csv.gz: compressed, but not as zip: unpack it, or pack it as zip"),
+        ({"path": "a.txt"}, "a.txt: neither a zip file nor a file with a known suffix (.csv, .json"),
         ({"path": "tables", "parts": ["b.csv"]}, "raw.parts: no file 'b.csv' in tables (there are a.csv)"),
         ({"path": "a.json", "parts": ["test"]}, "a.json: no part 'test' (there are train)"),
         ({"groups": "gone.json"}, "gone.json: not a JSON object of superclasses and lists of their classes"),
@@ -516,7 +516,7 @@ def test_published_texts_are_those_that_params_yaml_pins(
     for key in ("path", "groups"):
         said[key] = said[key] and str(shared_data / said[key].removeprefix("../"))
     text_table.download(text_table.Raw(**said), tmp_path)
-    shares = folders.Shares(**section["prepare"].pop("split"))
+    shares = division.Shares(**section["prepare"].pop("split"))
     prepare = text_table.Prepare(**section["prepare"], split=shares)
     found = text_table.items(prepare, tmp_path)
     counts = Counter(item.key.path for item in found)

@@ -70,7 +70,7 @@ def test_a_lock_that_cannot_be_read_is_left_out_and_told_of(root):
     locks, (gap,) = history_and_gaps(root)
     assert [name for lock in locks for name in lock.entries] == ["first", "last"]
     assert gap.startswith(
-        f"dvc.lock of commit {broken[:10]}: merge conflict (line 1 has git's mark <<<<<<<): so it "
+        f"dvc.lock of commit {broken[:10]}: merge conflict (line 1 has git's marker <<<<<<<): so it "
     )
     assert "\n" not in gap
 

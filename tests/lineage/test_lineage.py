@@ -162,13 +162,13 @@ DAMAGED = {
     "[]": "not a dvc.lock of schema 2.0",
     "": "not a dvc.lock of schema 2.0",
     "schema: '2.0'": "no method was evaluated on glyphs-5w1s yet: run `dvc repro register@glyphs-5w1s`",
-    CONFLICT: "dvc.lock: merge conflict (line 3 has git's mark <<<<<<<): keep one side with `git",
-    CONFLICT.replace("<<<<<<< HEAD\n", ""): "merge conflict (line 5 has git's mark =======)",
-    CONFLICT.replace("\n", "\r\n"): "merge conflict (line 3 has git's mark <<<<<<<)",
-    BOMB: "stands for more than 3,200,000 values",
+    CONFLICT: "dvc.lock: merge conflict (line 3 has git's marker <<<<<<<): keep one side with `git",
+    CONFLICT.replace("<<<<<<< HEAD\n", ""): "merge conflict (line 5 has git's marker =======)",
+    CONFLICT.replace("\n", "\r\n"): "merge conflict (line 3 has git's marker <<<<<<<)",
+    BOMB: "expands to more than 3,200,000 values",
     "a: &a [*a]": "nothing before the alias *a has that name",
-    "[" * 200_000: "more than 30 mappings and lists in each other",
-    "- " * 200_000: "more than 30 mappings and lists in each other",
+    "[" * 200_000: "more than 30 nested mappings and lists",
+    "- " * 200_000: "more than 30 nested mappings and lists",
     "schema: '2.0'\nstages: [1]": "not as DVC writes it",
     "schema: '2.0'\nstages: {make: 3}": "not as DVC writes it (make",
     one(): "not as DVC writes it (make.cmd: Field required)",
@@ -277,7 +277,7 @@ def test_every_command_names_a_merge_conflict(tmp_path, monkeypatch):
             done = typer.testing.CliRunner().invoke(app, command)
             assert done.exit_code == 1, command
             (line,) = done.stderr.splitlines()
-            assert f"{name}: merge conflict (line 1 has git's mark <<<<<<<): " in line, command
+            assert f"{name}: merge conflict (line 1 has git's marker <<<<<<<): " in line, command
             assert ("git checkout --ours dvc.lock" in line) == (name == "dvc.lock")
         (root / name).write_text(before)
 

@@ -25,7 +25,7 @@ from metashot.data.preprocess import preprocess
 from metashot.data.sources import image_folder
 from metashot.errors import MetashotError
 from metashot.learning.models.episodes import sample
-from metashot.onboard import inspect, looks, near_duplicates, propose
+from metashot.onboard import inspect, inspectors, near_duplicates, propose
 
 SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
 RAW = folders.Raw(path="pictures", splits="", md5="")
@@ -208,12 +208,12 @@ def test_size_and_colour_follow_the_pixels(
 
 
 def test_the_grey_of_a_jpeg_is_no_colour_and_a_stain_is_none() -> None:
-    kind = looks.PICTURES
+    kind = inspectors.PICTURES
 
     def coloured(image: Image.Image, **options: object) -> bool:
         stream = io.BytesIO()
         image.save(stream, **options)
-        return bool(kind.look(stream.getvalue()).facts.coloured)
+        return bool(kind.inspect(stream.getvalue()).facts.coloured)
 
     plain = noise(0, (100, 100), grey=True).resize((300, 300))
     assert not coloured(plain, format="JPEG", quality=60)
@@ -237,10 +237,10 @@ def test_near_duplicates_are_those_of_brute_force() -> None:
     for one, other in combinations(range(400), 2):
         apart = np.abs(thumbnails[one].astype(float) - thumbnails[other]).mean()
         bits = (int(hashed[one]) ^ int(hashed[other])).bit_count()
-        if bits <= near_duplicates.BITS and apart <= near_duplicates.APART * thumbnails[one].std():
+        if bits <= near_duplicates.BITS and apart <= near_duplicates.DIFFERENCE * thumbnails[one].std():
             want.append([one, other])
     assert 80 < len(want) < 150
-    assert near_duplicates.near(hashed, thumbnails).tolist() == want
+    assert near_duplicates.find(hashed, thumbnails).tolist() == want
 
 
 def test_a_picture_saved_again_is_near_and_the_next_one_is_not() -> None:
@@ -253,7 +253,7 @@ def test_a_picture_saved_again_is_near_and_the_next_one_is_not() -> None:
     photo.resize((80, 60)).save("pictures/class09/0.jpg", quality=70)
     found = inspect.inspect(RAW, Path())
     assert found.duplicates == [["class00/0.png", "class07/0.png"]]
-    assert found.near == [["class00/0.png", "class09/0.jpg"]]
+    assert found.near_duplicates == [["class00/0.png", "class09/0.jpg"]]
     assert any(
         line.startswith("near duplicates  0 within a class, 1 across classes") for line in init("pictures")
     )
@@ -262,12 +262,12 @@ def test_a_picture_saved_again_is_near_and_the_next_one_is_not() -> None:
 @pytest.mark.slow
 def test_pictures_that_are_all_alike_are_compared_in_linear_time() -> None:
     thumbnails = np.zeros((20_000, 16, 18, 3), np.uint8)
-    assert near_duplicates.near(near_duplicates.hashes(thumbnails), thumbnails).shape == (
+    assert near_duplicates.find(near_duplicates.hashes(thumbnails), thumbnails).shape == (
         0,
         2,
     )  # plain: nothing is said
     thumbnails[:, :8] = 200
-    pairs = near_duplicates.near(near_duplicates.hashes(thumbnails), thumbnails)
+    pairs = near_duplicates.find(near_duplicates.hashes(thumbnails), thumbnails)
     assert len(np.unique(pairs)) == 20_000  # each is in some pair
     assert len(pairs) < 20_000 * near_duplicates.WINDOW
 
@@ -327,10 +327,10 @@ def test_without_a_project_it_says_how_to_get_one(project: Path, monkeypatch: py
     ("arguments", "message"),
     [
         (["nothing"], "error: raw.path: nothing: no such folder or zip file"),
-        (["pictures", "--name", "glyphs"], "error: params.yaml: data.glyphs is of other data (glyphs)"),
+        (["pictures", "--name", "glyphs"], "error: params.yaml: data.glyphs describes other data (glyphs)"),
         (
             ["pictures", "--name", "image_folder"],
-            "error: params.yaml: data.image_folder is of other data (../images)",
+            "error: params.yaml: data.image_folder describes other data (../images)",
         ),
         (["pictures", "--name", "a-b"], "error: --name a-b: needs a letter"),
         (["pictures", "--splits", "pictures"], "pictures: no list of split train"),
@@ -392,18 +392,18 @@ def test_a_long_section_has_a_line_for_each_part_and_reads_back() -> None:
 def test_counts_are_those_of_the_files() -> None:
     fill(15, 4)
     (Path("pictures/class03/0.png")).unlink()
-    rows = inspect.rows(inspect.inspect(RAW, Path()))
+    rows = inspect.summary(inspect.inspect(RAW, Path()))
     assert (rows["classes"], rows["pictures"], rows["sizes"], rows["modes"]) == (
         "15",
         "59",
         "15x12",
         "59 RGB",
     )
-    assert rows["in a class"].startswith("3 to 4, median 4; the largest has 1.3 times")
+    assert rows["per class"].startswith("3 to 4, median 4; the largest has 1.3 times")
     found = propose.init(Path(), RAW, "mine")
     counts = Counter(found.splits.values())
     assert f"{counts['train']}" and sum(counts.values()) == 59
-    assert json.dumps(found.block(["maml"]))
+    assert json.dumps(found.section(["maml"]))
 
 
 @pytest.mark.slow

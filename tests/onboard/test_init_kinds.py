@@ -22,11 +22,11 @@ from benchmarks import toys
 from metashot.cli import app
 from metashot.config import check, params
 from metashot.data import sources, store
-from metashot.data.files import folders
+from metashot.data.files import division, folders
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import audio_folder, series_table, text_table
 from metashot.errors import MetashotError
-from metashot.onboard import inspect, looks
+from metashot.onboard import inspect, inspectors
 
 SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
 SHARED = synthetic.ROOT.parent / "shared" / "data"
@@ -180,7 +180,7 @@ def test_texts_are_found_out_and_taken(columns: tuple[str, str]) -> None:
     assert f"columns {columns[0]} and {columns[1]}" in said
     assert "classes 20" in said
     assert "texts 240" in said
-    assert "repeated 1 rows are in their class already" in said
+    assert "repeated 1 rows repeat a text of their class" in said
     section = described("texts")
     assert (section["source"], section["raw"]["text"], section["raw"]["label"]) == ("text_table", *columns)
     splits = prepared("texts")
@@ -240,7 +240,7 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
     for line in (
         "many/a.csv: line 62: text is empty",
         "many/a.csv: line 63: label is empty",
-        "many/a.csv: line 64: 'a/b' is not the name of a class",
+        "many/a.csv: line 64: 'a/b' cannot name a class",
         "many/a.csv: line 65: more values than columns",
         "the classes 'all/Class2' and 'all/class2' differ in nothing but case",
         "many/b.jsonl: line 2: is not JSON",
@@ -260,7 +260,7 @@ def test_remarks_on_data_are_one_line_each_whatever_is_in_their_names(
     init("sounds")
     capsys.readouterr()
     prepared("sounds")
-    assert capsys.readouterr().err.startswith("sounds: passes by 1 files of other kinds (1 .\\x1b[31mred)\n")
+    assert capsys.readouterr().err.startswith("sounds: ignores 1 files of other kinds (1 .\\x1b[31mred)\n")
 
 
 def test_what_many_columns_and_tables_share_is_told_once() -> None:
@@ -324,7 +324,7 @@ def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
         for name in ("a.ogg", "b.mp3"):
             (folder / name).write_bytes(b"x")
     said = init("songs", code=1)
-    assert said.startswith("error: songs: holds 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
+    assert said.startswith("error: songs: only 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
     assert "sounds as WAV or FLAC" in said
     assert "pictures in" not in said
 
@@ -336,7 +336,7 @@ def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:
     for number in range(3):
         Path(f"sounds/class00/{number}.txt").touch()
     said = init("sounds")
-    assert "passed by 503 files of other kinds (" in said
+    assert "ignored 503 files of other kinds (" in said
     assert "3 .txt, 491 other suffixes)" in said
 
 
@@ -430,11 +430,11 @@ SERIES: dict[str, tuple[str, Callable[[pd.DataFrame, Path], object]]] = {
 }
 
 
-def gathered(name: str) -> looks.Gathered:
+def gathered(name: str) -> inspectors.Gathered:
     """What `metashot init` finds of a table of series."""
     raw = folders.Raw(path=name, splits="", md5="")
-    kind = looks.kind_of(raw, Path())
-    assert kind is looks.SERIES
+    kind = inspectors.choose(raw, Path())
+    assert kind is inspectors.SERIES
     return kind.gather(raw, Path(), {})
 
 
@@ -450,7 +450,7 @@ def taken(name: str) -> dict[tuple[str, str], np.ndarray]:
     return {(i.key.class_, i.key.name): np.frombuffer(i.read()).reshape(2, -1) for i in items}
 
 
-SHARES = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+SHARES = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
 
 
 @pytest.mark.parametrize("way", SERIES)
@@ -460,7 +460,7 @@ def test_channels_are_what_was_measured_however_a_table_was_written(way: str) ->
     write(frame, Path(name))
     found = gathered(name)
     assert not found.contents.mistakes
-    assert found.rows["channels"] == "x, y"
+    assert found.summary["channels"] == "x, y"
     assert len(found.contents.samples) == 24
     wanted = {key: rows[["x", "y"]].to_numpy().T for key, rows in frame.groupby(["label", "id"])}
     got = taken(name)
@@ -471,7 +471,7 @@ def test_channels_are_what_was_measured_however_a_table_was_written(way: str) ->
 
 def test_what_is_left_out_is_told() -> None:
     telling_more(measured()).to_csv("a.csv")
-    assert gathered("a.csv").rows["left out"] == (
+    assert gathered("a.csv").summary["left out"] == (
         "a column without a name (the table's index); taken (times); note (text); step (a clock); seconds (a "
         "clock); Timestamp (a clock); series_number (the same throughout each series); label_code (the same "
         "throughout each series); running (a number for each row)"
@@ -481,7 +481,7 @@ def test_what_is_left_out_is_told() -> None:
 def test_a_column_that_only_rises_is_a_channel_where_there_is_no_other() -> None:
     frame = measured()
     frame.assign(x=frame.groupby("id").cumcount().astype(float)).drop(columns="y").to_csv("a.csv")
-    assert gathered("a.csv").rows["channels"] == "x"
+    assert gathered("a.csv").summary["channels"] == "x"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -506,7 +506,7 @@ def test_labels_of_series_have_one_name(
     write = frame.to_csv if name == "a.csv" else frame.to_parquet
     write(name)
     merged = names is None or "b" in names
-    assert ("merged" in gathered(name).rows) == merged
+    assert ("merged" in gathered(name).summary) == merged
     assert {label for label, _ in taken(name)} == (names or {"k0", "k1", "k2", "k3"})
     assert capsys.readouterr().err.count("labels that read alike are one class") == merged
 
@@ -575,7 +575,7 @@ def test_rows_with_names_that_no_column_has_are_told() -> None:
     rows = measured().to_csv().replace(",id", "id", 1)  # as R's write.table has it
     Path("a.csv").write_text(rows)
     raw = folders.Raw(path="a.csv", splits="", md5="")
-    (line,) = looks.kind_of(raw, Path()).gather(raw, Path(), {}).contents.mistakes
+    (line,) = inspectors.choose(raw, Path()).gather(raw, Path(), {}).contents.mistakes
     assert line.startswith(
         "288 rows (a.csv: line 2, a.csv: line 3, a.csv: line 4, …): more values than columns"
     )
@@ -626,15 +626,15 @@ def test_a_table_is_of_texts_where_its_columns_say_so(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("a.xlsx", "a.xlsx: a spreadsheet, which is not read: save it as CSV in UTF-8"),
-        ("a.csv.gz", "a.csv.gz: compressed, and not as zip: unpack it, or pack it as zip"),
-        ("a.txt", "a.txt: neither a zip file nor named like one that is read ("),
+        ("a.xlsx", "a.xlsx: spreadsheets cannot be read: save it as CSV in UTF-8"),
+        ("a.csv.gz", "a.csv.gz: compressed, but not as zip: unpack it, or pack it as zip"),
+        ("a.txt", "a.txt: neither a zip file nor a file with a known suffix ("),
     ],
 )
 def test_a_file_that_is_no_table_is_one_line_with_the_mend(name: str, line: str) -> None:
     Path(name).write_text("text\tlabel\na\tb\n")
     with pytest.raises(MetashotError) as refusal:
-        looks.kind_of(folders.Raw(path=name, splits="", md5=""), Path())
+        inspectors.choose(folders.Raw(path=name, splits="", md5=""), Path())
     assert str(refusal.value).startswith(line)
 
 
@@ -722,4 +722,6 @@ def test_published_texts() -> None:
 
 
 def test_kinds_are_those_of_the_sources() -> None:
-    assert {audio_folder, series_table, text_table} <= {sources.SOURCES[name] for name in looks.OF_SOURCE}
+    assert {audio_folder, series_table, text_table} <= {
+        sources.SOURCES[name] for name in inspectors.OF_SOURCE
+    }

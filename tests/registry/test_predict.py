@@ -52,7 +52,7 @@ def invoke(*arguments: str):
 
 def test_answers_about_files_are_those_of_a_plain_call(task, registered):
     done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"), "--json")
-    told = f"{task / 'asked'}: passes by 2 files of other kinds (1 .txt, 1 hidden)\n"
+    told = f"{task / 'asked'}: ignores 2 files of other kinds (1 .txt, 1 hidden)\n"
     assert (done.exit_code, done.stderr) == (0, told)
     said = json.loads(done.stdout)
     files = sorted((task / "asked").rglob("[0-9]*.PNG"))
@@ -124,7 +124,7 @@ def test_a_mistake_is_one_line(task, model, support, asked, error):
     (task / "hollow/d").mkdir()
     (task / "linked/a/2.png").symlink_to(task / "support/a/one.png")
     done = invoke(model, str(task / asked), "--support", str(task / support))
-    lines = [line for line in done.stderr.splitlines() if "passes by" not in line]
+    lines = [line for line in done.stderr.splitlines() if "ignores" not in line]
     assert (done.exit_code, done.stdout, len(lines)) == (1, "", 1)
     assert lines[0].startswith("error: ")
     assert error in lines[0]
@@ -202,7 +202,7 @@ def test_no_code_of_a_model_runs_that_was_changed_since_it_was_registered(
         folder = versions.resolve(client, GROUP).folder
     change(folder, EVIL.format(marker=str(tmp_path / "ran")))
     done = invoke(GROUP, str(task / "asked"), "--support", str(task / "support"))
-    lines = [line for line in done.stderr.splitlines() if "passes by" not in line]
+    lines = [line for line in done.stderr.splitlines() if "ignores" not in line]
     assert (done.exit_code, done.stdout, len(lines)) == (1, "", 1)
     assert error in lines[0]
     assert not (tmp_path / "ran").exists()

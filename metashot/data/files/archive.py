@@ -1,4 +1,4 @@
-"""Zip archives of samples, read where they lie: nothing is extracted to disk."""
+"""Zip archives of samples, read in place: nothing is extracted to disk."""
 
 import bz2
 import copy
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from metashot.data import Item, Key, ordered
+from metashot.data.files import Files, Read
 from metashot.errors import MetashotError, SampleError
 
-LARGEST = 1 << 30  # bytes of a file or member; more is a mistake, or made to exhaust the memory
-DENSEST = 200  # times the size of a zip of more than `LARGEST` bytes when it is unpacked, likewise
-# RuntimeError: it is encrypted or, as one of its subclasses, compressed in a way that is not read
+LARGEST = 1 << 30  # bytes of a file or member; more is a mistake, or an attempt to exhaust the memory
+DENSEST = 200  # compression ratio of an archive that unpacks to more than `LARGEST` bytes, likewise
+# RuntimeError: encrypted or, as its subclass NotImplementedError, an unsupported compression method
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
-LITTER = frozenset(  # names of what systems and file servers put beside people's files
+LITTER = frozenset(  # files and folders that operating systems and file servers leave behind
     {
         *("__macosx", "icon\r", "network trash folder", "temporary items"),
         *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
@@ -31,11 +32,16 @@ LITTER = frozenset(  # names of what systems and file servers put beside people'
     }
 )
 ZIPPED = 4096  # files in each zip of a folder
-OPEN = 4  # zips of a folder whose names are in memory together
+OPEN = 4  # zips of a folder whose listings are in memory at once
+
+SplitOf = Callable[[tuple[str, ...], str, str, str], str]  # of the folders above, superclass, class and name
 
 
 def pack(files: Iterable[tuple[str, bytes]], folder: Path) -> None:
-    """Make a folder of zips ``0000.zip``, ``0001.zip``, …: same files in the same order, same bytes."""
+    """Write files to a folder of zips ``0000.zip``, ``0001.zip``, …
+
+    The same files in the same order give the same bytes.
+    """
     folder.mkdir()
     for number, part in groupby(enumerate(files), key=lambda numbered: numbered[0] // ZIPPED):
         with zipfile.ZipFile(folder / f"{number:04d}.zip", "w") as packed:
@@ -44,22 +50,22 @@ def pack(files: Iterable[tuple[str, bytes]], folder: Path) -> None:
 
 
 def zips(folder: Path) -> list[Path]:
-    """The zips that `pack` made. Raises MetashotError where there are none."""
-    if found := sorted(folder.glob("*.zip")):
-        return found
+    """The zips that `pack` wrote. Raises MetashotError if there are none."""
+    if paths := sorted(folder.glob("*.zip")):
+        return paths
     raise MetashotError(f"{folder}: no zip archives; run the download stage first")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The samples that `pack` put into a folder, sorted by name: whenever they are iterated, as `ordered`.
+    """The samples that `pack` wrote, sorted by name; every iteration yields them in the order of `ordered`.
 
-    In memory are the names in `OPEN` zips and in one class, and which zips each class is in.
+    Memory holds the listings of `OPEN` zips, the samples of one class, and the zips that each class is in.
 
     Attributes:
-        folder: Of zips with members `[<split>/]<superclass>/<class>/<name>`.
-        suffixes: Of the names that samples have.
-        divide: Gives the samples of a class their splits.
+        folder: Folder of zips with members ``[<split>/]<superclass>/<class>/<name>``.
+        suffixes: Suffixes of samples.
+        divide: Assigns splits to the samples of one class.
     """
 
     folder: Path
@@ -69,77 +75,68 @@ class Packed:
     def __iter__(self) -> Iterator[Item]:
         @functools.lru_cache(maxsize=OPEN)
         def classes(path: Path) -> Mapping[tuple[str, str], list[Item]]:
-            found = defaultdict(list)
+            members = defaultdict(list)
             for item in self._items(path):
-                found[item.key.split, item.key.path].append(item)
-            return found
+                members[item.key.split, item.key.path].append(item)
+            return members
 
-        for (split, _), (place, paths) in sorted(self._places.items()):
-            members = list(chain.from_iterable(classes(path)[place] for path in paths))
-            yield from ordered(item for item in self.divide(members) if item.key.split == split)
+        for (split, _), (packed, paths) in sorted(self._places.items()):
+            items = list(chain.from_iterable(classes(path)[packed] for path in paths))
+            yield from ordered(item for item in self.divide(items) if item.key.split == split)
 
     @functools.cached_property
     def _places(self) -> dict[tuple[str, str], tuple[tuple[str, str], list[Path]]]:
-        """By split and class: the split, if any, and the class that members' names say, and the zips."""
+        """For each split and class: split, if any, and class in the members' names, and the zips."""
         places = {}
-        everything = ((path, item) for path in zips(self.folder) for item in self._items(path))
-        for place, found in groupby(everything, key=lambda one: (one[1].key.split, one[1].key.path)):
-            paths, members = zip(*found, strict=True)
-            for split in {item.key.split for item in self.divide([*members])}:
-                places[split, place[1]] = place, sorted({*paths})
+        members = ((path, item) for path in zips(self.folder) for item in self._items(path))
+        for packed, group in groupby(members, key=lambda member: (member[1].key.split, member[1].key.path)):
+            paths, items = zip(*group, strict=True)
+            for split in {item.key.split for item in self.divide([*items])}:
+                places[split, packed[1]] = packed, sorted({*paths})
         return places
 
     def _items(self, path: Path) -> Iterator[Item]:
-        packed = ((name, read) for name, read in contents(path)[0].items() if named(name, self.suffixes))
-        return _items(path, packed, lambda place, *_: "".join(place[:1]))
+        files = ((name, read) for name, read in contents(path)[0].items() if has_suffix(name, self.suffixes))
+        return _items(path, files, lambda above, *_: "".join(above[:1]))
 
 
-def items(
-    path: Path, suffixes: Collection[str], split_of: Callable[[tuple[str, ...], str, str, str], str]
-) -> list[Item]:
-    """The samples of a zip with members `[…/]<superclass>/<class>/<name>`, as `ordered` puts them.
+def items(path: Path, suffixes: Collection[str], split_of: SplitOf) -> list[Item]:
+    """The samples of a zip with members ``[…/]<superclass>/<class>/<name>``, in the order of `ordered`.
 
     Args:
         path: The zip.
-        suffixes: Of the names that samples have.
-        split_of: The split, given what comes before the superclass, superclass, class and name.
+        suffixes: Suffixes of samples.
+        split_of: Returns the split of a sample.
 
-    Raises MetashotError for what `members` refuses, and for a sample that lies in no superclass.
+    Raises MetashotError as `members` does, and for a sample without a superclass.
     """
     return ordered(_items(path, members(path, suffixes), split_of))
 
 
-def _items(
-    path: Path,
-    members: Iterable[tuple[str, Callable[[], bytes]]],
-    split_of: Callable[[tuple[str, ...], str, str, str], str],
-) -> Iterator[Item]:
+def _items(path: Path, members: Iterable[tuple[str, Read]], split_of: SplitOf) -> Iterator[Item]:
     for name, read in members:
         parts = name.split("/")
         if len(parts) < 3:
             raise MetashotError(f"{path}: member {name!r} is not in <superclass>/<class>/")
-        *before, superclass, class_, file = parts[-5:]
-        key = Key(split_of(tuple(before), superclass, class_, file), superclass, class_, file)
+        *above, superclass, class_, file = parts[-5:]
+        key = Key(split_of(tuple(above), superclass, class_, file), superclass, class_, file)
         yield Item(key, read, f"{path}: member {name!r}")
 
 
-def members(path: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield name and content of the files of a zip that are named like samples, sorted by name.
-
-    Raises MetashotError for what `contents` refuses.
-    """
+def members(path: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Read]]:
+    """Name and reader of each sample in a zip, sorted by name. Raises MetashotError as `contents` does."""
     for name, read in contents(path)[0].items():
         if is_sample(name, suffixes):
             yield name, read
 
 
-def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
-    """Every file of a zip, sorted by its path, and the folders that are members of their own.
+def contents(path: Path) -> tuple[Files, set[str]]:
+    """Every file of a zip, sorted by path, and the folders that have entries of their own.
 
     Raises MetashotError, naming archive and member, when the archive is missing, truncated or corrupt, when
-    two members have one name or lie upon each other, when any would lead out of a directory it is extracted
-    to, and when all together would be more than `LARGEST` bytes and `DENSEST` times the archive. Reading a
-    member that is damaged, encrypted, or of more than `LARGEST` bytes raises one too.
+    members share a name or overlap, when one would be extracted to a place outside, and when together they
+    unpack to more than `LARGEST` bytes and `DENSEST` times the archive. Readers raise SampleError for a
+    member that is damaged, encrypted or larger than `LARGEST`.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -151,22 +148,22 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
         raise MetashotError(f"{path}: a zip of a later format ({error}): pack it in an earlier one") from None
     except (zipfile.BadZipFile, ValueError) as error:
         with path.open("rb") as file:
-            begun = b"PK".startswith(file.read(2))  # an empty file is cut off too
+            is_zip = b"PK".startswith(file.read(2))  # an empty file counts as truncated
         raise MetashotError(
             f"{path}: truncated or corrupt zip ({error}); download it again"
-            if begun
-            else f"{path}: not a zip file; a folder or a zip file is read: unpack what is packed otherwise"
+            if is_zip
+            else f"{path}: not a zip file; only folders and zip files are read: unpack other archives"
         ) from None
     infos = archive.infolist()
-    for info in infos:  # all of them before the first sample is believed
+    for info in infos:  # all of them, before any is read
         _refuse_unsafe(path, info)
     _refuse_bomb(path, infos)
     lock = threading.Lock()
 
-    def reader(info: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def reader(info: zipfile.ZipInfo) -> Read:
         def read() -> bytes:
             try:
-                if info.file_size > LARGEST:  # known before anything is unpacked
+                if info.file_size > LARGEST:  # before anything is unpacked
                     raise ValueError(f"{info.file_size:,} bytes, of at most {LARGEST:,}")
                 with lock:
                     packed = _packed(archive, info)
@@ -177,31 +174,31 @@ def contents(path: Path) -> tuple[dict[str, Callable[[], bytes]], set[str]]:
 
         return read
 
-    files: dict[str, Callable[[], bytes]] = {}
+    files: Files = {}
     folders = set()
     for info in infos:
         name = posixpath.normpath(info.filename)  # without `./` and `//`
         if info.is_dir():
             folders.add(name)
         elif name in files:
-            raise MetashotError(f"{path}: member {name!r} is there twice; pack the zip again")
+            raise MetashotError(f"{path}: member {name!r} occurs twice; pack the zip again")
         else:
             files[name] = reader(info)
     return dict(sorted(files.items())), folders - {"."}
 
 
 def _packed(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member as it lies in the archive."""
+    """The compressed bytes of a member."""
     stored = copy.copy(info)
     stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
-    stored.CRC = None  # type: ignore[assignment]  # it is of what this unpacks to
+    stored.CRC = None  # type: ignore[assignment]  # the checksum of the uncompressed bytes
     return archive.read(stored)
 
 
 def _unpacked(packed: bytes, info: zipfile.ZipInfo) -> bytes:
-    """The content of a member: as many bytes as it says, never more.
+    """The uncompressed bytes of a member, never more than its declared size.
 
-    `zipfile` itself unpacks bzip2 and LZMA without a bound, whatever size a member says that it has.
+    `zipfile` itself unpacks bzip2 and LZMA without a bound, whatever size a member declares.
     """
     size, kind = info.file_size, info.compress_type
     content: bytes
@@ -214,28 +211,28 @@ def _unpacked(packed: bytes, info: zipfile.ZipInfo) -> bytes:
     elif kind == zipfile.ZIP_LZMA:
         content = _lzma(packed, size).decompress(packed[9:], size + 1)
     else:
-        raise RuntimeError(f"compressed in a way that is not read, method {kind}: pack it with Deflate")
+        raise RuntimeError(f"unsupported compression method {kind}: pack it with Deflate")
     if len(content) != size or zlib.crc32(content) != info.CRC:
-        raise zipfile.BadZipFile("it is damaged: not the bytes that the archive says")
+        raise zipfile.BadZipFile("damaged: size or checksum differs from the archive's listing")
     return content
 
 
 def _lzma(packed: bytes, size: int) -> Any:
-    """A decompressor for a member, whose first 9 bytes are versions, and LZMA's parameters."""
+    """A decompressor for a member whose first 9 bytes are version numbers and LZMA parameters."""
     parameters, dictionary = packed[4], int.from_bytes(packed[5:9], "little")
     positions, literals = divmod(parameters, 45)
     lp, lc = divmod(literals, 9)
     options = {"id": lzma.FILTER_LZMA1, "pb": positions, "lp": lp, "lc": lc}
-    # No more of a dictionary than there is to look back to: it is allocated at once
+    # The dictionary is allocated at once, and never needs to be larger than the content
     options["dict_size"] = max(4096, min(dictionary, size))
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[options])
 
 
 def _refuse_bomb(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse an archive of a few bytes that would fill a disk."""
+    """Refuse a small archive that would fill a disk."""
     size = path.stat().st_size
     if sum(info.compress_size for info in infos) > size:
-        raise MetashotError(f"{path}: members lie upon each other; the archive is refused")
+        raise MetashotError(f"{path}: members overlap; the archive is refused")
     total = sum(info.file_size for info in infos)
     if total > max(LARGEST, DENSEST * size):
         largest = max(infos, key=lambda info: info.file_size)
@@ -245,18 +242,18 @@ def _refuse_bomb(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
         )
 
 
-def named(path: str, suffixes: Collection[str]) -> bool:
-    """Whether a file has the suffix of a sample."""
+def has_suffix(path: str, suffixes: Collection[str]) -> bool:
+    """Whether a file has one of several suffixes, in any case."""
     return posixpath.splitext(path)[1].lower() in suffixes
 
 
 def is_sample(path: str, suffixes: Collection[str]) -> bool:
-    """Whether a relative path is named like a sample, and not `hidden`."""
-    return named(path, suffixes) and not hidden(path)
+    """Whether a relative path has the suffix of a sample, and is not `hidden`."""
+    return has_suffix(path, suffixes) and not hidden(path)
 
 
 def hidden(path: str) -> str:
-    """The topmost part of a relative path that is hidden or a system's own; empty where there is none."""
+    """The topmost part of a relative path that is hidden or `LITTER`, with its parents; empty if none is."""
     parts = path.split("/")
     for depth, part in enumerate(parts, 1):
         if part.startswith(".") or part.lower() in LITTER:
@@ -265,7 +262,7 @@ def hidden(path: str) -> str:
 
 
 def _refuse_unsafe(path: Path, info: zipfile.ZipInfo) -> None:
-    name = info.orig_filename  # `filename` has been cleaned up by zipfile already
+    name = info.orig_filename  # zipfile has cleaned up `filename`
     link = stat.S_ISLNK(info.external_attr >> 16)
     drive = name[1:2] == ":"
     if link or "\\" in name or "\0" in name or drive or name.startswith("/") or ".." in name.split("/"):

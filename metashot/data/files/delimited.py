@@ -1,4 +1,4 @@
-"""Delimited text as people have it: its encoding, separator, column names and rows."""
+"""Delimited text as spreadsheets and other programs write it: encoding, separator, column names, rows."""
 
 import codecs
 import csv
@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 from metashot.errors import MetashotError, Mistakes
 
-SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}  # the first of equals counts
+SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}  # in a tie the first wins
 csv.field_size_limit(1 << 30)  # a text may be a book
-_HEAD = 1 << 20  # characters in which the line with the column names ends
-_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # what Excel understands
+_HEAD = 1 << 20  # longest line of column names, in characters
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's
 
 
 class Header(NamedTuple):
-    """What a delimited text begins with.
+    """The first lines of a delimited text.
 
     Attributes:
-        columns: Names, without spaces around them.
-        separator: A character of `SEPARATORS`, or the one that Excel's line ``sep=`` names.
-        start: Characters before the first row.
-        lines: Lines before the first row.
+        columns: Column names, stripped.
+        separator: One of `SEPARATORS`, or the character in Excel's line ``sep=``.
+        start: Number of characters before the first row.
+        lines: Number of lines before the first row.
     """
 
     columns: list[str]
@@ -32,15 +32,15 @@ class Header(NamedTuple):
 
 
 def decoded(content: bytes, where: str) -> str:
-    """The text of a table in UTF-8, with or without a mark, or in UTF-16 with one, as Excel writes it.
+    """Decode UTF-8, with or without a byte order mark, or UTF-16 with one, as Excel writes it.
 
-    Raises MetashotError for another encoding.
+    Raises MetashotError for any other encoding.
     """
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        name = "UTF-16, which its first bytes announce" if wide else "UTF-8"
+        name = "UTF-16, as its first bytes announce" if wide else "UTF-8"
         raise MetashotError(f"{where}: byte {error.start} is not {name}: save the file as UTF-8") from None
     if "\0" in text:
         raise MetashotError(f"{where}: has NUL characters: save the file as UTF-8")
@@ -48,13 +48,13 @@ def decoded(content: bytes, where: str) -> str:
 
 
 def header(text: str, where: str) -> Header:
-    """The column names of a delimited text, and the separator: the one by which there are the most names.
+    """Column names of a delimited text, and its separator: the one that gives the most names.
 
-    Raises MetashotError where there are none, or a comment instead.
+    Raises MetashotError if there are none, or a comment instead.
     """
-    named = _SEPARATOR_LINE.match(text)
-    start = named.end() if named else 0
-    separators = named[1] if named else list(SEPARATORS)
+    declared = _SEPARATOR_LINE.match(text)
+    start = declared.end() if declared else 0
+    separators = declared[1] if declared else list(SEPARATORS)
     best, problem = Header([], ",", 0, 0), "has no column names: its first line has to hold them"
     for separator in separators:
         stream = io.StringIO(text[start : start + _HEAD], newline="")
@@ -65,21 +65,21 @@ def header(text: str, where: str) -> Header:
             problem = f"line 1: cannot be read ({error}): separate column names by commas or tabs"
             continue
         if len(columns) > len(best.columns):
-            lines = reader.line_num + bool(named)
+            lines = reader.line_num + bool(declared)
             best = Header(columns, separator, start + stream.tell(), lines)
     if not any(best.columns):
         raise MetashotError(f"{where}: {problem}")
     if best.columns[0].startswith("#"):
-        raise MetashotError(f"{where}: begins with #: remove comments, its first line has to be column names")
+        raise MetashotError(f"{where}: begins with #: remove comments, the first line has to be column names")
     return best
 
 
 def rows(text: str, where: str, mistakes: Mistakes) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a delimited text: where each is, and its values by column; empty ones are left out.
+    """Place and values of each row of a delimited text, by column; empty rows are skipped.
 
-    A row with more values than there are columns is a mistake, unless they are empty.
+    A row with more values than columns is added to ``mistakes``, unless the extra ones are empty.
 
-    Raises MetashotError as `header` does, and for quotation marks that do not match.
+    Raises MetashotError as `header` does, and for unbalanced quotation marks.
     """
     head = header(text, where)
     reader = csv.reader(io.StringIO(text[head.start :], newline=""), delimiter=head.separator, strict=True)
@@ -102,19 +102,19 @@ def rows(text: str, where: str, mistakes: Mistakes) -> Iterator[tuple[str, dict[
 
 
 def width(text: str, head: Header) -> int:
-    """Values in a row: more than names of columns, where the first row has empty ones at its end."""
+    """Number of values in a row: more than column names if the first row ends with empty ones."""
     reader = csv.reader(io.StringIO(text[:_HEAD], newline=""), delimiter=head.separator)
     try:
         first = next(filter(None, reader), [])
-    except csv.Error:  # which is told when rows are read
+    except csv.Error:  # reported when rows are read
         first = []
-    names = len(head.columns)
-    return names if any(first[names:]) else max(names, len(first))
+    n_columns = len(head.columns)
+    return n_columns if any(first[n_columns:]) else max(n_columns, len(first))
 
 
 def too_long(mistakes: Mistakes, place: str, separator: str) -> None:
-    """Take up a row with more values than there are columns."""
-    what = f"a {SEPARATORS.get(separator, repr(separator))}"
+    """Add a row with more values than columns to ``mistakes``."""
+    name = SEPARATORS.get(separator, repr(separator))
     mistakes.add(
-        f"{place}:", f"more values than columns: put quotes around what has {what}, and name every column"
+        f"{place}:", f"more values than columns: quote values that contain a {name}, and name every column"
     )

@@ -1,4 +1,4 @@
-"""Published files, from the network or a local mirror, checked before they take their place."""
+"""Download of published files, from the network or a local mirror, verified before use."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from tqdm import tqdm
 from metashot.errors import MetashotError
 
 _ALGORITHM = {32: "md5", 64: "sha256"}  # by the length of the hexadecimal digest
-_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
-_CHUNK = 1 << 16  # what a broken connection loses at most
+_TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
+_CHUNK = 1 << 16  # bytes that a broken connection loses at most
 
 
 def mirror() -> Path | None:
-    """Return the directory named by METASHOT_MIRROR, or None where that is not set.
+    """Return the directory named by METASHOT_MIRROR, or None if that is not set.
 
-    Raises MetashotError when it is set to something else than a directory.
+    Raises MetashotError when it does not name a directory.
     """
     name = os.environ.get("METASHOT_MIRROR")
     if not name:
@@ -30,13 +30,20 @@ def mirror() -> Path | None:
 
 
 def fetch(url: str, target: Path, digests: Collection[str], mirror: Path | None = None) -> None:
-    """Make `target` the file published at `url` whose md5 or sha256 is one of `digests`.
+    """Fetch the file published at a URL, unless the target already is that file.
 
-    With `mirror`, only that directory is searched: for the published name, `a.zip`, or else `a_repacked.zip`.
-    Without, the file is downloaded, and an interrupted download (`<target>.part`) is resumed where the server
-    allows it. A `target` that is right already is left alone; a wrong one is replaced by a right one only.
+    An interrupted download (``<target>.part``) is resumed if the server allows it. A wrong target stays until
+    a right file can replace it.
 
-    Raises MetashotError for a wrong checksum, a file the mirror lacks, and a server that cannot be reached.
+    Args:
+        url: Address of the published file.
+        target: Where to put it.
+        digests: Its md5 or sha256 digests, any of which counts.
+        mirror: A directory to copy the file from instead: under its published name, ``a.zip``, or as
+            ``a_repacked.zip``.
+
+    Raises MetashotError for a wrong checksum, a file that the mirror lacks, and a server that cannot be
+    reached.
     """
     if target.is_file() and _is_one_of(target, digests):
         return
@@ -68,7 +75,7 @@ def _find(mirror: Path, name: str) -> str:
 
 
 def _download(url: str, part: Path) -> None:
-    """Append to `part` what it lacks of `url`; try again for as long as every attempt brings something."""
+    """Append the missing bytes of a file; try again for as long as attempts make progress."""
     while True:
         before = _size(part)
         try:
@@ -76,8 +83,8 @@ def _download(url: str, part: Path) -> None:
         except requests.RequestException as error:
             if _size(part) > before:
                 continue
-            answer = error.response
-            reason = f"status {answer.status_code}" if answer is not None else type(error).__name__
+            response = error.response
+            reason = f"status {response.status_code}" if response is not None else type(error).__name__
             raise MetashotError(
                 f"{url}: cannot be downloaded ({reason}); try again later, the download is resumed, "
                 "or set METASHOT_MIRROR=DIR to a directory that holds the file"
@@ -85,27 +92,27 @@ def _download(url: str, part: Path) -> None:
 
 
 def _attempt(url: str, part: Path) -> None:
-    have = _size(part)
+    offset = _size(part)
     # Compressed transfer would make byte positions meaningless.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing is missing; the checksum tells whether what is there is right
-        answer.raise_for_status()
-        resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # no bytes are missing; the checksum decides whether they are right
+        response.raise_for_status()
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
         with (
             part.open("ab" if resumed else "wb") as file,
             tqdm(
                 desc=part.stem,
-                total=int(answer.headers.get("Content-Length", 0)) + (have if resumed else 0) or None,
-                initial=have if resumed else 0,
+                total=int(response.headers.get("Content-Length", 0)) + (offset if resumed else 0) or None,
+                initial=offset if resumed else 0,
                 unit="B",
                 unit_scale=True,
                 leave=False,
                 disable=None,
             ) as bar,
         ):
-            for chunk in answer.iter_content(_CHUNK):
+            for chunk in response.iter_content(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
 

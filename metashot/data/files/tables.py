@@ -1,4 +1,4 @@
-"""Tables as people have them: which files are tables, their rows and their labels."""
+"""Tables in CSV, JSON, Parquet or plain text: which files are tables, their rows, their labels."""
 
 import json
 import re
@@ -11,91 +11,92 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metashot.data import label_of
-from metashot.data.files import delimited, folders, split_lists
+from metashot.data.files import Files, delimited, local
 from metashot.errors import MetashotError, Mistakes
 from metashot.output import say
 
-Entry = tuple[str, Any]  # where a row is, and the row
+Entry = tuple[str, Any]  # place of a row, and the row
 DELIMITED = frozenset({".csv", ".tsv"})
 JSON = frozenset({".json", ".jsonl", ".ndjson"})
 PARQUET = ".parquet"
-INDEX = re.compile(r"|Unnamed: [0-9]+.*|__index_level_[0-9]+__|\.\.\.[0-9]+")  # pandas, Excel and readr
+# Column names that pandas, Excel and readr give to an index
+INDEX = re.compile(r"|Unnamed: [0-9]+.*|__index_level_[0-9]+__|\.\.\.[0-9]+")
 SHOWN = 20  # columns in a message
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"})
 _COMPRESSED = frozenset({".gz", ".gzip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".tgz"})
 
 
 class Labels:
-    """Names of classes, as `label_of` has them; notes which were written in more than one way."""
+    """Class names, normalised by `label_of`; remembers those that are written in more than one way."""
 
     def __init__(self) -> None:
         self._written: dict[str, str] = {}
         self._merged: dict[str, str] = {}
 
     def name(self, value: object) -> str:
-        """The name that a value is. Raises ValueError as `label_of` does."""
+        """Class name of a value. Raises ValueError as `label_of` does."""
         name, written = label_of(value), str(value)
         if self._written.setdefault(name, written) != written:
             self._merged.setdefault(name, written)
         return name
 
-    def tell(self, path: str) -> None:
-        """Tell a person which labels count as one, if any do."""
+    def report_merged(self, path: str) -> None:
+        """Print which labels count as one class, if any do."""
         if self.merged:
             say(f"{path}: {self.merged}", err=True)
 
     @property
     def merged(self) -> str:
-        """Which labels count as one, in words; empty where there are none."""
+        """Which labels count as one class, in words; empty if none do."""
         if not self._merged:
             return ""
         name, written = next(iter(self._merged.items()))
         return (
             f"labels that read alike are one class: {written!a} and {self._written[name]!a} are {name!r}"
-            + (f" ({len(self._merged):,} like this)" if len(self._merged) > 1 else "")
+            + (f" ({len(self._merged):,} such classes)" if len(self._merged) > 1 else "")
         )
 
 
-def local(raw: folders.Pinned, root: Path, suffixes: Collection[str]) -> split_lists.Found:
-    """The tables that a path of params.yaml names: a file, or all of a folder or zip.
+def find(path: str, root: Path, suffixes: Collection[str]) -> Files:
+    """The tables at a path in params.yaml: a file, or all tables of a folder or zip file.
 
-    Raises MetashotError as `folders.local` does, and for a file that is neither a table nor a zip.
+    Raises MetashotError as `local.samples` does, and for a file that is neither a table nor a zip file.
     """
-    refuse_other(root / raw.path, raw.path, suffixes)
-    return folders.local(raw, root, suffixes)
+    refuse_other(root / path, path, suffixes)
+    return local.samples(path, root, suffixes)
 
 
 def refuse_other(path: Path, shown: str, suffixes: Collection[str]) -> None:
-    """Raise a MetashotError that says how to save a file which is neither a table, sample nor zip."""
+    """Raise a MetashotError that says how to save a file that has no known suffix and is not a zip file."""
     suffix = path.suffix.lower()
     if not path.is_file() or suffix in suffixes:
         return
     if suffix in _SPREADSHEETS:
-        raise MetashotError(f"{shown}: a spreadsheet, which is not read: save it as CSV in UTF-8")
+        raise MetashotError(f"{shown}: spreadsheets cannot be read: save it as CSV in UTF-8")
     if suffix in _COMPRESSED:
-        raise MetashotError(f"{shown}: compressed, and not as zip: unpack it, or pack it as zip")
+        raise MetashotError(f"{shown}: compressed, but not as zip: unpack it, or pack it as zip")
     if suffix != ".zip" and not zipfile.is_zipfile(path):
         formats = ", ".join(sorted(suffixes))
-        raise MetashotError(f"{shown}: neither a zip file nor named like one that is read ({formats})")
+        raise MetashotError(f"{shown}: neither a zip file nor a file with a known suffix ({formats})")
 
 
 def entries(
     content: bytes, where: str, columns: Sequence[str], parts: Sequence[str], mistakes: Mistakes
 ) -> Iterator[Entry]:
-    """The rows of a file: where each is, and an object with the columns, a list or, of plain text, a line.
+    """Rows of a file, each with its place: a mapping by column, a list or, in plain text, a line.
 
-    CSV and TSV have a line of column names; the separator is found out. JSON is a list of rows, an object
-    with such lists, or what pandas writes of a table; JSON Lines has a row on each line. Text is in UTF-8, or
-    in UTF-16 with a mark.
+    CSV and TSV begin with column names; the separator is detected. JSON is a list of rows, an object of such
+    lists, or a table as pandas writes it; JSON Lines has a row on each line. Text is in UTF-8, or in UTF-16
+    with a byte order mark.
 
     Args:
-        content: Of the file.
-        where: Its path, whose suffix says what it is; plain text by default.
-        columns: What it has to have, if it has names of columns.
-        parts: Keys of the object that a JSON file holds; empty for all.
-        mistakes: Takes up rows that cannot be read.
+        content: Content of the file.
+        where: Path of the file; its suffix is the format, by default plain text.
+        columns: Columns that the file needs, if it has column names.
+        parts: Keys of the object in a JSON file; empty for all.
+        mistakes: Gets rows that cannot be read.
 
-    Raises MetashotError where it cannot be read as what it is, or lacks a column or a part.
+    Raises MetashotError if the file is not in its format, or lacks a column or a part.
     """
     suffix = PurePosixPath(where).suffix.lower()
     if suffix == PARQUET:
@@ -129,19 +130,19 @@ def _json(text: str, where: str, parts: Sequence[str], mistakes: Mistakes) -> It
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if lines or _begins_with_a_row(text):  # pandas' `lines=True`, under any name
+        if lines or _begins_with_a_row(text):  # pandas' `lines=True`, whatever the suffix
             yield from _lines(text, where, mistakes)
             return
         raise MetashotError(f"{where}: cannot be read ({error})") from None
     if lines and not (isinstance(content, list) and all(isinstance(row, dict | list) for row in content)):
-        yield from _lines(text, where, mistakes)  # a single one
+        yield from _lines(text, where, mistakes)  # a single line
         return
     if (frame := _frame(content)) is not None:
         content = frame
     lists = content if isinstance(content, dict) else {"": content}
     for part in parts:
         if part not in lists:
-            known = named([*filter(None, lists)]) or "none"
+            known = listed([*filter(None, lists)]) or "none"
             raise MetashotError(f"{where}: no part {part!r} (there are {known})")
     for part in parts or lists:
         shown = f"{where}: {part}" if part else where
@@ -153,7 +154,7 @@ def _json(text: str, where: str, parts: Sequence[str], mistakes: Mistakes) -> It
 
 
 def _frame(content: Any) -> list[Any] | None:
-    """The rows of a table that pandas wrote as an object, by whatever ``orient``; None for anything else."""
+    """Rows of a table that pandas wrote as an object, with any ``orient``; None for anything else."""
     if not isinstance(content, dict) or not content:
         return None
     columns, data, values = content.get("columns"), content.get("data"), list(content.values())
@@ -171,8 +172,8 @@ def _frame(content: Any) -> list[Any] | None:
     ):
         return None
     rows = list(zip(*values, strict=True))
-    nested = any(isinstance(value, list | dict) for row in rows for value in row)  # parts, then
-    return None if nested else [dict(zip(content, row, strict=True)) for row in rows]
+    nested = any(isinstance(value, list | dict) for row in rows for value in row)
+    return None if nested else [dict(zip(content, row, strict=True)) for row in rows]  # nested: parts
 
 
 def _begins_with_a_row(text: str) -> bool:
@@ -193,27 +194,27 @@ def _lines(text: str, where: str, mistakes: Mistakes) -> Iterator[Entry]:
 
 
 def _numbered(text: str, where: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would divide texts
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines also splits at marks within a text
         if line.strip():
             yield f"{where}: line {number}", line
 
 
-def require(wanted: Sequence[str], columns: Sequence[str], where: str) -> None:
-    """Raise a MetashotError where a column is missing, or is there more than once."""
-    for column in wanted:
+def require(needed: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Raise a MetashotError if a needed column is missing or duplicated."""
+    for column in needed:
         if columns.count(column) != 1:
             problem = "more than one" if column in columns else "no"
-            raise MetashotError(f"{where}: {problem} column {column!r} (there are {named(columns)})")
+            raise MetashotError(f"{where}: {problem} column {column!r} (there are {listed(columns)})")
 
 
-def named(columns: Sequence[str]) -> str:
-    """Names of columns in a message, cut where they are many or long."""
+def listed(columns: Sequence[str]) -> str:
+    """Column names for a message, shortened if they are many or long."""
     names = [name if len(name) <= 40 else f"{name[:39]}…" for name in columns[:SHOWN]]
     return ", ".join(names) + (f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else "")
 
 
 def parquet(content: bytes, where: str) -> pq.ParquetFile:
-    """A Parquet file. Raises MetashotError where it is not one."""
+    """Open a Parquet file. Raises MetashotError if it is not one."""
     try:
         return pq.ParquetFile(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:

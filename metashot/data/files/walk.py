@@ -1,49 +1,54 @@
-"""Files below a folder: which there are, what reads each, and why some cannot be used."""
+"""Files below a folder on disk: a listing, a reader for each, and the reason why one cannot be used."""
 
 import os
 from pathlib import Path
 
-from metashot.data.files import archive
-from metashot.data.files.split_lists import Found, Read
+from metashot.data.files import Files, Read, archive
 from metashot.errors import MetashotError, SampleError
 from metashot.output import say
 
-TOLD = 100_000  # files after which a walk says where it is
+REPORTED = 100_000  # files between two reports of progress
 MOST = 20_000_000  # files; more are a whole disk, not a data set
 
 
-def walk(folder: Path, faults: list[tuple[str, str]]) -> tuple[Found, set[str], set[str]]:
-    """Files, folders, and what of both is hidden, below a folder; links are not followed out of it.
+def walk(folder: Path, faults: list[tuple[str, str]]) -> tuple[Files, set[str], set[str]]:
+    """List files, folders and hidden entries below a folder, by their paths in it.
 
-    Hidden folders are not walked: they are not part of the data, and may not be readable. Adds to ``faults``.
+    Hidden folders are not entered: they are not part of the data, and may not be readable.
+
+    Args:
+        folder: Where to start.
+        faults: Gets place and reason of each folder that cannot be read, or is a link.
+
+    Raises MetashotError for the root of the file system, and for more than `MOST` files.
     """
     if folder.resolve() == Path(folder.resolve().anchor):
         raise MetashotError(f"{folder}: the whole file system: name the folder that holds the samples")
 
-    def refuse(error: OSError) -> None:
+    def note(error: OSError) -> None:
         faults.append((f"{str(error.filename)!a}:", f"cannot be read ({error.strerror})"))
 
-    files: Found = {}
+    files: Files = {}
     folders, hidden = set(), set()
-    for place, below, inside in os.walk(folder, onerror=refuse):
+    for place, subfolders, names in os.walk(folder, onerror=note):
         within = Path(place).relative_to(folder)
-        for name in [name for name in below if archive.hidden(name)]:
-            below.remove(name)
+        for name in [name for name in subfolders if archive.hidden(name)]:
+            subfolders.remove(name)
             hidden.add((within / name).as_posix())
-        below.sort()
-        for name in below:
+        subfolders.sort()
+        for name in subfolders:
             path = Path(place, name)
-            if path.is_symlink():  # would be left out in silence
+            if path.is_symlink():  # os.walk would silently skip it
                 faults.append((f"{str(path)!a}:", "a link to a folder; put the folder itself there"))
             else:
                 folders.add((within / name).as_posix())
-        for name in inside:
+        for name in names:
             file = (within / name).as_posix()
             if archive.hidden(name):
                 hidden.add(file)
                 continue
             files[file] = reader(folder / file)
-            if len(files) % TOLD == 0:
+            if len(files) % REPORTED == 0:
                 say(f"{folder}: {len(files):,} files so far, at {place!a}", err=True)
         if len(files) > MOST:
             raise MetashotError(
@@ -53,7 +58,7 @@ def walk(folder: Path, faults: list[tuple[str, str]]) -> tuple[Found, set[str], 
 
 
 def reader(path: Path) -> Read:
-    """What reads a file. It raises a MetashotError where that cannot be read, or is too large."""
+    """A function that reads a file; it raises a SampleError if that fails or the file is too large."""
 
     def read() -> bytes:
         try:
@@ -69,7 +74,10 @@ def reader(path: Path) -> Read:
 
 
 def unusable(folder: Path, path: Path) -> tuple[str, str] | None:
-    """Why a file cannot be packed, before it is opened: where it is, and the reason."""
+    """Place of a file below a folder, and the reason why it cannot be packed; None if it can.
+
+    The file is not opened.
+    """
     where = f"{str(path)!a}:"
     try:
         str(path).encode()
@@ -77,7 +85,7 @@ def unusable(folder: Path, path: Path) -> tuple[str, str] | None:
             return where, "a link that leads out of the folder; put the file itself there"
     except UnicodeEncodeError:
         return where, "cannot be read (its name is not UTF-8: rename it)"
-    except RuntimeError:  # what Python before 3.13 makes of it
+    except RuntimeError:  # Python before 3.13
         return where, "cannot be read (a link that leads to itself)"
     except OSError as error:
         return where, f"cannot be read ({error.strerror})"

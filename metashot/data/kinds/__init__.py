@@ -1,4 +1,4 @@
-"""Kinds of samples, a module each: how one is decoded to an array of the data set's form."""
+"""Kinds of samples, one module each, with the decoder to an array of the data set's form."""
 
 from typing import Any, Protocol
 
@@ -8,26 +8,26 @@ from metashot.data.kinds.base import Use
 
 
 class Kind(Protocol):
-    """A module that makes arrays of one kind of samples."""
+    """A module that decodes one kind of samples."""
 
     Prepare: type[Any]
-    """Frozen dataclass of the keys of ``prepare`` that every source of the kind has."""
+    """Frozen dataclass of the keys of ``prepare`` that all sources of the kind share."""
 
     USE: Use
-    """How people give them to a model."""
+    """The kind as the user of a registered model sees it."""
 
     def decode(self, content: bytes, form: Form) -> tuple[Any, bytes]:
-        """The array that ``form`` describes, and 16 bytes that are equal for what is the same to a person.
+        """Array of a sample in a form, and a digest of 16 bytes that is equal for equal content.
 
-        Raises ValueError, saying what the content is: "not a readable picture (truncated)"; MetashotError
-        where no sample can be decoded.
+        Raises ValueError whose message completes "is …": "not a readable picture (truncated)"; MetashotError
+        if no sample can be decoded at all.
         """
 
     def served(self, value: Any, form: Form) -> Any:
-        """A value of a table as the network takes it, prepared as the training data were; see `Use.holds`.
+        """Array for the network of a value in a request (`Use.holds`), prepared as the training data were.
 
-        Raises ValueError, saying what the value is, where it is not such a sample; MetashotError where no
-        sample can be decoded.
+        Raises ValueError, naming the value, if it is not a sample of this kind; MetashotError if no sample
+        can be decoded at all.
         """
 
 

@@ -1,4 +1,4 @@
-"""What kinds of samples have in common: how people give them to a model, and files in a table."""
+"""What kinds of samples share: how requests contain them, and the decoding of files in a table."""
 
 import base64
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """How samples of a kind are given to a model by people.
+    """A kind of samples as the user of a registered model sees it.
 
     Attributes:
-        noun: What one is called.
-        column: Of a table that is served.
-        holds: What is in the column.
-        prepared: What becomes of it, in whole sentences.
-        suffixes: Of files with samples; empty where these are given in tables alone.
-        formats: The same for a person.
-        varied: Whether training may vary the samples (`metashot.learning.augmentation`).
-        merged: Whether samples that differ as files may be the same once they are prepared.
+        noun: Name of a sample: ``picture``.
+        column: Column of a request that contains the samples.
+        holds: Content of the column.
+        prepared: How samples are prepared, in whole sentences.
+        suffixes: Suffixes of files with samples; empty if samples are only given in tables.
+        formats: The formats of these files, for messages.
+        varied: Whether training may augment the samples (`metashot.learning.augmentation`).
+        merged: Whether samples that differ as files may be equal after preparation.
     """
 
     noun: str
@@ -30,8 +30,12 @@ class Use:
     merged: bool = False
 
 
-def file_bytes(file: Any, what: str) -> bytes:
-    """Return a file's bytes out of a table, where JSON and CSV carry them as base64.
+def file_bytes(file: Any, noun: str) -> bytes:
+    """Return the bytes of a file in a table; JSON and CSV contain them as base64.
+
+    Args:
+        file: Bytes, or their base64.
+        noun: What the file contains, for messages.
 
     Raises:
         ValueError: It is neither.
@@ -42,11 +46,11 @@ def file_bytes(file: Any, what: str) -> bytes:
         try:
             return base64.b64decode("".join(file.split()), validate=True)
         except ValueError:
-            raise ValueError(f"text, but not the base64 of a {what} file") from None
-    raise ValueError(f"{described(file)}: give the bytes of a {what} file, or their base64")
+            raise ValueError(f"text, but not the base64 of a {noun} file") from None
+    raise ValueError(f"{described(file)}: give the bytes of a {noun} file, or their base64")
 
 
 def described(value: Any) -> str:
-    """Return what a value of a table is, for a message: ``null``, or the name of its type."""
+    """Return the type of a value in a table, for messages; ``null`` for missing values."""
     missing = value is None or type(value).__name__ in ("NAType", "NaTType")
     return "null" if missing or (isinstance(value, float) and value != value) else type(value).__name__

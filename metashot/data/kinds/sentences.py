@@ -1,7 +1,7 @@
-"""Texts as the vectors of a frozen sentence encoder, a folder in the layout of Sentence Transformers.
+"""Texts as embeddings by a frozen sentence encoder, a folder in the layout of Sentence Transformers.
 
-Reimers and Gurevych 2019 (arXiv:1908.10084). A text is encoded when data are preprocessed, and wherever a
-registered model is asked about it; training sees vectors.
+Reimers and Gurevych 2019 (arXiv:1908.10084). Texts are encoded in preprocessing, and in requests to a
+registered model; training sees vectors only.
 """
 
 import functools
@@ -21,7 +21,7 @@ from metashot.data.kinds import texts
 from metashot.errors import MetashotError
 from metashot.section import Section
 
-ENCODER = "METASHOT_ENCODER"  # the environment variable with the encoder's folder, where it is another one
+ENCODER = "METASHOT_ENCODER"  # environment variable: where the encoder is, if it has moved
 _LOCK = threading.Lock()
 
 Encode = Callable[[str], NDArray[np.float32]]
@@ -29,19 +29,19 @@ Encode = Callable[[str], NDArray[np.float32]]
 
 USE = replace(
     texts.USE,
-    prepared="Texts go through the sentence encoder of the training data. The model does not carry it: it "
-    "has to lie where it lay then, or in the folder that METASHOT_ENCODER names.",
+    prepared="Texts are encoded by the sentence encoder of the training data. The model does not include "
+    "it: it has to be where it was then, or in the folder that METASHOT_ENCODER names.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Section):
-    """How texts become vectors: the keys of ``prepare`` that every source of sentences has.
+    """Encoding of texts: the keys of ``prepare`` that all sources of sentences share.
 
     Attributes:
         encoder: Folder of the encoder, relative to the repository or absolute.
         encoder_md5: Digest of its files, written by `metashot refresh`; empty before the first time.
-        width: Numbers in a vector.
+        width: Dimension of the embeddings.
     """
 
     rotations: ClassVar[bool] = False
@@ -61,52 +61,52 @@ class Prepare(Section):
 
 
 def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
-    """A text in UTF-8 as a vector ``[width]``, and a digest of the text (`texts.digest`).
+    """Embedding ``[width]`` of a text in UTF-8, and a digest of the text (`texts.digest`).
 
-    Each text is encoded by itself: its vector depends on nothing else.
+    Each text is encoded by itself: its embedding depends on nothing else.
 
     Raises:
-        ValueError: It is not UTF-8, without a character, or its vector is not of finite numbers.
-        MetashotError: There is no such encoder.
+        ValueError: It is not UTF-8, is blank, or its embedding is not finite.
+        MetashotError: The encoder is missing, or not the pinned one.
     """
     text = content.decode()
     normalised = texts.normalised(text)
     if not normalised:
         raise ValueError("empty")
-    place = folder(form)
-    with _LOCK:  # its tokenizer is for one thread, and it is to be loaded once
-        vector = _encoder(place, form.decoding["md5"])(text)
+    path = folder(form)
+    with _LOCK:  # tokenizers are not thread-safe, and the encoder should be loaded once
+        vector = _encoder(path, form.decoding["md5"])(text)
     if vector.shape != form.shape:
-        raise MetashotError(f"{place}: its vectors have {len(vector)} numbers: set prepare.width to that")
+        raise MetashotError(f"{path}: its vectors have {len(vector)} numbers: set prepare.width to that")
     if not np.isfinite(vector).all():
         raise ValueError("a text whose vector is not finite")
     return vector, texts.digest(normalised)
 
 
 def folder(form: Form, root: Path = Path()) -> Path:
-    """Where the encoder is: as METASHOT_ENCODER says, or else where it was in the repository ``root``."""
-    elsewhere = os.environ.get(ENCODER)
-    return Path(elsewhere) if elsewhere else root / form.decoding["encoder"]
+    """Folder of the encoder: METASHOT_ENCODER if that is set, else its path in the repository ``root``."""
+    moved = os.environ.get(ENCODER)
+    return Path(moved) if moved else root / form.decoding["encoder"]
 
 
-def digest(place: Path) -> str:
-    """Digest of an encoder: of names and contents of the files in its folder, hidden ones left out.
+def digest(folder: Path) -> str:
+    """Digest of an encoder: names and contents of the files in its folder, without hidden ones.
 
     Raises:
         MetashotError: It is not a folder in the layout of Sentence Transformers, or cannot be read.
     """
-    if not (place / "modules.json").is_file():
+    if not (folder / "modules.json").is_file():
         raise MetashotError(
-            f"{place}: no sentence encoder (a folder that SentenceTransformer.save wrote); set "
-            f"prepare.encoder, or {ENCODER} where a model is used elsewhere"
+            f"{folder}: no sentence encoder (a folder that SentenceTransformer.save wrote); set "
+            f"prepare.encoder, or {ENCODER} if a model is used elsewhere"
         )
-    found = (path.relative_to(place) for path in place.rglob("*") if path.is_file())
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     try:
         return files.folder_md5(
             {
-                name.as_posix(): files.md5(place / name)
-                for name in found
-                if not any(part.startswith(".") for part in name.parts)  # a download leaves its times there
+                name.as_posix(): files.md5(folder / name)
+                for name in names
+                if not any(part.startswith(".") for part in name.parts)  # downloads keep timestamps there
             }
         )
     except OSError as error:
@@ -114,22 +114,22 @@ def digest(place: Path) -> str:
 
 
 def served(value: object, form: Form) -> NDArray[np.float32]:
-    """A text as its vector; see `decode`. Raises ValueError for what is not a text."""
+    """Embedding of a text, as in `decode`. Raises ValueError for other types."""
     return decode(texts.text_of(value), form)[0]
 
 
 @functools.cache
-def _encoder(place: Path, md5: str) -> Encode:
-    """The encoder in a folder, which has to be the one that is pinned."""
-    if (found := digest(place)) != md5:
+def _encoder(folder: Path, md5: str) -> Encode:
+    """Load the encoder in a folder. Raises MetashotError if it is not the pinned one or cannot be loaded."""
+    if (present := digest(folder)) != md5:
         raise MetashotError(
-            f"{place}: not the encoder that is pinned (prepare.encoder_md5: {md5 or 'none yet'}); restore "
-            f"its files, or pin those that are there, {found}: `metashot refresh`"
+            f"{folder}: not the encoder that is pinned (prepare.encoder_md5: {md5 or 'none yet'}); restore "
+            f"its files, or run `metashot refresh` to pin the present ones ({present})"
         )
-    for path in sorted(place.rglob("pytorch_model.bin")):
-        if not any(path.parent.glob("model.safetensors*")):  # which is read where both are there
-            raise MetashotError(f"{path}: pickled weights, which are not read; save them as safetensors")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported; telemetry is off as well
+    for path in sorted(folder.rglob("pytorch_model.bin")):
+        if not any(path.parent.glob("model.safetensors*")):  # which is preferred
+            raise MetashotError(f"{path}: pickled weights are not read: save them as safetensors")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported; also disables telemetry
     try:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -139,7 +139,7 @@ def _encoder(place: Path, md5: str) -> Encode:
         ) from None
     try:
         model = SentenceTransformer(
-            str(place),
+            str(folder),
             device="cpu",
             trust_remote_code=False,
             local_files_only=True,
@@ -147,11 +147,11 @@ def _encoder(place: Path, md5: str) -> Encode:
         )
     except Exception as error:  # tokenizers raises nothing narrower
         reason = " ".join(str(error).split())
-        raise MetashotError(f"{place}: the encoder cannot be loaded ({reason[:300]})") from error
+        raise MetashotError(f"{folder}: the encoder cannot be loaded ({reason[:300]})") from error
 
     def encode(text: str) -> NDArray[np.float32]:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # how sums round is not to depend on the machine's cores
+        torch.set_num_threads(1)  # rounding must not depend on the number of cores
         try:
             vector = model.encode([text], show_progress_bar=False, convert_to_numpy=True)[0]
         finally:

@@ -1,4 +1,4 @@
-"""Series: numbers of several channels over time, to arrays of one length."""
+"""Series: several channels of numbers over time, to arrays of one length."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from metashot.data import Form
 from metashot.data.kinds.base import Use, described
 from metashot.section import Section
 
-GREATEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 USE = Use(
     noun="series",
     column="series",
     holds="lists of numbers, one for each channel",
-    prepared="Series are brought to the model's length, and prepared as those that it was trained on.",
+    prepared="Series are brought to the model's length, and prepared like its training data.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Section):
-    """How series are made equal: the keys of ``prepare`` that every source of series has.
+    """Preparation of series: the keys of ``prepare`` that all sources of series share.
 
     Attributes:
-        channels: Their names, in the order that a network gets them.
-        length: Steps in time.
-        fit: What becomes of a series of another length. With ``crop`` its middle counts, and what is shorter
-            gets zeros at both ends; with ``stretch`` it is interpolated, linearly, from first to last step.
-        standardise: ``series``: each channel of each series gets mean 0 and standard deviation 1, before it
-            is fitted, so that only its course counts, and not its level or size. ``none``: as it is.
+        channels: Names of the channels, in the order of the network's input.
+        length: Number of time steps.
+        fit: How series of another length are fitted. ``crop`` takes the middle, and pads shorter series with
+            zeros at both ends; ``stretch`` interpolates linearly between the first and the last step.
+        standardise: ``series`` scales each channel of each series to mean 0 and standard deviation 1 before
+            it is fitted, so that its shape counts, not its level or scale; ``none`` does not.
     """
 
     rotations: ClassVar[bool] = False
@@ -56,34 +56,34 @@ class Prepare(Section):
 
 
 def encode(series: NDArray[np.float64]) -> bytes:
-    """What `decode` takes, of ``[C, T]``."""
+    """Content of a series ``[C, T]`` for `decode`."""
     return series.astype("<f8").tobytes()
 
 
 def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
-    """A series as ``[C, length]``, and a digest of its numbers. Raises ValueError as `fitted` does."""
+    """A series ``[C, length]``, and a digest of its numbers. Raises ValueError as `fitted` does."""
     series = np.frombuffer(content, "<f8").reshape(form.shape[0], -1)
     return fitted(series, form), hashlib.blake2b(content, digest_size=16).digest()
 
 
 def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
-    """A series ``[C, T]`` as ``[C, length]``; see `Prepare`.
+    """Fit a series ``[C, T]`` to ``[C, length]``; see `Prepare`.
 
-    A channel that never changes becomes 0 where series are standardised.
+    Standardisation maps a constant channel to 0.
 
-    Raises ValueError for fewer than two steps, and for what is not a finite number in single precision.
+    Raises ValueError for fewer than two steps, and for values that are not finite in single precision.
     """
     (_, length), steps = form.shape, series.shape[1]
     if steps < 2:
-        raise ValueError(f"too short: {steps} steps in time, at least 2 are needed")
-    if len(bad := np.argwhere(~(np.abs(series) <= GREATEST))):
-        channel, step = bad[0]
+        raise ValueError(f"too short: {steps} time steps, at least 2 are needed")
+    if len(invalid := np.argwhere(~(np.abs(series) <= LARGEST))):
+        channel, step = invalid[0]
         name = form.decoding["channels"][channel]
         raise ValueError(f"without a finite number in channel {name!r} at step {step}")
     if form.decoding["standardise"] == "series":
         deviation = series.std(axis=1, keepdims=True)
-        still = np.ptp(series, axis=1, keepdims=True) == 0  # whose deviation may be a rounding error
-        series = (series - series.mean(axis=1, keepdims=True)) / np.where(still, np.inf, deviation)
+        constant = np.ptp(series, axis=1, keepdims=True) == 0  # their deviation may be a rounding error
+        series = (series - series.mean(axis=1, keepdims=True)) / np.where(constant, np.inf, deviation)
     if form.decoding["fit"] == "stretch":
         return _stretched(series, length)
     start = max(0, steps - length) // 2
@@ -94,24 +94,24 @@ def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
 
 
 def served(value: Any, form: Form) -> NDArray[np.float32]:
-    """Lists of numbers ``[channels][time]`` as ``[C, length]``, prepared as the training data were.
+    """Lists of numbers ``[C][T]`` as an array ``[C, length]``, prepared as the training data were.
 
-    Raises ValueError as `fitted` does, and for what is not such a list.
+    Raises ValueError as `fitted` does, and for any other value.
     """
     channels = form.decoding["channels"]
     try:
-        found = np.stack([np.asarray(channel, np.float64) for channel in value])
+        series = np.stack([np.asarray(channel, np.float64) for channel in value])
     except (TypeError, ValueError):
-        found = np.empty(0)
-    if found.ndim != 2 or len(found) != len(channels):
+        series = np.empty(0)
+    if series.ndim != 2 or len(series) != len(channels):
         lists = (
             f"{len(channels)} lists ({', '.join(channels)})" if len(channels) > 1 else "a list with one list"
         )
         raise ValueError(f"{described(value)}: give {lists} of equally many numbers")
-    return fitted(found, form)
+    return fitted(series, form)
 
 
 def _stretched(series: NDArray[Any], length: int) -> NDArray[np.float32]:
     steps = np.arange(series.shape[1])
-    at = np.linspace(0, steps[-1], length)
-    return np.stack([np.interp(at, steps, channel) for channel in series]).astype(np.float32)
+    positions = np.linspace(0, steps[-1], length)
+    return np.stack([np.interp(positions, steps, channel) for channel in series]).astype(np.float32)

@@ -1,10 +1,9 @@
-"""Texts as bags of hashed n-grams: words, runs of words and pieces of words.
+"""Texts as bags of hashed n-grams: words, runs of words and character n-grams of words.
 
-As fastText has them (Bojanowski et al. 2017, arXiv:1607.04606, section 3.2; Joulin et al. 2017,
-arXiv:1607.01759, section 2.1): a word is marked at both ends, ``<card>``, its pieces are all substrings of
-certain lengths, ``<ca car ard rd>``, and what was never seen in training still shares pieces with what was.
-Here nothing is looked up in a vocabulary. An n-gram is its hash, and a network folds the hashes into a table
-of its own size.
+As in fastText (Bojanowski et al. 2017, arXiv:1607.04606, section 3.2; Joulin et al. 2017, arXiv:1607.01759,
+section 2.1): words are marked at both ends, ``<card>``; their character n-grams are all substrings of certain
+lengths, ``<ca car ard rd>``, so that an unseen word shares some with words seen in training. There is no
+vocabulary: an n-gram is represented by its hash, which a network reduces to the size of its embedding table.
 """
 
 import hashlib
@@ -22,15 +21,15 @@ from metashot.data import Form
 from metashot.data.kinds.base import Use, described
 from metashot.section import Section
 
-_WORD = re.compile(r"\w+|[^\w\s]")  # a mark of punctuation is a word of its own
+_WORD = re.compile(r"\w+|[^\w\s]")  # a punctuation mark counts as a word
 
 
 USE = Use(
     noun="text",
     column="text",
     holds="a text",
-    prepared="Case and spaces do not count. The model goes by words and pieces of words: it knows no "
-    "synonyms but those that training showed it.",
+    prepared="Case and spaces do not matter. The model compares words and parts of words; it knows only the "
+    "synonyms that it learned in training.",
     suffixes=frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"}),
     formats="txt, csv, tsv, json, jsonl, ndjson, parquet",
     merged=True,
@@ -39,13 +38,13 @@ USE = Use(
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Section):
-    """How texts become n-grams: the keys of ``prepare`` that every source of texts has.
+    """Extraction of n-grams from texts: the keys of ``prepare`` that all sources of texts share.
 
     Attributes:
-        length: N-grams of a text that count; of a longer text the first, whole words before pieces.
-        words: Words in the longest run of words; 1 for no runs.
-        shortest: Characters in the shortest piece of a word, its marks counted.
-        longest: In the longest; 0 for no pieces.
+        length: Maximum number of n-grams of a text; longer texts are cut, character n-grams first.
+        words: Words in the longest run of words; 1 for single words only.
+        shortest: Characters in the shortest character n-gram, end marks included.
+        longest: Characters in the longest; 0 for no character n-grams.
     """
 
     rotations: ClassVar[bool] = False
@@ -56,9 +55,9 @@ class Prepare(Section):
     longest: int
 
     def __post_init__(self) -> None:
-        for key, most in (("length", 100_000), ("words", 10), ("shortest", 100)):
-            if not 1 <= (value := getattr(self, key)) <= most:
-                raise ValueError(f"{key}: {value} is not between 1 and {most:,}")
+        for key, largest in (("length", 100_000), ("words", 10), ("shortest", 100)):
+            if not 1 <= (value := getattr(self, key)) <= largest:
+                raise ValueError(f"{key}: {value} is not between 1 and {largest:,}")
         if self.longest and not self.shortest <= self.longest <= 100:
             raise ValueError(f"longest: {self.longest} is neither 0 nor between shortest and 100")
 
@@ -70,58 +69,58 @@ class Prepare(Section):
 
 
 def decode(content: bytes, form: Form) -> tuple[NDArray[np.int32], bytes]:
-    """A text in UTF-8 as the numbers ``[length]`` of its n-grams, and a digest of the text.
+    """Hashes ``[length]`` of the n-grams of a text in UTF-8, and a digest of the text.
 
-    Numbers are 1 to 2**31 - 1, half of the CRC-32 of the n-gram, the same on every machine; 0 is padding.
+    A hash is the upper 31 bits of the CRC-32 of the n-gram, at least 1; 0 is padding.
 
-    Raises ValueError for what is not UTF-8, and for a text without a character.
+    Raises ValueError if the content is not UTF-8, or blank.
     """
     text = normalised(content.decode())
     if not text:
         raise ValueError("empty")
-    numbers = np.zeros(form.shape, np.int32)
-    for place, ngram in zip(range(len(numbers)), ngrams(text, **form.decoding), strict=False):
-        numbers[place] = zlib.crc32(ngram.encode()) >> 1 or 1
-    return numbers, digest(text)
+    hashes = np.zeros(form.shape, np.int32)
+    for position, ngram in zip(range(len(hashes)), ngrams(text, **form.decoding), strict=False):
+        hashes[position] = zlib.crc32(ngram.encode()) >> 1 or 1
+    return hashes, digest(text)
 
 
 def ngrams(text: str, words: int, shortest: int, longest: int) -> Iterator[str]:
-    """N-grams of a normalised text, as often as they are in it.
+    """N-grams of a text, repeated as often as they occur: runs of words, then character n-grams.
 
     Args:
-        text: As `normalised` returns it.
-        words: Runs of up to so many words.
-        shortest: Pieces of words of at least so many characters.
-        longest: And at most so many.
+        text: A text as `normalised` returns it.
+        words: Words in the longest run.
+        shortest: Characters in the shortest character n-gram.
+        longest: Characters in the longest.
     """
     marked = [f"<{word}>" for word in _WORD.findall(text)]
     for size in range(1, words + 1):
         for start in range(len(marked) - size + 1):
             yield " ".join(marked[start : start + size])
     for word in marked:
-        for size in range(shortest, min(longest, len(word) - 1) + 1):  # less than the word, which was there
+        for size in range(shortest, min(longest, len(word) - 1) + 1):  # shorter than the word itself
             for start in range(len(word) - size + 1):
                 yield word[start : start + size]
 
 
 def normalised(text: str) -> str:
-    """A text with one way to write what reads alike: Unicode NFKC, no case, single spaces."""
+    """Normalise a text: Unicode NFKC, case folded, single spaces."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 
 
 def digest(text: str) -> bytes:
-    """16 bytes that stand for a normalised text."""
+    """Digest of a normalised text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def served(value: object, form: Form) -> NDArray[np.int32]:
-    """A text as the numbers of its n-grams; see `decode`. Raises ValueError for what is not a text."""
+    """Hashes of the n-grams of a text, as in `decode`. Raises ValueError for other types."""
     return decode(text_of(value), form)[0]
 
 
 def text_of(value: object) -> bytes:
-    """A text out of a table, in UTF-8. Raises ValueError for what is not a text."""
+    """UTF-8 of a text in a table. Raises ValueError for other types."""
     if not isinstance(value, str):
         raise ValueError(f"{described(value)}: give a text")  # noqa: TRY004 - a mistake in the table
     return value.encode()

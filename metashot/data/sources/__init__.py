@@ -1,4 +1,4 @@
-"""Sources of data: a module each, and what it offers to the download and preprocess stages."""
+"""Data sources, one module each, and the functions that the download and preprocess stages call."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,45 +9,45 @@ from metashot.data import Form, Item
 
 
 class Prepare(Protocol):
-    """How samples are made from what was downloaded: parameters that every source has, beside its own."""
+    """Parameters of preprocessing that every source has, besides its own."""
 
     @property
     def rotations(self) -> bool:
-        """Whether the samples turned by 90, 180 and 270 degrees are classes of their own."""
+        """Whether samples rotated by 90, 180 and 270 degrees are further classes."""
 
     @property
     def repeated(self) -> str:
-        """What becomes of a sample that is in two splits: ``refuse`` it all, or ``remove`` one of them."""
+        """What to do about a sample that is in two splits: ``refuse`` the data, or ``remove`` the sample."""
 
     @property
     def disjoint(self) -> bool:
-        """Whether the splits have classes of their own."""
+        """Whether each class is in one split only."""
 
     @property
     def form(self) -> Form:
-        """What every sample becomes; its ``kind`` names the module with the decoder."""
+        """Shape and type of a decoded sample; its ``kind`` names the module with the decoder."""
 
 
 class Source(Protocol):
-    """A module that gets data of one kind, or one data set."""
+    """A module that provides one data set, or the user's own data in one layout."""
 
     Raw: type[Any]
-    """Frozen dataclass of the section ``data.<dataset>.raw`` of params.yaml: what `download` depends on."""
+    """Frozen dataclass of the section ``data.<dataset>.raw`` of params.yaml, the parameters of `download`."""
     Prepare: type[Any]
-    """Frozen dataclass of the section ``data.<dataset>.prepare``: what `preprocess` depends on."""
+    """Frozen dataclass of the section ``data.<dataset>.prepare``, the parameters of `preprocess`."""
     ABOUT: Mapping[str, object]
     """source, licence, citation, synthetic."""
 
     def download(self, raw: Any, directory: Path) -> None:
-        """Make or fetch the raw files."""
+        """Fetch or generate the raw files."""
 
     def items(self, prepare: Any, directory: Path) -> Iterable[Item]:
-        """Every sample in the raw files, as `ordered` puts them, whenever they are iterated."""
+        """Every sample in the raw files, in the order of `ordered`; may be iterated more than once."""
 
 
 @runtime_checkable
 class Local(Protocol):
-    """A source of files on this machine, which may change; its ``Raw`` pins their content as ``md5``."""
+    """A source of local files, which may change; its ``Raw`` pins their content as ``md5``."""
 
     def digest(self, raw: Any, root: Path) -> str:
         """Digest of the files as they are now."""
@@ -55,7 +55,7 @@ class Local(Protocol):
 
 @runtime_checkable
 class Encoded(Protocol):
-    """A source with an encoder on this machine, which its ``Prepare`` pins as ``encoder_md5``."""
+    """A source that uses a local encoder, which its ``Prepare`` pins as ``encoder_md5``."""
 
     def encoder_digest(self, prepare: Any, root: Path) -> str:
         """Digest of the encoder as it is now."""

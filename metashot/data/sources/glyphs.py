@@ -1,7 +1,7 @@
-"""Glyphs: a synthetic data set shaped like Omniglot, made offline in seconds.
+"""Glyphs: a synthetic data set like Omniglot, generated offline in seconds.
 
-The characters of 16 scripts, taken from the DejaVu fonts that matplotlib ships, drawn by writers of different
-hands. A writer has a pen, a slant and favourite fonts; on top of that every drawing is turned, scaled,
+The characters of 16 scripts from the DejaVu fonts that matplotlib ships, each drawn by several synthetic
+writers. A writer has a pen width, a slant and favourite fonts; every drawing is also rotated, scaled,
 sheared, shifted and bent.
 """
 
@@ -41,13 +41,13 @@ _ARCHIVE = "glyphs.zip"
 
 
 class Script(NamedTuple):
-    """A script, the split it belongs to, and the code points of its characters, first and last."""
+    """A script: its split, and the first and last code point of each range of its characters."""
 
     split: Split
     ranges: tuple[tuple[int, int], ...]
 
 
-# Of two characters that look alike, the one further up is kept. Small scripts come first to keep theirs.
+# Of two characters that look alike, the first is kept; small scripts come first, to keep theirs
 SCRIPTS: Mapping[str, Script] = {
     "Hebrew": Script("val", ((0x5D0, 0x5EA),)),
     "Old_Italic": Script("val", ((0x10300, 0x1032F),)),
@@ -68,25 +68,25 @@ SCRIPTS: Mapping[str, Script] = {
     "Canadian_Aboriginal": Script("train", ((0x1400, 0x167F),)),
     "Mathematical": Script("train", ((0x2200, 0x22FF), (0x2A00, 0x2AFF))),
 }
-# The first font that has a character shows what it looks like when duplicates are sought.
+# The first font that has a character gives the shape by which duplicates are found
 FONTS = (
     *("Sans", "Sans-Bold", "Sans-Oblique", "Serif", "Serif-Bold", "Serif-Italic"),
     *("SansMono", "SansMono-Bold"),
 )
-_CANVAS = 64  # a character is drawn from a field of _CANVAS x _CANVAS
-_EXTENT = 40  # and its longer side is _EXTENT there
-_PAPER = 56  # drawings are _PAPER x _PAPER pixels, ink or no ink
-_SIMILAR = 0.90  # characters of a higher cosine similarity, slightly blurred, are the same to the eye
+_CANVAS = 64  # height and width of the distance field of a character
+_EXTENT = 40  # longer side of the character in it
+_PAPER = 56  # height and width of a drawing, in pixels
+_SIMILAR = 0.90  # cosine similarity of blurred shapes above which characters count as duplicates
 _BINS = 256  # sub-pixel positions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw(Section):
-    """Section ``data.glyphs.raw`` of params.yaml: what is drawn.
+    """Section ``data.glyphs.raw`` of params.yaml.
 
     Attributes:
-        seed: Of every writer's hand.
-        writers: Drawings of each character.
+        seed: Seed of all drawings.
+        writers: Number of drawings of each character.
     """
 
     seed: int
@@ -110,7 +110,7 @@ class Prepare(images.Drawings):
 
 
 class _Hand(NamedTuple):
-    """What a writer keeps from one character to the next."""
+    """The style of a writer, the same for all characters."""
 
     fonts: NDArray[np.int64]  # indices into FONTS, the favourite first
     pen: float  # half the width of a stroke, in pixels of the canvas
@@ -119,7 +119,7 @@ class _Hand(NamedTuple):
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
-    """Every drawing. A character `<script>/<code point>` is in the split of its script."""
+    """Every drawing. A character ``<script>/<code point>`` is in the split of its script."""
     return archive.items(directory / _ARCHIVE, images.SUFFIXES, lambda _, script, *name: _split_of(script))
 
 
@@ -130,10 +130,10 @@ def _split_of(script: str) -> Split:
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Draw every character ``raw.writers`` times into glyphs.zip; same parameters, same bytes."""
+    """Draw every character ``raw.writers`` times, to glyphs.zip; the same parameters give the same bytes."""
     characters = distinct(_fonts())
     with (
-        # not forked: the position in a font's open file would be shared
+        # not forked: processes would share the position in a font's open file
         ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool,
         replacing(directory / _ARCHIVE) as partial,
         zipfile.ZipFile(partial, "w") as packed,
@@ -142,17 +142,17 @@ def download(raw: Raw, directory: Path) -> None:
         bar = tqdm(drawn, "drawing", len(characters), unit=" characters", leave=False, disable=None)
         for (script, code), pictures in zip(characters, bar, strict=True):
             for writer, picture in enumerate(pictures, start=1):
-                # A ZipInfo of its own has the date 1980-01-01, not today's.
+                # A new ZipInfo has the date 1980-01-01, not today's
                 packed.writestr(zipfile.ZipInfo(f"{script}/U+{code:04X}/{writer:02d}.png"), picture)
 
 
 def _pictures(raw: Raw, code: int) -> list[bytes]:
-    """One character by every writer, as PNG files."""
+    """PNG files of a character, one by each writer."""
     return [_png(ink) for ink in _draw(raw.seed, _fonts(), _hands(raw), code)]
 
 
 class _Font:
-    """A font of DejaVu, with its characters as signed distance fields."""
+    """A DejaVu font whose characters are signed distance fields."""
 
     def __init__(self, name: str) -> None:
         self._font = FT2Font(Path(matplotlib.get_data_path(), "fonts", "ttf", f"DejaVu{name}.ttf"))
@@ -160,9 +160,9 @@ class _Font:
         self.codes = frozenset(self._font.get_charmap())
 
     def field(self, code: int) -> NDArray[np.float64]:
-        """Distance to the edge of a stroke, [_CANVAS, _CANVAS], positive within.
+        """Distance to the edge of a stroke, ``[_CANVAS, _CANVAS]``, positive inside.
 
-        The character is centred and scaled until its longer side is _EXTENT.
+        The character is centred, and scaled so that its longer side is `_EXTENT`.
         """
         self._font.set_text(chr(code))
         self._font.draw_glyphs_to_bitmap()
@@ -184,27 +184,27 @@ def _fonts() -> list[_Font]:
 
 
 def distinct(fonts: list[_Font]) -> list[tuple[str, int]]:
-    """Script and code point of every character that the fonts have and that looks like none before it.
+    """Script and code point of every character in the fonts that does not look like an earlier one.
 
-    Composed characters (é, presentation forms) are left out, and so are marks.
+    Marks and composed characters (é, presentation forms) are excluded.
     """
-    found: list[tuple[str, int]] = []
+    kept: list[tuple[str, int]] = []
     characters = list(_characters())
-    looks = np.empty((len(characters), (_CANVAS // 4) ** 2), np.int32)  # of the characters found
+    shapes = np.empty((len(characters), (_CANVAS // 4) ** 2), np.int32)  # of the characters kept
     for script, code in characters:
         font = next((font for font in fonts if code in font.codes), None)
         if font is None:
             continue
         field = font.field(code)
-        # One pen for all, or a bold letter would pass for another; integers, so that processors agree.
+        # One pen for all, so that bold does not make a difference; integers, so that processors agree
         ink = (field + _thickening(field, 2.0) > 0).astype(np.float64)
-        look = np.round(255 * gaussian_filter(ink, 2.0)[2::4, 2::4]).astype(np.int32).ravel()
-        before = looks[: len(found)]
-        lengths = np.sqrt(np.einsum("ni,ni->n", before, before, dtype=np.float64) * (look @ look))
-        if np.all(np.einsum("ni,i->n", before, look) <= _SIMILAR * lengths):
-            looks[len(found)] = look
-            found.append((script, code))
-    return found
+        shape = np.round(255 * gaussian_filter(ink, 2.0)[2::4, 2::4]).astype(np.int32).ravel()
+        earlier = shapes[: len(kept)]
+        norms = np.sqrt(np.einsum("ni,ni->n", earlier, earlier, dtype=np.float64) * (shape @ shape))
+        if np.all(np.einsum("ni,i->n", earlier, shape) <= _SIMILAR * norms):
+            shapes[len(kept)] = shape
+            kept.append((script, code))
+    return kept
 
 
 def _characters() -> Iterator[tuple[str, int]]:
@@ -217,8 +217,8 @@ def _characters() -> Iterator[tuple[str, int]]:
 
 
 def _thickening(field: NDArray[np.float64], pen: float) -> float:
-    """How much to add to a distance field for strokes of half width `pen`. Hairlines survive."""
-    middle = np.sort(field[(field > 0) & (field == maximum_filter(field, 3))])  # of the strokes
+    """What to add to a distance field for strokes of half width ``pen``; hairlines are preserved."""
+    middle = np.sort(field[(field > 0) & (field == maximum_filter(field, 3))])  # centre lines of strokes
     hairline, stroke = middle[len(middle) // 20], middle[len(middle) // 2]
     return float(max(pen - stroke, 0.8 - hairline))
 
@@ -239,9 +239,10 @@ def _hands(raw: Raw) -> list[_Hand]:
 
 
 def _draw(seed: int, fonts: list[_Font], hands: list[_Hand], code: int) -> NDArray[np.bool_]:
-    """One character by every writer, [writers, _PAPER, _PAPER], True where there is ink.
+    """Drawings of a character, one by each writer: ``[writers, _PAPER, _PAPER]``, True for ink.
 
-    Positions are rounded to 1/_BINS pixel, and the rest is integers, so that processors agree on every pixel.
+    Positions are rounded to 1/_BINS pixel, and the rest is integer arithmetic, so that processors agree on
+    every pixel.
     """
     random = np.random.default_rng([seed, 1 << 20, code])
     n = len(hands)
@@ -251,14 +252,14 @@ def _draw(seed: int, fonts: list[_Font], hands: list[_Hand], code: int) -> NDArr
     lift = np.array([_thickening(fields[i], hand.pen) for i, hand in zip(which, hands, strict=True)])
     fixed = np.round(fields * _BINS).astype(np.int32)
 
-    # From paper to canvas: scale, turn, slant; then shift and bend.
+    # From paper to canvas: scale, rotate, slant; then shift and bend
     scale = _CANVAS / _PAPER * random.uniform(0.85, 1.15, n)
     angle = random.uniform(-0.25, 0.25, n)
     slant = random.uniform(-0.15, 0.15, n) + [hand.slant for hand in hands]
     aspect = np.sqrt(random.uniform(0.85, 1.18, n) * [hand.aspect for hand in hands])
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # rows y, x
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # rows y, x
     shear = np.array([[np.ones(n), np.zeros(n)], [slant, np.ones(n)]])
-    matrix = np.einsum("ijn,jkn,n->nik", shear, turn, scale)
+    matrix = np.einsum("ijn,jkn,n->nik", shear, rotation, scale)
     matrix *= np.stack([aspect, 1 / aspect], axis=1)[:, :, None]
     shift = random.uniform(-2, 2, (n, 2))
     bend = _SPLINE @ random.uniform(-_BEND, _BEND, (n, 2, _KNOTS, _KNOTS)) @ _SPLINE.T
@@ -278,7 +279,7 @@ def _draw(seed: int, fonts: list[_Font], hands: list[_Hand], code: int) -> NDArr
 
 
 def _splines(size: int, knots: int) -> NDArray[np.float64]:
-    """Weights of a cubic B-spline's `knots` control points at `size` places, [size, knots]."""
+    """Weights ``[size, knots]`` of the control points of a cubic B-spline at evenly spaced places."""
     distance = np.abs(np.linspace(0.5, knots - 1.5, size)[:, None] - np.arange(knots))
     near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
     return np.where(distance < 1, near, far)

@@ -1,32 +1,27 @@
 """Image folder: pictures of your own, one folder for each class, as a folder or in a zip file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metashot.data import Form
-from metashot.data.files import folders
+from metashot.data.files import division, folders
 from metashot.data.kinds import images
+from metashot.data.sources.folder import FolderSource, about
 
 Raw = folders.Raw
-ABOUT: Mapping[str, object] = {
-    "source": "an image folder",
-    "licence": "as its owner says",
-    "citation": "",
-    "synthetic": False,
-}
-_FOLDER = folders.Folder(images.SUFFIXES, "images")
+ABOUT = about("an image folder")
+_FOLDER = FolderSource(images.SUFFIXES, "images")
 digest, download, items = _FOLDER.digest, _FOLDER.download, _FOLDER.items
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepare(images.Prepare, folders.Prepare):
-    """Section ``prepare`` of a data set that is a folder of pictures.
+class Prepare(images.Prepare, division.Prepare):
+    """Section ``prepare`` of a data set of pictures.
 
     Attributes:
-        colour: Whether pictures are RGB; grey ones are inverted, as drawings are dark on light.
-        bits: How many of their bits files of 16 use: 12 where the greatest value is 4,095.
-        fit: What becomes of a picture that is not square: its sides are stretched to one length, or cropped
-            to the square in its middle.
+        colour: Whether to decode pictures to RGB; grey pictures are inverted, as drawings are dark on light.
+        bits: Bits of a channel that 16-bit files use: 12 if the largest value is 4,095.
+        fit: How a picture that is not square becomes so: ``stretch`` it, or ``crop`` to the square in its
+            middle.
     """
 
     colour: bool

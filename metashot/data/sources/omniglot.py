@@ -19,7 +19,7 @@ ABOUT: Mapping[str, object] = {
     "synthetic": False,
 }
 _URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
-# md5 of the published zip, and of a deterministic zip that holds the same pictures byte for byte.
+# md5 of the published zip, and of a deterministic zip of the same pictures, byte for byte
 _DIGESTS = {
     "images_background.zip": ("68d2efa1b9178cc56df9314c21c6e718", "f22f7219faa097ef40d7d405c0539313"),
     "images_evaluation.zip": ("6b91aef0f799c5bb55b94e3f2daec811", "ef301fd1e34f3b482f18f3f9811dd1f4"),
@@ -52,7 +52,7 @@ _EVALUATION = frozenset(
 
 @dataclass(frozen=True)
 class Raw(Section):
-    """Section ``data.omniglot.raw`` of params.yaml: nothing about the archives can be chosen."""
+    """Section ``data.omniglot.raw`` of params.yaml, which has no keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,10 @@ class Prepare(images.Drawings):
     """Section ``data.omniglot.prepare`` of params.yaml.
 
     Attributes:
-        split: ``vinyals`` (Vinyals et al. 2016, as used by Snell et al. 2017: 1,028 / 172 / 423 characters)
-            or ``background`` (Lake et al. 2015: the background alphabets, five of them for validation,
-            against the evaluation alphabets: 792 / 172 / 659).
+        split: ``vinyals`` (Vinyals et al. 2016, as used by Snell et al. 2017) or ``background`` (Lake et al.
+            2015: background alphabets for training and, five of them, for validation; evaluation alphabets
+            for the test). Characters for training, validation and test: 1,028, 172 and 423, or 792, 172 and
+            659.
     """
 
     split: Literal["vinyals", "background"]
@@ -76,13 +77,13 @@ class Prepare(images.Drawings):
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Fetch the two archives, from METASHOT_MIRROR when that is set."""
+    """Fetch the two archives, from METASHOT_MIRROR if that is set."""
     for name, digests in _DIGESTS.items():
         fetch(_URL + name, directory / name, digests, mirror())
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
-    """Every drawing. All alphabets but Gurmukhi stay whole."""
+    """Every drawing. Only the alphabet Gurmukhi is divided between splits."""
     return ordered(
         item
         for name in _DIGESTS
@@ -95,7 +96,7 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
 
 
 def split_of(prepare: Prepare, superclass: str, name: str) -> Split:
-    """Split of the character `<superclass>/<name>`."""
+    """Split of the character ``<superclass>/<name>``."""
     test = _VINYALS_TEST if prepare.split == "vinyals" else _EVALUATION
     if superclass in test or f"{superclass}/{name}" in test:
         return "test"

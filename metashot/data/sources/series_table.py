@@ -1,8 +1,8 @@
-"""Series table: measurements over time of your own, as CSV, TSV or Parquet, one row for each step.
+"""Series table: your own measurements over time, as CSV, TSV or Parquet, one row for each step.
 
-Columns: ``id`` says which series a row belongs to, ``label`` its class; one column for each channel; with
-``time``, numbers or times, that is the order of a series' rows, otherwise the table's order; with
-``prepare.split: listed``, ``split`` says ``train``, ``val`` or ``test``. Others do not count.
+Columns: ``id``, the series that a row belongs to; ``label``, its class; one column for each channel;
+optionally ``time``, numbers or times by which the rows of a series are sorted; with ``prepare.split: listed``
+also ``split``: ``train``, ``val`` or ``test``. Other columns are ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,29 +16,35 @@ from numpy.typing import NDArray
 from pyarrow import compute, csv
 
 from metashot.data import Item, Key, ordered
-from metashot.data.files import archive, delimited, folders, split_lists, tables
+from metashot.data.files import (
+    Files,
+    archive,
+    class_names,
+    delimited,
+    division,
+    local,
+    pinned,
+    split_lists,
+    tables,
+)
 from metashot.data.kinds import series
+from metashot.data.sources.folder import about
 from metashot.errors import ColumnError, MetashotError, Mistakes, some
 from metashot.section import Section
 
 SUFFIXES = tables.DELIMITED | {tables.PARQUET}
 FORMATS = "CSV, TSV or Parquet"
-NAMED = ("id", "label", "split", "time")  # columns with a meaning of their own
+RESERVED = ("id", "label", "split", "time")  # columns that cannot be channels
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:[+-]?(nan|inf|infinity))"
 DECIMAL_COMMA = r"[+-]?[0-9.]*,[0-9]+([eE][+-]?[0-9]+)?"
-MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "#N/A")  # for a number, as pandas and R write it
-ABOUT: Mapping[str, object] = {
-    "source": "tables of series",
-    "licence": "as its owner says",
-    "citation": "",
-    "synthetic": False,
-}
+MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "#N/A")  # missing numbers in pandas and R
+ABOUT = about("tables of series")
 _PACKED = "tables"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw(Section):
-    """Section ``raw`` of a data set that is tables of series.
+    """Section ``raw`` of a data set of series.
 
     Attributes:
         path: A CSV, TSV or Parquet file, or a folder or zip file of them; relative to the repository, or
@@ -51,69 +57,70 @@ class Raw(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepare(series.Prepare, folders.Prepare):
-    """Section ``prepare`` of a data set that is tables of series."""
+class Prepare(series.Prepare, division.Prepare):
+    """Section ``prepare`` of a data set of series."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if taken := set(NAMED) & set(self.channels):
-            raise ValueError(f"channels: {min(taken)!r} is a column with another meaning")
+        if reserved := set(RESERVED) & set(self.channels):
+            raise ValueError(f"channels: {min(reserved)!r} is a column with another meaning")
 
 
 def digest(raw: Raw, root: Path) -> str:
     """Digest of the tables as they are now."""
-    return folders.digest(local(raw, root).items())
+    return pinned.digest(find(raw.path, root).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Pack the tables into zips, as they are. Raises MetashotError as `folders.pack` does."""
-    folders.pack(local(raw, Path()).items(), raw, directory / _PACKED)
+    """Pack the tables into zips, unchanged. Raises MetashotError as `pinned.pack` does."""
+    pinned.pack(find(raw.path, Path()).items(), raw, directory / _PACKED)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
     """Every series.
 
     Raises MetashotError for a table that cannot be read or lacks a column, for a series without id or label,
-    in two tables, of two labels or with two rows at one time, and for labels that a person cannot tell apart.
+    in two tables, with two labels or with two rows at one time, and for ambiguous labels.
     """
-    found: dict[str, Item] = {}
+    series_by_id: dict[str, Item] = {}
     mistakes, labels = Mistakes(), tables.Labels()
     for path in archive.zips(directory / _PACKED):
         for name, read in archive.members(path, SUFFIXES):
             for item in of_table(
-                read(), f"{path}: member {name!r}", kind_of(name), prepare, labels, mistakes
+                read(), f"{path}: member {name!r}", suffix_of(name), prepare, labels, mistakes
             ):
-                again(found.setdefault(item.key.name, item), item, mistakes)
-    packed = str(directory / _PACKED)
-    folders.refuse([*mistakes.lines, *folders.indistinct(packed, {i.key.class_ for i in found.values()})])
-    labels.tell(packed)
-    if isinstance(prepare.split, folders.Shares):
-        return ordered(folders.divide(found.values(), prepare.split))
-    return ordered(found.values())
+                check_unique(series_by_id.setdefault(item.key.name, item), item, mistakes)
+    packed, unordered = str(directory / _PACKED), series_by_id.values()
+    classes = {item.key.class_ for item in unordered}
+    local.refuse([*mistakes.lines, *class_names.ambiguous(packed, classes)])
+    labels.report_merged(packed)
+    if isinstance(prepare.split, division.Shares):
+        return ordered(division.divide(unordered, prepare.split))
+    return ordered(unordered)
 
 
-def again(first: Item, item: Item, mistakes: Mistakes) -> None:
-    """Take up a series whose id another has."""
+def check_unique(first: Item, item: Item, mistakes: Mistakes) -> None:
+    """Add a series to ``mistakes`` if it is not the first with its id."""
     if first is not item:
         mistakes.add(f"{item.origin} is also in {first.origin}:", "an id stands for one series", "series")
 
 
 def origin_of(path: str, name: str) -> str:
-    """Where a table is: the path of params.yaml, and its name in it."""
+    """Place of a table for messages: the path in params.yaml, and its name in that folder or zip."""
     return path if Path(path).name == name else f"{path}/{name}"
 
 
-def kind_of(name: str) -> str:
-    """The suffix of a file's name."""
+def suffix_of(name: str) -> str:
+    """The suffix of a file name, in lower case."""
     return Path(name).suffix.lower()
 
 
-def local(raw: folders.Pinned, root: Path) -> split_lists.Found:
-    """The tables that a path names. Raises MetashotError as `tables.local` does, and where there are none."""
-    found = tables.local(raw, root, SUFFIXES)
-    if not found:
-        raise MetashotError(f"raw.path: {raw.path}: no {FORMATS} file in it")
-    return found
+def find(path: str, root: Path) -> Files:
+    """The tables at a path. Raises MetashotError as `tables.find` does, and if there are none."""
+    files = tables.find(path, root, SUFFIXES)
+    if not files:
+        raise MetashotError(f"raw.path: {path}: no {FORMATS} file in it")
+    return files
 
 
 def schema(content: bytes, origin: str, suffix: str) -> pa.Schema:
@@ -124,10 +131,7 @@ def schema(content: bytes, origin: str, suffix: str) -> pa.Schema:
 
 
 def typed(content: bytes, origin: str, suffix: str) -> pa.Table:
-    """A table as it is, its columns of the types that they look like.
-
-    Raises MetashotError when it cannot be read.
-    """
+    """A whole table, with the types that pyarrow infers. Raises MetashotError if it cannot be read."""
     if suffix == tables.PARQUET:
         return tables.parquet(content, origin).read()
     mistakes = Mistakes()
@@ -137,32 +141,33 @@ def typed(content: bytes, origin: str, suffix: str) -> pa.Table:
     return table
 
 
-def is_number(kind: pa.DataType) -> bool:
-    """Whether a column of a type holds numbers."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+def is_number(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
+    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype))
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of a type holds texts."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
+    if pa.types.is_dictionary(dtype):
+        return is_text(dtype.value_type)
+    string_types = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_string(dtype) for is_string in string_types)
 
 
 def of_table(
     content: bytes, origin: str, suffix: str, prepare: Prepare, labels: tables.Labels, mistakes: Mistakes
 ) -> Iterator[Item]:
-    """The series of a table, in the splits that it names, but for those with mistakes.
+    """The series of a table, in the splits that it names, without those that have mistakes.
 
     Args:
-        content: Of the file.
-        origin: Where it is, for messages.
-        suffix: Of its name.
-        prepare: Which columns are channels.
-        labels: Notes labels that are written in more than one way.
-        mistakes: Takes up what is wrong with a row or a series.
+        content: Content of the file.
+        origin: Place of the file, for messages.
+        suffix: Suffix of its name.
+        prepare: Names the channels.
+        labels: Normalises labels.
+        mistakes: Gets mistakes in rows and series.
 
-    Raises MetashotError for a table that is wrong as a whole.
+    Raises MetashotError for a table that cannot be used as a whole.
     """
     table = _read(content, origin, suffix, prepare, mistakes)
     ids = _Names(table["id"], "id", origin, tables.Labels())
@@ -173,39 +178,39 @@ def of_table(
     columns = {"label": classes}
     if "split" in table:
         columns["split"] = splits = _Names(table["split"], "split", origin, tables.Labels())
-        if strange := {*splits.names} - {*split_lists.SPLITS}:
-            raise ColumnError(f"{origin}: column 'split': {min(strange)!r}", "is not train, val or test")
+        if unknown := {*splits.names} - {*split_lists.SPLITS}:
+            raise ColumnError(f"{origin}: column 'split': {min(unknown)!r}", "is not train, val or test")
     channels = np.stack([np.from_dlpack(table[name].fill_null(np.nan)) for name in prepare.channels])
 
     times = np.from_dlpack(table["time"]) if "time" in table else np.zeros(len(ids.rows))
-    order = np.lexsort((times, ids.rows))  # stable: what has no time stays in the table's order
+    order = np.lexsort((times, ids.rows))  # stable: without times, rows stay in the table's order
     channels, times, id_rows = channels[:, order], times[order], ids.rows[order]
     numbers = {column: names.rows[order] for column, names in columns.items()}
     starts = np.flatnonzero(np.diff(id_rows, prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(id_rows)], strict=True):
         name, rows = ids.names[id_rows[start]], slice(start, end)
-        of, before = f"{origin}: series {name!r}", len(mistakes)
+        place, before = f"{origin}: series {name!r}", len(mistakes)
         for column, names in columns.items():
             if np.ptp(numbers[column][rows]):
                 first, last = sorted({names.names[number] for number in numbers[column][rows]})[:2]
-                mistakes.add(f"{of} ({first!r} and {last!r})", f"has more than one {column}", "series")
+                mistakes.add(f"{place} ({first!r} and {last!r})", f"has more than one {column}", "series")
         if "time" in table and not np.diff(times[rows]).all():
-            mistakes.add(of, "has two rows at one time", "series")
+            mistakes.add(place, "has two rows at one time", "series")
         if len(mistakes) == before:
             split = splits.names[numbers["split"][start]] if "split" in table else ""
             key = Key(split, split_lists.ALL, classes.names[numbers["label"][start]], name)
-            yield Item(key, partial(series.encode, channels[:, rows]), of)
+            yield Item(key, partial(series.encode, channels[:, rows]), place)
 
 
 def _read(
     content: bytes, origin: str, suffix: str, prepare: Prepare, mistakes: Mistakes
 ) -> dict[str, pa.Array]:
-    """Columns of a table by name; ``time``, where there is one, as numbers in the same order."""
+    """Columns of a table by name; ``time``, if there is one, as numbers in the same order."""
     names = ["id", "label", *(["split"] if prepare.split == "listed" else []), *prepare.channels]
     try:
         if suffix == tables.PARQUET:
             table = tables.parquet(content, origin).read()
-        else:  # a class may be called NA
+        else:  # all as texts: a class may be called NA
             table = _delimited(content, origin, dict.fromkeys(names, pa.string()), mistakes)
         if "time" in table.column_names:
             names.append("time")
@@ -229,7 +234,7 @@ def _read(
 
 
 def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mistakes: Mistakes) -> pa.Table:
-    """A delimited text as a table; what is not in ``types`` gets the type that it looks like."""
+    """A delimited text as a table; columns that are not in ``types`` get inferred types."""
     text = delimited.decoded(content, origin)
     head = delimited.header(text, origin)
     rows = text[head.start :]
@@ -251,7 +256,7 @@ def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mi
     try:
         return csv.read_csv(
             pa.BufferReader(rows.encode()),
-            read_options=csv.ReadOptions(column_names=columns, use_threads=False),  # which numbers rows
+            read_options=csv.ReadOptions(column_names=columns, use_threads=False),  # to have row numbers
             parse_options=csv.ParseOptions(
                 delimiter=head.separator, newlines_in_values=True, invalid_row_handler=skip
             ),
@@ -263,7 +268,7 @@ def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mi
 
 
 def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """Without rows in which nothing is written, as spreadsheets leave them at the end."""
+    """Remove rows without any value, which spreadsheets leave at the end."""
     blank = np.logical_and.reduce(
         [column.is_null().to_numpy(zero_copy_only=False) for column in columns.values()]
     )
@@ -271,7 +276,7 @@ def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
 
 
 def _numbers(column: pa.Array, where: str) -> pa.Array:
-    """A column as numbers. Raises ColumnError that says which values are not numbers."""
+    """A column as float64. Raises ColumnError for values that are not numbers."""
     if not is_text(column.type):
         return column.cast(pa.float64())
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
@@ -282,7 +287,7 @@ def _numbers(column: pa.Array, where: str) -> pa.Array:
 
 
 def not_numbers(text: pa.Array, where: str) -> ColumnError | None:
-    """What is wrong with a column of texts that should be numbers: which are not; None if all are."""
+    """The error about values of a column of texts that are not numbers; None if all are."""
     bad = compute.invert(compute.match_substring_regex(text, f"^({NUMBER})$")).fill_null(False)
     rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
     if not len(rows):
@@ -293,15 +298,15 @@ def not_numbers(text: pa.Array, where: str) -> ColumnError | None:
     return ColumnError(f"{where}: {len(rows):,} values ({shown})", f"are not numbers: {mend}")
 
 
-def _ordered(kind: pa.DataType) -> pa.DataType:
-    """Numbers that are in the order of times of a type."""
-    if pa.types.is_temporal(kind):
-        return pa.int32() if kind.bit_width == 32 else pa.int64()
-    return kind if pa.types.is_integer(kind) else pa.float64()
+def _ordered(dtype: pa.DataType) -> pa.DataType:
+    """A type of numbers to which times of a type can be cast without a change of order."""
+    if pa.types.is_temporal(dtype):
+        return pa.int32() if dtype.bit_width == 32 else pa.int64()
+    return dtype if pa.types.is_integer(dtype) else pa.float64()
 
 
 def encoded_names(column: pa.Array, name: str, origin: str) -> pa.DictionaryArray:
-    """A column of names as numbers of them. Raises MetashotError for what cannot be names."""
+    """A column of names, dictionary-encoded. Raises MetashotError for lists and structs."""
     if pa.types.is_dictionary(column.type):  # a pandas category
         column = column.cast(column.type.value_type)
     if pa.types.is_nested(column.type):
@@ -310,9 +315,14 @@ def encoded_names(column: pa.Array, name: str, origin: str) -> pa.DictionaryArra
 
 
 class _Names:
-    """A column of names: the number of each row's, and the names.
+    """A column of names.
 
-    Raises MetashotError for what is empty, or neither text nor a number.
+    Attributes:
+        labels: What normalised the names.
+        names: Distinct names, sorted.
+        rows: int32 ``[rows]``, index of each row's name.
+
+    Raises MetashotError for values that are empty, or neither text nor a number.
     """
 
     def __init__(self, column: pa.Array, name: str, origin: str, labels: tables.Labels) -> None:
@@ -323,14 +333,14 @@ class _Names:
         except ValueError as error:
             raise MetashotError(f"{origin}: column {name!r} is {column.type}: {error}") from None
         self.names = sorted({*names})
-        places = {written: place for place, written in enumerate(self.names)}
-        numbers = np.array([places[written] for written in names], np.int32)
+        index = {name: number for number, name in enumerate(self.names)}
+        numbers = np.array([index[name] for name in names], np.int32)
         self.rows: NDArray[np.int32] = numbers[np.from_dlpack(encoded.indices)]
         _refuse_empty(np.array([not name for name in self.names])[self.rows], name, origin)
 
 
 def _refuse_empty(empty: NDArray[np.bool_], column: str, origin: str) -> None:
-    """Raise a MetashotError where a column is empty in some rows."""
+    """Raise a MetashotError if a column is empty in some rows."""
     rows = np.flatnonzero(empty)
     if len(rows):
         where = f"rows {some([*map(str, rows)])} ({len(rows):,})" if len(rows) > 1 else f"row {rows[0]}"

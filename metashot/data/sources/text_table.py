@@ -1,6 +1,6 @@
-"""Text table: labelled texts of your own, as CSV, JSON or Parquet, in one file or several together.
+"""Text table: your own labelled texts, in one or several CSV, JSON or Parquet files.
 
-See `tables.entries` for what files hold. A row is an object with the columns, or a pair of text and label.
+`tables.entries` describes the formats. A row is an object with the columns, or a pair of text and label.
 """
 
 import functools
@@ -12,26 +12,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from metashot.data import Item, label, label_of
-from metashot.data.files import folders, split_lists, tables
+from metashot.data.files import Files, class_names, division, folders, local, pinned, split_lists, tables
 from metashot.data.kinds import texts
+from metashot.data.sources.folder import FolderSource, about
 from metashot.errors import MetashotError, Mistakes, short
 from metashot.section import Section
 
 SUFFIXES = tables.DELIMITED | tables.JSON | {tables.PARQUET}
 FORMATS = "CSV, TSV, JSON, JSON Lines or Parquet"
-ABOUT: Mapping[str, object] = {
-    "source": "tables of texts",
-    "licence": "as its owner says",
-    "citation": "",
-    "synthetic": False,
-}
-_TEXTS = folders.Folder(frozenset({".txt"}), "texts")
-Labels = Callable[[object], str]
+ABOUT = about("tables of texts")
+_TEXTS = FolderSource(frozenset({".txt"}), "texts")
 _NAME = re.compile(r"(?!\.|__MACOSX$)[^/\\:]+")  # of a folder in a zip
+
+LabelOf = Callable[[object], str]
 
 
 class Row(NamedTuple):
-    """A row of a table: where it is, for a person who has to mend it, its text, and its label where asked."""
+    """A row of a table: its place for messages, and its text, followed by its label if that was requested."""
 
     where: str
     values: tuple[str, ...]
@@ -39,17 +36,17 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Raw(Section):
-    """Section ``raw`` of a data set that is tables of texts.
+    """Section ``raw`` of a data set of texts.
 
     Attributes:
         path: A file in one of `FORMATS`, or a folder or zip file of them; relative to the repository, or
             absolute.
-        parts: What of it counts: names of files in a folder or zip, or keys of the object in a JSON file;
-            empty for all.
+        parts: Files to read of a folder or zip file, or keys to read of the object in a JSON file; empty for
+            all.
         text: Column of the texts.
-        label: Column of the classes' names.
-        groups: JSON file with an object of lists: superclasses and their classes; empty without.
-        splits: Folder with the lists of what is in each split, as `folders.Raw` has it; empty without.
+        label: Column of the class names.
+        groups: JSON file with an object that maps superclasses to lists of classes; empty if there is none.
+        splits: Folder with the lists of splits, as in `folders.Raw`; empty if there are none.
         md5: Digest of the texts, written by `metashot refresh`; empty before the first time.
     """
 
@@ -63,31 +60,31 @@ class Raw(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepare(texts.Prepare, folders.Prepare):
-    """Section ``prepare`` of a data set that is tables of texts."""
+class Prepare(texts.Prepare, division.Prepare):
+    """Section ``prepare`` of a data set of texts."""
 
 
 def digest(raw: Raw, root: Path) -> str:
-    """Digest of the texts as they are now, in whatever files and order."""
-    return folders.digest(_samples(raw, root, tables.Labels()).items())
+    """Digest of the texts as they are now, whatever the files and their order."""
+    return pinned.digest(_samples(raw, root, tables.Labels()).items())
 
 
 def download(raw: Raw, directory: Path) -> None:
-    """Pack the texts into zips as `[<split>/]<superclass>/<class>/<digest>.txt`; same texts, same bytes.
+    """Pack the texts into zips as ``[<split>/]<superclass>/<class>/<digest>.txt``.
 
-    What is the same but for case and spaces is one text of its class.
+    The same texts give the same bytes. Texts of a class that differ only in case and spaces are one text.
 
-    Raises MetashotError when there are no such files, they cannot be read, lack a column or a part, a text or
-    a label is empty, a label is not a name for a folder or in no group, lists of splits name what is not
-    there, and when the digest is not ``raw.md5``.
+    Raises MetashotError when a file, column or part is missing or unreadable, when a text or label is empty,
+    when a label cannot name a folder or is in no group, when lists of splits name something that is missing,
+    and when the digest is not ``raw.md5``.
     """
     labels = tables.Labels()
-    folders.pack(_samples(raw, Path(), labels).items(), raw, directory / _TEXTS.packed)
-    labels.tell(raw.path)
+    pinned.pack(_samples(raw, Path(), labels).items(), raw, directory / _TEXTS.packed)
+    labels.report_merged(raw.path)
 
 
 def items(prepare: Prepare, directory: Path) -> list[Item]:
-    """The texts that `download` packed, divided."""
+    """The texts that `download` packed, divided into splits."""
     return [
         item._replace(origin=f"the text {_shown(item.read())}") for item in _TEXTS.items(prepare, directory)
     ]
@@ -97,33 +94,29 @@ def read(content: bytes, where: str, columns: Sequence[str]) -> list[Row]:
     """The rows of a file.
 
     Args:
-        content: Of the file.
-        where: Its path, whose suffix says what it is: one of `SUFFIXES`, or ``.txt``, a text on each line.
-        columns: Of the texts and, if they are asked for, of the labels.
+        content: Content of the file.
+        where: Path of the file; its suffix is the format: one of `SUFFIXES`, or ``.txt``, a text on each
+            line.
+        columns: Column of the texts and, optionally, column of the labels.
 
-    Raises MetashotError when it is not UTF-8 or not what its suffix says, has no rows, or lacks a column, and
-    for values that are missing or no text.
+    Raises MetashotError if the file is not UTF-8, not in its format, or has no rows or lacks a column, and
+    for values that are missing or not texts.
     """
     mistakes = Mistakes()
-    found = list(_rows_of(content, where, columns, (), label_of, mistakes))
+    rows = list(_rows_of(content, where, columns, (), label_of, mistakes))
     mistakes.refuse()
-    return found
+    return rows
 
 
-def entries(
-    raw: folders.Pinned, root: Path, parts: Sequence[str], mistakes: Mistakes
-) -> Iterator[tables.Entry]:
-    """Every row of a file, or of those in a folder or zip, as it is.
-
-    What has mistakes is left out.
-    """
-    files = tables.local(raw, root, SUFFIXES)
-    one = PurePosixPath(raw.path).name in files  # the path is the file
+def entries(path: str, root: Path, parts: Sequence[str], mistakes: Mistakes) -> Iterator[tables.Entry]:
+    """Every row of the tables at a path, unchecked; those that cannot be read are added to ``mistakes``."""
+    files = tables.find(path, root, SUFFIXES)
+    single = PurePosixPath(path).name in files  # the path is that of a file
     for name, read_file in files.items():
-        where = raw.path if one else f"{raw.path}/{name}"
-        if one or not parts or name in parts:
+        where = path if single else f"{path}/{name}"
+        if single or not parts or name in parts:
             try:
-                yield from tables.entries(read_file(), where, (), parts if one else (), mistakes)
+                yield from tables.entries(read_file(), where, (), parts if single else (), mistakes)
             except MetashotError as error:
                 mistakes.add_line(error)
 
@@ -133,21 +126,21 @@ def _rows_of(
     where: str,
     columns: Sequence[str],
     parts: Sequence[str],
-    labels: Labels,
+    label_of: LabelOf,
     mistakes: Mistakes,
 ) -> Iterator[Row]:
-    """The rows of a file but for those with mistakes; see `read`."""
+    """The rows of a file without mistakes; see `read`."""
     empty, before = True, len(mistakes)
     for place, entry in tables.entries(content, where, columns, parts, mistakes):
         empty = False
-        if row := _row(entry, columns, place, labels, mistakes):
+        if row := _row(entry, columns, place, label_of, mistakes):
             yield row
     if empty and len(mistakes) == before:
         raise MetashotError(f"{where}: has no rows")
 
 
-def _row(entry: Any, columns: Sequence[str], place: str, labels: Labels, mistakes: Mistakes) -> Row | None:
-    """A row with the text and the label, if it has such; None, and a mistake, where it has not."""
+def _row(entry: Any, columns: Sequence[str], place: str, label_of: LabelOf, mistakes: Mistakes) -> Row | None:
+    """Text and, if requested, label of an entry; None if they are missing or invalid, with a mistake."""
     if isinstance(entry, str):
         entry = [entry]
     if isinstance(entry, list) and len(entry) == len(columns):
@@ -158,10 +151,10 @@ def _row(entry: Any, columns: Sequence[str], place: str, labels: Labels, mistake
     values = {}
     for column in columns:
         try:
-            values[column] = labels(entry.get(column)) if column != columns[0] else _text(entry.get(column))
+            values[column] = label_of(entry.get(column)) if column != columns[0] else _text(entry.get(column))
             values[column].encode()
         except UnicodeEncodeError:
-            mistakes.add(f"{place}:", f"{column} has half a character, which JSON can write")
+            mistakes.add(f"{place}:", f"{column} has half of a surrogate pair: write the whole character")
             return None
         except ValueError as error:
             mistakes.add(f"{place}: {column} is {short(entry[column])}:", str(error))
@@ -182,55 +175,56 @@ def _text(value: Any) -> str:
     return value
 
 
-def _samples(raw: Raw, root: Path, labels: tables.Labels) -> Mapping[str, split_lists.Read]:
-    """Every text by its place in the archive, sorted. Raises MetashotError as `download` does."""
+def _samples(raw: Raw, root: Path, labels: tables.Labels) -> Files:
+    """Every text by its path in the archive, sorted. Raises MetashotError as `download` does."""
     found = contents(raw, root, labels)
-    folders.refuse(found.mistakes)
-    return found.samples
+    local.refuse(found.mistakes)
+    return dict(found.samples)
 
 
 def contents(raw: Raw, root: Path, labels: tables.Labels) -> folders.Contents:
-    """Every text by its place in the archive, and the mistakes of the others.
+    """Every text by its path in the archive, and mistakes in other rows.
 
-    Raises MetashotError where there are no tables, and for lists of splits and groups that cannot be used.
+    Raises MetashotError if there are no tables, and for lists of splits or groups that cannot be used.
     """
     superclasses = _superclasses(root / raw.groups) if raw.groups else {}
-    found: dict[str, str] = {}
+    texts_by_path: dict[str, str] = {}
     mistakes = Mistakes()
     for where, (text, class_) in _rows(raw, root, labels, mistakes):
         superclass = superclasses.get(class_) if raw.groups else split_lists.ALL
         if not superclass:
             mistakes.add(f"{where}: label {class_!r}", f"is in no group of {raw.groups}")
             continue
-        if bad := [name for name in (class_, superclass) if not _NAME.fullmatch(name)]:
-            reason = "is not the name of a class: it has / \\ or :, or begins with a dot"
-            mistakes.add(f"{where}: {bad[0]!r}", reason)
+        if invalid := [name for name in (class_, superclass) if not _NAME.fullmatch(name)]:
+            reason = "cannot name a class: it has / \\ or :, or begins with a dot"
+            mistakes.add(f"{where}: {invalid[0]!r}", reason)
             continue
-        place = f"{superclass}/{class_}/{texts.digest(texts.normalised(text)).hex()}.txt"
-        found[place] = min(text, found.get(place, text))  # whichever order they come in
-    lines = [*mistakes.lines, *folders.indistinct(raw.path, {place.rpartition("/")[0] for place in found})]
-    samples: split_lists.Found = {
-        place: functools.partial(text.encode, "utf-8") for place, text in sorted(found.items())
+        path = f"{superclass}/{class_}/{texts.digest(texts.normalised(text)).hex()}.txt"
+        texts_by_path[path] = min(text, texts_by_path.get(path, text))  # independent of the order of rows
+    classes = {path.rpartition("/")[0] for path in texts_by_path}
+    lines = [*mistakes.lines, *class_names.ambiguous(raw.path, classes)]
+    samples: Files = {
+        path: functools.partial(text.encode, "utf-8") for path, text in sorted(texts_by_path.items())
     }
     if raw.splits and not lines:
-        samples = folders.listed(samples, raw, root)
+        samples = split_lists.arranged(samples, root / raw.splits, raw.path, raw.splits)
     return folders.Contents(samples, {}, 0, lines)
 
 
 def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> Iterator[Row]:
-    """The rows of all files, or of those parts that count, but for those with mistakes."""
-    found = tables.local(raw, root, SUFFIXES)
-    if not found:
+    """The rows without mistakes of all files, or of the parts that ``raw`` names."""
+    tables_by_name = tables.find(raw.path, root, SUFFIXES)
+    if not tables_by_name:
         raise MetashotError(f"raw.path: {raw.path}: no {FORMATS} file in it")
-    if PurePosixPath(raw.path).name in found:  # the path is the file
-        (read_file,) = found.values()
+    if PurePosixPath(raw.path).name in tables_by_name:  # the path is that of a file
+        (read_file,) = tables_by_name.values()
         files = [(read_file, raw.path, raw.parts)]
     else:
-        names = raw.parts or list(found)
-        for absent in [name for name in names if name not in found]:
-            known = tables.named([*found])
+        names = raw.parts or list(tables_by_name)
+        for absent in [name for name in names if name not in tables_by_name]:
+            known = tables.listed([*tables_by_name])
             mistakes.add_line(f"raw.parts: no file {absent!r} in {raw.path} (there are {known})")
-        files = [(found[name], f"{raw.path}/{name}", []) for name in names if name in found]
+        files = [(tables_by_name[name], f"{raw.path}/{name}", []) for name in names if name in tables_by_name]
     for read_file, where, parts in files:
         try:
             columns = raw.text, raw.label
@@ -240,20 +234,20 @@ def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> It
 
 
 def _superclasses(path: Path) -> dict[str, str]:
-    """The superclass of each class, as a file says it."""
+    """Superclass of each class, from a file of groups."""
     try:
         groups: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         pairs = [(label_of(class_), label(group)) for group, classes in groups.items() for class_ in classes]
     except (OSError, ValueError, AttributeError, TypeError):
         raise MetashotError(f"{path}: not a JSON object of superclasses and lists of their classes") from None
-    found: dict[str, str] = {}
+    superclasses: dict[str, str] = {}
     for class_, superclass in pairs:
-        if found.setdefault(class_, superclass) != superclass:
-            raise MetashotError(f"{path}: {class_!r} is in {found[class_]!r} and in {superclass!r}")
-    return found
+        if (other := superclasses.setdefault(class_, superclass)) != superclass:
+            raise MetashotError(f"{path}: {class_!r} is in {other!r} and in {superclass!r}")
+    return superclasses
 
 
 def _shown(content: bytes) -> str:
-    """A text in an error, on one line."""
+    """A text for a message, on one line."""
     text = " ".join(content.decode().split())
     return repr(text if len(text) <= 80 else f"{text[:79]}…")

@@ -1,4 +1,4 @@
-"""Texts: tables with a column of texts and one of labels."""
+"""Texts: tables with a column of texts and a column of labels."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from metashot.data.files import folders, tables
 from metashot.data.kinds import texts
 from metashot.data.sources import text_table
 from metashot.errors import MetashotError, Mistakes
-from metashot.onboard.looks.base import Gathered, Look, few_classes, spread
+from metashot.onboard.inspectors.base import Gathered, SampleInspection, spread, too_few_classes
 
-PARTS = 6  # of tables, of which each is named
-TEXT, LABEL = ("text", "sentence", "utterance", "query", "question"), ("label", "category", "intent", "class")
+PARTS = 6  # files or parts that are listed one by one
+TEXT = ("text", "sentence", "utterance", "query", "question")  # usual names of the column of texts
+LABEL = ("label", "category", "intent", "class")  # and of the column of labels
 
 
 class Texts:
@@ -23,56 +24,57 @@ class Texts:
     suffixes: ClassVar = text_table.SUFFIXES
 
     def gather(self, raw: folders.Raw, root: Path, known: Mapping[str, Any]) -> Gathered:
-        """See `Inspector.gather`; columns and parts are those that params.yaml knows already, if it does."""
-        said: dict[str, Any] = {"path": raw.path, "parts": [], "text": "", "label": "", "groups": ""}
-        said |= {key: known[key] for key in said if key in known}
-        said["splits"] = raw.splits
+        """See `Inspector.gather`; columns and parts that are in params.yaml still apply."""
+        section: dict[str, Any] = {"path": raw.path, "parts": [], "text": "", "label": "", "groups": ""}
+        section |= {key: known[key] for key in section if key in known}
+        section["splits"] = raw.splits
         parts = Counter[str]()
         mistakes, labels = Mistakes(), tables.Labels()
         try:
             entries = []
-            for where, entry in text_table.entries(raw, root, said["parts"], mistakes):
+            for where, entry in text_table.entries(raw.path, root, section["parts"], mistakes):
                 entries.append(entry)
                 parts[where.rpartition(": ")[0]] += 1
             if not entries:
                 mistakes.refuse()
-            if not said["text"]:
-                said["text"], said["label"] = _columns(raw.path, entries)
-            contents = text_table.contents(text_table.Raw(**said, md5=""), root, labels)
+            if not section["text"]:
+                section["text"], section["label"] = _columns(raw.path, entries)
+            contents = text_table.contents(text_table.Raw(**section, md5=""), root, labels)
         except MetashotError as error:
             lines = mistakes.lines or [str(error)]
-            return Gathered(folders.Contents({}, Counter(), 0, lines), said, bool(raw.splits), self.look)
-        samples, lines = contents.samples, [*contents.mistakes] or few_classes(raw.path, contents.samples)
-        shown = {
-            "columns": f"{said['text']} and {said['label']}",
-            "rows": _rows(parts),
+            return Gathered(folders.Contents({}, {}, 0, lines), section, bool(raw.splits), self.inspect)
+        samples = contents.samples
+        lines = [*contents.mistakes] or too_few_classes(raw.path, samples)
+        summary = {
+            "columns": f"{section['text']} and {section['label']}",
+            "rows": _count_rows(parts),
         }
         if labels.merged:
-            shown["merged"] = labels.merged
+            summary["merged"] = labels.merged
         if not contents.mistakes:
-            shown["repeated"] = f"{parts.total() - len(samples):,} rows are in their class already"
+            summary["repeated"] = f"{parts.total() - len(samples):,} rows repeat a text of their class"
         return Gathered(
-            folders.Contents(samples, Counter(), 0, lines), said, bool(raw.splits), self.look, shown
+            folders.Contents(samples, {}, 0, lines), section, bool(raw.splits), self.inspect, summary
         )
 
-    def look(self, content: bytes) -> Look:
-        """Look at a text; see `Gathered.look`."""
+    def inspect(self, content: bytes) -> SampleInspection:
+        """Inspect a text; see `Gathered.inspect`."""
         text = content.decode()
         normalised = texts.normalised(text)
         if not normalised:
             raise ValueError("empty")
-        return Look({"": texts.digest(normalised)}, None, text)
+        return SampleInspection({"": texts.digest(normalised)}, None, text)
 
-    def rows(self, looks: Sequence[Look]) -> Mapping[str, str]:
-        """See `Inspector.rows`."""
-        return {"words": spread([len(look.facts.split()) for look in looks], ",.0f")}
+    def summary(self, samples: Sequence[SampleInspection]) -> Mapping[str, str]:
+        """See `Inspector.summary`."""
+        return {"words": spread([len(sample.facts.split()) for sample in samples], ",.0f")}
 
-    def warnings(self, looks: Mapping[str, Look]) -> Sequence[str]:
+    def warnings(self, samples: Mapping[str, SampleInspection]) -> Sequence[str]:
         """See `Inspector.warnings`."""
         return []
 
-    def prepared(self, looks: Sequence[Look]) -> tuple[dict[str, Any], str]:
-        """See `Inspector.prepared`."""
+    def detected(self, samples: Sequence[SampleInspection]) -> tuple[dict[str, Any], str]:
+        """See `Inspector.detected`."""
         return {}, ""
 
     def defaults(self, prepare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -85,20 +87,20 @@ class Texts:
 
 
 def _columns(path: str, entries: Sequence[Any]) -> tuple[str, str]:
-    """Which columns of a table hold texts and labels: by their names, or the two that there are."""
+    """Columns of texts and labels. Raises MetashotError if names do not tell them."""
     if all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
         return "text", "label"
     columns = sorted({key for entry in entries if isinstance(entry, Mapping) for key in entry if key})
-    if found := named_columns(columns):
-        return found
+    if named := named_columns(columns):
+        return named
     raise MetashotError(
-        f"{path}: which columns are texts and labels? (there are {tables.named(columns) or 'none'}): name "
+        f"{path}: which columns are texts and labels? (there are {tables.listed(columns) or 'none'}): name "
         f"them {TEXT[0]} and {LABEL[0]}; a table of series has id, label and columns of numbers"
     )
 
 
 def named_columns(columns: Sequence[str]) -> tuple[str, str] | None:
-    """Which columns are texts and labels by their names: both, or one of the two that there are."""
+    """Columns of texts and labels with usual names; of two columns, one usual name is enough."""
     columns = [column for column in dict.fromkeys(columns) if not tables.INDEX.fullmatch(column)]
     text, label = (
         next((column for name in names for column in columns if column.lower() == name), None)
@@ -110,8 +112,8 @@ def named_columns(columns: Sequence[str]) -> tuple[str, str] | None:
     return (text, label) if text and label else None
 
 
-def _rows(parts: Mapping[str, int]) -> str:
-    """How many rows are in each part; where there are many parts, in all."""
+def _count_rows(parts: Mapping[str, int]) -> str:
+    """Number of rows in each part or, if there are many parts, in all."""
     if len(parts) > PARTS:
         return f"{sum(parts.values()):,} in {len(parts):,} files or parts"
     return ", ".join(f"{number:,} in {part}" for part, number in parts.items())
