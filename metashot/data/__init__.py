@@ -19,6 +19,23 @@ def label(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a source says about its data.
+
+    Attributes:
+        source: Where they come from.
+        licence: Under which terms.
+        citation: How to cite them; may be empty.
+        synthetic: Whether a program made them up.
+    """
+
+    source: str
+    licence: str
+    citation: str
+    synthetic: bool
+
+
 class Key(NamedTuple):
     """The identity of a sample."""
 

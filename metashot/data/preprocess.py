@@ -51,7 +51,10 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
     if lines := unfit(counts, prepare.disjoint):
         raise MetashotError(f"{raw}: {lines[0]}")
     form = prepare.form
-    about: dict[str, object] = {**source.ABOUT, "classes": "disjoint" if prepare.disjoint else "shared"}
+    about: dict[str, object] = {
+        **asdict(source.ABOUT),
+        "classes": "disjoint" if prepare.disjoint else "shared",
+    }
     first_samples = _FirstSamples()
     kept: Counter[tuple[str, str]] = Counter()
     with (

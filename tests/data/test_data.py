@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metashot.data import Form, Key, store
+from metashot.data import About, Form, Key, store
 from metashot.data.files import archive
 from metashot.data.kinds import images
 from metashot.data.preprocess import preprocess
@@ -57,7 +57,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> None:
 
 # A source whose superclasses are the splits themselves.
 MADE_UP: Any = SimpleNamespace(
-    ABOUT=ABOUT,
+    ABOUT=About(**ABOUT),
     items=lambda _, raw: archive.items(
         raw / "a.zip", images.SUFFIXES, lambda place, superclass, *name: superclass
     ),

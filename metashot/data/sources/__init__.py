@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from metashot.catalogue import Catalogue
-from metashot.data import Form, Item
+from metashot.data import About, Form, Item
 
 
 class Prepare(Protocol):
@@ -35,7 +35,7 @@ class Source(Protocol):
     """Frozen dataclass of the section ``data.<dataset>.raw`` of params.yaml, the parameters of `download`."""
     Prepare: type[Any]
     """Frozen dataclass of the section ``data.<dataset>.prepare``, the parameters of `preprocess`."""
-    ABOUT: Mapping[str, object]
+    ABOUT: About
     """source, licence, citation, synthetic."""
 
     def download(self, raw: Any, directory: Path) -> None:

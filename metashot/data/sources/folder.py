@@ -1,17 +1,17 @@
 """What sources of the user's own files share: the functions of a source of class folders, and `ABOUT`."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metashot.data import Item
+from metashot.data import About, Item
 from metashot.data.files import archive, division, folders, pinned, split_lists
 from metashot.errors import MetashotError
 
 
-def about(source: str) -> Mapping[str, object]:
+def about(source: str) -> About:
     """`Source.ABOUT` of data that belong to the user."""
-    return {"source": source, "licence": "as its owner says", "citation": "", "synthetic": False}
+    return About(source=source, licence="as its owner says", citation="", synthetic=False)
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,19 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter
 from tqdm import tqdm
 
-from metashot.data import Item, Split
+from metashot.data import About, Item, Split
 from metashot.data.files import archive
 from metashot.data.kinds import images
 from metashot.errors import MetashotError
 from metashot.files import replacing
 from metashot.section import Section
 
-ABOUT: Mapping[str, object] = {
-    "source": "drawn from the DejaVu fonts that matplotlib ships",
-    "licence": "DejaVu fonts: Bitstream Vera licence and public domain",
-    "citation": "",
-    "synthetic": True,
-}
+ABOUT = About(
+    source="drawn from the DejaVu fonts that matplotlib ships",
+    licence="DejaVu fonts: Bitstream Vera licence and public domain",
+    citation="",
+    synthetic=True,
+)
 _ARCHIVE = "glyphs.zip"
 
 

@@ -1,23 +1,22 @@
 """Omniglot (Lake et al. 2015): 1,623 characters of 50 alphabets, each drawn by 20 people."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from metashot.data import Item, Split, ordered
+from metashot.data import About, Item, Split, ordered
 from metashot.data.files import archive
 from metashot.data.files.fetch import fetch, mirror
 from metashot.data.kinds import images
 from metashot.section import Section
 
-ABOUT: Mapping[str, object] = {
-    "source": "https://github.com/brendenlake/omniglot",
-    "licence": "MIT, copyright 2015 Brenden Lake",
-    "citation": "Lake, Salakhutdinov and Tenenbaum (2015). Human-level concept learning through "
+ABOUT = About(
+    source="https://github.com/brendenlake/omniglot",
+    licence="MIT, copyright 2015 Brenden Lake",
+    citation="Lake, Salakhutdinov and Tenenbaum (2015). Human-level concept learning through "
     "probabilistic program induction. Science 350(6266), 1332-1338.",
-    "synthetic": False,
-}
+    synthetic=False,
+)
 _URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
 # md5 of the published zip, and of a deterministic zip of the same pictures, byte for byte
 _DIGESTS = {
