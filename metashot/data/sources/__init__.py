@@ -1,6 +1,6 @@
 """Data sources, one module each, and the functions that the download and preprocess stages call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
