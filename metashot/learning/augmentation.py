@@ -104,7 +104,7 @@ def coloured(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: T
     ``adjust_saturation`` with one factor each. Pictures of one channel have no saturation.
     """
     brightness, contrast, saturation = (f[:, None, None, None] for f in (brightness, contrast, saturation))
-    images = (images * brightness).clamp(0, 1)
+    images = (images * brightness).clamp_max(1)
     mean = _grey(images).mean((1, 2, 3), keepdim=True)
     images = mean.lerp(images, contrast).clamp(0, 1)
     if images.shape[1] == 1:

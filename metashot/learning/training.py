@@ -140,7 +140,7 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         self.progress = Progress(torch.zeros((), device=self.device))
         self.checkpoint: Path | None = None
-        self.saved_step, self.saved_at = 0, 0.0
+        self.saved_step, self.saved_at = 0, time.perf_counter()
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class _Training:
             self.progress = Progress(**saved["progress"])
             self.progress.point_loss = self.progress.point_loss.to(self.device)
             self.progress.resumed.append(self.progress.step)
-        self.saved_step, self.saved_at = self.progress.step, time.perf_counter()
+            self.saved_step = self.progress.step
 
     def run(self, seed: int) -> None:
         """Take the steps that are left."""

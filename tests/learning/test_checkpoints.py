@@ -138,7 +138,11 @@ def test_checkpoints_are_written_as_often_as_said_and_in_the_end(
 def test_a_checkpoint_that_a_stop_could_not_write_names_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "training.pt"
+    path, save = tmp_path / "training.pt", checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda path, state: False)
+    with pytest.raises(Preempted, match=r"stopped by SIGTERM at step 2 of 20: .* from step 0$"):
+        run("prototypical", path, terminate_in=2)
+    monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(Preempted, match=r"stopped by SIGTERM at step 3 of 20: .* from step 3$"):
         run("prototypical", path, terminate_in=3)
     monkeypatch.setattr(checkpoints, "save", lambda path, state: False)

@@ -23,6 +23,7 @@ def test_the_dense_network_begins_as_a_rotation_and_is_normalised() -> None:
     )
     narrow = Dense((WIDTH,), 8).linear.weight
     torch.testing.assert_close(narrow @ narrow.mT, torch.eye(8), atol=1e-5, rtol=0)
+    assert DenseParams(name="dense", width=8).count((WIDTH,)) == 8 * WIDTH + 2 * 8  # no bias before the norm
     with pytest.raises(MetashotError, match="takes vectors"):
         Dense((1, 28, 28), 8)
     with pytest.raises(ValueError, match="width: 1 is not between 2 and 16,384"):

@@ -213,7 +213,10 @@ def test_evaluation_uses_running_statistics_and_puts_the_mode_back(training: boo
     images = image_set()
     method = build("prototypical").train(training)
     before = {key: value.clone() for key, value in method.state_dict().items()}
+    gradients = []
+    method.backbone.register_forward_hook(lambda *_: gradients.append(torch.is_grad_enabled()))
     correct_queries(method, images.tensor(), draw(images))
+    assert gradients == [False]
     assert all(module.training == training for module in method.modules())
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
     assert all(parameter.grad is None for parameter in method.parameters())

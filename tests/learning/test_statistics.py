@@ -1,6 +1,7 @@
 """Intervals, p-values, Holm's correction, episodes needed: against scipy, brute force and simulation."""
 
 import math
+from dataclasses import FrozenInstanceError
 from itertools import combinations
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_answers_that_never_differ_or_always_alike_have_no_spread():
     assert paired(half + 0.25, half) == Difference(0.25, 0.25, 0.25, 0.0, 100, 0, 0, 2)
     rounded = paired(answer, answer - 0.1)  # the same but for floating point
     assert (rounded.p_value, rounded.needed) == (pytest.approx(0, abs=1e-12), 2)
+
+
+def test_a_difference_cannot_be_changed():
+    difference = paired(np.array([0.5, 0.6]), np.array([0.4, 0.7]))
+    with pytest.raises(FrozenInstanceError):
+        difference.mean = 0.0
+    assert difference.ci95 == pytest.approx((difference.high - difference.low) / 2)
 
 
 def test_wins_ties_and_losses_are_counted():
