@@ -4,6 +4,7 @@ A block in sh, console or yaml is run or checked here. An HTML comment just abov
 of a page, says otherwise: ``tested by`` names the test that runs it, ``sketch`` the reason why none does.
 """
 
+import copy
 import doctest
 import importlib.util
 import re
@@ -72,14 +73,14 @@ def test_parts_of_params_yaml_are_valid_in_their_place(page: Page, tmp_path: Pat
             params.read(path, "part", backbones.BACKBONES if "name:" in span else augmentation.Augment)
 
 
-def made(steps: list[str], section: Any) -> bool:
+def has(section: Any, steps: list[str]) -> bool:
     """Whether a section of params.yaml has a key; a placeholder stands for any."""
     if not steps:
         return True
     if not isinstance(section, dict):
         return False
     anything = steps[0] in ("ds", "s", "m") or steps[0].startswith("<")
-    return any(made(steps[1:], section[key]) for key in section if anything or key == steps[0])
+    return any(has(section[key], steps[1:]) for key in section if anything or key == steps[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -89,7 +90,7 @@ def test_keys_of_params_yaml_are_there(page: Page) -> None:
             types = [getattr(SOURCES[name], found[1].capitalize()) for name in SOURCES]
             assert found[2] in {field.name for type_ in types for field in fields(type_)}, span
         elif re.fullmatch(r"(data|setting|method|gate|cross)(\.(\w+|<[^>]+>))+", span):
-            assert made(span.split("."), PARAMS), span
+            assert has(PARAMS, span.split(".")), span
 
 
 def test_values_of_the_protocol_are_those_that_are_shipped() -> None:
@@ -231,7 +232,7 @@ def outputs(stage: dict[str, Any]) -> Iterator[str]:
 
 
 class Reader(Project):
-    """Somebody's clone, with an environment, a remote to push to, and samples beside it; trainings are tiny.
+    """A reader's clone, with an environment, a remote to push to, and samples beside it; trainings are tiny.
 
     Args:
         folder: Where the clone and its neighbours go.
@@ -245,7 +246,7 @@ class Reader(Project):
         for path in Path(sys.prefix).iterdir():
             if path.name != "installed":
                 (self.root / ".venv" / path.name).symlink_to(path)
-        (self.root / ".venv/installed").touch()  # nor does `make` install anything
+        (self.root / ".venv/installed").touch()  # newer than the lock, so `make` installs nothing
         samples_beside(folder)
         self.run("git", "init", "-q", "--bare", "../origin.git")
         self.run("git", "remote", "add", "origin", "../origin.git")
@@ -255,20 +256,18 @@ class Reader(Project):
 
     @property
     def environment(self) -> dict[str, str]:
-        names = {f"GIT_{who}_NAME": "reader" for who in ("AUTHOR", "COMMITTER")}
-        addresses = {f"GIT_{who}_EMAIL": "reader@localhost" for who in ("AUTHOR", "COMMITTER")}
         return {
             **super().environment,
-            **names,
-            **addresses,
+            **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "reader"),
+            **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "reader@localhost"),
             "PREFECT_HOME": str(self.root.parent / "prefect"),
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         }
 
     def copied(self, folder: Path) -> "Reader":
-        """The same with all neighbours elsewhere."""
+        """A copy of the clone and its neighbours."""
         shutil.copytree(self.root.parent, folder, symlinks=True)
-        other = object.__new__(Reader)
+        other = copy.copy(self)
         other.root = folder / self.root.name
         return other
 
@@ -280,8 +279,7 @@ class Reader(Project):
                     data["budget"] = dict.fromkeys(METHODS, 2)
                     data["backbone"]["width"] = 16
             for setting in params["setting"].values():
-                tiny = {"val_episodes": 5, "test_episodes": 30, "train_episodes": 20}
-                setting |= tiny
+                setting |= {"val_episodes": 5, "test_episodes": 30, "train_episodes": 20}
                 for extra in setting["extra"].values():
                     extra["episodes"] = 30
 
@@ -293,13 +291,7 @@ class Reader(Project):
                 kept.append(command)
                 continue
             self.shrink()
-            done = self.start(
-                *("bash", "-ec", "\n".join([*kept, command])),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            printed, _ = done.communicate()
-            assert done.returncode == 0, f"{block}: {command}\n{printed}"
+            printed = self.run("bash", "-exc", "\n".join([*kept, command])).stdout
             options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
             assert not shown or doctest.OutputChecker().check_output(shown, printed, options), printed
 
