@@ -7,7 +7,7 @@ import json
 import random
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import synthetic
 import torch
 import yaml
 from project import ROOT, Project
@@ -51,17 +50,17 @@ NETWORK = NgramsParams(name="ngrams", buckets=50, width=6, drop_rate=0.0)
 def brute(text: str, words: int, shortest: int, longest: int) -> Counter[str]:
     """N-grams found by trying every pair of places, in a text of letters and spaces."""
     tokens = ["<" + token + ">" for token in text.split(" ")]
-    found = Counter(tokens)
+    counts = Counter(tokens)
     for first in range(len(tokens)):
         for last in range(first + 1, len(tokens)):
             if last - first < words:
-                found[" ".join(tokens[first : last + 1])] += 1
+                counts[" ".join(tokens[first : last + 1])] += 1
     for token in tokens:
         for start in range(len(token)):
             for end in range(start + 1, len(token) + 1):
                 if shortest <= end - start <= longest and end - start < len(token):
-                    found[token[start:end]] += 1
-    return found
+                    counts[token[start:end]] += 1
+    return counts
 
 
 @pytest.mark.parametrize(("words", "shortest", "longest"), [(1, 3, 0), (1, 3, 6), (2, 2, 4), (3, 1, 1)])
@@ -86,11 +85,11 @@ def crc(content: bytes) -> int:
 
 def test_numbers_of_ngrams_never_change() -> None:
     numbers, _ = texts.decode(b"My card, please", PREPARE.form)
-    said = ["<my>", "<card>", "<,>", "<please>", "<my> <card>", "<card> <,>", "<,> <please>"]
-    said += ["<my", "my>", "<ca", "car", "ard", "rd>", "<car", "card", "ard>", "<card", "card>"]
-    assert numbers[: len(said)].tolist() == [crc(ngram.encode()) >> 1 for ngram in said]
+    ngrams = ["<my>", "<card>", "<,>", "<please>", "<my> <card>", "<card> <,>", "<,> <please>"]
+    ngrams += ["<my", "my>", "<ca", "car", "ard", "rd>", "<car", "card", "ard>", "<card", "card>"]
+    assert numbers[: len(ngrams)].tolist() == [crc(ngram.encode()) >> 1 for ngram in ngrams]
     assert numbers[:2].tolist() == KNOWN
-    assert (numbers.dtype, numbers.shape, np.count_nonzero(numbers)) == (np.int32, (64,), len(said) + 15)
+    assert (numbers.dtype, numbers.shape, np.count_nonzero(numbers)) == (np.int32, (64,), len(ngrams) + 15)
 
 
 KNOWN = [1913982897, 75233884]
@@ -275,15 +274,15 @@ def test_the_second_order_meta_gradient_is_that_of_finite_differences() -> None:
 @pytest.mark.parametrize("name", ["maml", "reptile"])
 def test_mapped_tasks_give_what_tasks_one_by_one_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU tasks are mapped by vmap; here the CPU does that too."""
-    found = []
+    results = []
     for mapped in (False, True):
         monkeypatch.setattr(adaptation.Adaptation, "maps_tasks", mapped)
         method, e = build(name).double(), episodes()
         with runtime.reproducible(1):
             loss = method.backward(e)
         answer = method.predict(e.support, e.support_labels, e.query, 3)
-        found.append([loss, answer, *(p.grad for p in method.parameters())])
-    for one_by_one, together in zip(*found, strict=True):
+        results.append([loss, answer, *(p.grad for p in method.parameters())])
+    for one_by_one, together in zip(*results, strict=True):
         torch.testing.assert_close(together, one_by_one)
 
 
@@ -392,14 +391,16 @@ LABELS: dict[str, Callable[[int], object]] = {
 @pytest.mark.parametrize("labels", ["texts", *LABELS])
 def test_what_pandas_writes_is_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
     frame = FRAME
-    wanted = [label for _, label in ROWS]
+    expected = [label for _, label in ROWS]
     if labels != "texts":
         frame = NUMBERED.assign(label=[LABELS[labels](label) for label in NUMBERED["label"]])
         plain = [
             int(label) if label == int(label) and labels != "booleans" else label for label in frame["label"]
         ]
-        wanted = list(map(str, plain))
-    Path("a.csv").write_bytes(as_csv([(text, label) for (text, _), label in zip(ROWS, wanted, strict=True)]))
+        expected = list(map(str, plain))
+    Path("a.csv").write_bytes(
+        as_csv([(text, label) for (text, _), label in zip(ROWS, expected, strict=True)])
+    )
     name, write = WRITTEN[way]
     write(frame, Path(name))
     assert pinned(path=name).md5 == pinned().md5
@@ -420,8 +421,8 @@ def test_labels_that_read_alike_are_one_class_and_that_is_told(
     rows = [(text, f" {label}\u00a0" if row % 2 else label) for row, (text, label) in enumerate(ROWS)]
     Path("a.csv").write_bytes(as_csv(rows))
     packed(pinned())
-    told = "a.csv: labels that read alike are one class: ' class 0\\xa0' and 'class 0' are 'class 0'"
-    assert capsys.readouterr().err.startswith(told)
+    report = "a.csv: labels that read alike are one class: ' class 0\\xa0' and 'class 0' are 'class 0'"
+    assert capsys.readouterr().err.startswith(report)
     assert pinned().md5 == digest
     Path("a.csv").write_bytes(as_csv([("x", "caf\u00e9"), ("y", "cafe\u0301"), ("z", "b")]))
     assert {place.split("/")[1] for place in text_table.contents(RAW, Path(), tables_.Labels()).samples} == {
@@ -471,12 +472,12 @@ def test_other_texts_than_the_pinned_are_refused_until_they_are_pinned(here: Pat
     section = {"source": "text_table", "raw": dataclasses.asdict(RAW)}
     Path("params.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "data": {"mine": section}}))
     assert refresh(Path(), "mine") is True
-    said = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]["raw"]
-    assert said == dataclasses.asdict(pinned())
+    raw = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]["raw"]
+    assert raw == dataclasses.asdict(pinned())
     before = packed(pinned())
     Path("a.csv").write_bytes(as_csv([*ROWS, ("one more", "class 1")]))
     with pytest.raises(MetashotError, match=r"a.csv: not the files that params.yaml pins .*metashot refresh"):
-        text_table.download(text_table.Raw(**said), Path("raw"))
+        text_table.download(text_table.Raw(**raw), Path("raw"))
     assert Path("raw/texts/0000.zip").read_bytes() == before
     assert refresh(Path(), "mine") is True
     assert refresh(Path(), "mine") is False
@@ -490,15 +491,15 @@ def test_texts_are_stored_under_their_group_and_class_with_their_ngrams(here: Pa
     preprocess(text_table, PREPARE, Path("raw"), Path("out.parquet"))
     seen = []
     for split in ("train", "val", "test"):
-        got = store.load(Path("out.parquet"), split)
-        assert (got.form, got.samples.dtype) == (PREPARE.form, np.int32)
-        for class_ in got.class_names:
+        actual = store.load(Path("out.parquet"), split)
+        assert (actual.form, actual.samples.dtype) == (PREPARE.form, np.int32)
+        for class_ in actual.class_names:
             group, _, name = class_.partition("/")
             number = int(name.removeprefix("class "))
             assert (group, division.split_of(SHARES, class_)) == (f"group {number % 3}", split)
-            wanted = [texts.decode(text.encode(), PREPARE.form)[0] for text, label in ROWS if label == name]
-            rows = got.samples[got.labels == got.class_names.index(class_)]
-            assert sorted(rows.tolist()) == sorted(row.tolist() for row in wanted)
+            expected = [texts.decode(text.encode(), PREPARE.form)[0] for text, label in ROWS if label == name]
+            rows = actual.samples[actual.labels == actual.class_names.index(class_)]
+            assert sorted(rows.tolist()) == sorted(row.tolist() for row in expected)
             seen.append(number)
     assert sorted(seen) == list(range(12))
     assert store.about(Path("out.parquet"))["classes"] == "disjoint"
@@ -514,8 +515,8 @@ def test_lists_of_groups_and_classes_divide_texts(here: Path, capsys: pytest.Cap
     Path("lists/test.txt").write_text("g2")
     packed(pinned(groups="groups.json", splits="lists"))
     assert "a.csv: leaves out 6 files that no list in lists names" in capsys.readouterr().err
-    found = text_table.items(replace(PREPARE, split="listed"), Path("raw"))
-    places = {(item.key.split, item.key.superclass, item.key.class_) for item in found}
+    items = text_table.items(replace(PREPARE, split="listed"), Path("raw"))
+    places = {(item.key.split, item.key.superclass, item.key.class_) for item in items}
     assert places == {
         *(("train", "g0", f"class {j}") for j in (0, 3, 6, 9)),
         *(("val", "g1", f"class {j}") for j in (1, 4)),
@@ -663,28 +664,28 @@ def test_published_texts_are_those_that_params_yaml_pins(
 ) -> None:
     least, n_classes, n_texts = PUBLISHED[name]
     section = yaml.safe_load((ROOT / "params.yaml").read_text())["data"][name]
-    said = section["raw"]
+    raw = section["raw"]
     for key in ("path", "groups"):
-        said[key] = said[key] and str(shared_data / said[key].removeprefix("../"))
-    text_table.download(text_table.Raw(**said), tmp_path)
+        raw[key] = raw[key] and str(shared_data / raw[key].removeprefix("../"))
+    text_table.download(text_table.Raw(**raw), tmp_path)
     shares = division.Shares(**section["prepare"].pop("split"))
     prepare = text_table.Prepare(**section["prepare"], split=shares)
-    found = text_table.items(prepare, tmp_path)
-    counts = Counter(item.key.path for item in found)
+    items = text_table.items(prepare, tmp_path)
+    counts = Counter(item.key.path for item in items)
     assert (len(counts), min(counts.values()) >= least) == (n_classes, True)
-    assert n_texts - 70 < len(found) <= n_texts  # a few are there twice
+    assert n_texts - 70 < len(items) <= n_texts  # a few are there twice
     preprocess(text_table, prepare, tmp_path, tmp_path / "out.parquet")
     sizes = [len(store.load(tmp_path / "out.parquet", split).samples) for split in ("train", "val", "test")]
-    assert sum(sizes) + store.about(tmp_path / "out.parquet")["removed"] == len(found)
+    assert sum(sizes) + store.about(tmp_path / "out.parquet")["removed"] == len(items)
 
 
 def test_clinc150_has_few_texts_under_two_labels(shared_data: Path) -> None:
-    said = json.loads((shared_data / "clinc150/data_full.json").read_text())
+    content = json.loads((shared_data / "clinc150/data_full.json").read_text())
     labels: dict[str, set[str]] = {}
     for part in ("train", "val", "test"):
-        for text, label in said[part]:
+        for text, label in content[part]:
             labels.setdefault(texts.normalised(text), set()).add(label)
-    assert sum(len(found) > 1 for found in labels.values()) == 4
+    assert sum(len(parts) > 1 for parts in labels.values()) == 4
 
 
 # --- models at work
@@ -724,6 +725,9 @@ def intents(classes: int, samples: int) -> list[tuple[str, str]]:
     return rows
 
 
+DATASET = "mine"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
     """Requests through the stages, and what was measured."""
@@ -747,15 +751,6 @@ def test_methods_learn_to_tell_unseen_intents_apart(trained: tuple[Project, dict
         assert measured["accuracy"] - measured["ci95"] > 2 * 0.2  # chance
     better = trained[1]["prototypical"]
     assert better["accuracy"] > better["untrained"]["accuracy"] + 0.05
-
-
-@pytest.fixture(scope="module")
-def published(trained: tuple[Project, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """A repository with the models, and the version of each method."""
-    root = tmp_path_factory.mktemp("published") / "repository"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield root, synthetic.publish(trained[0].root, root, "mine", ["prototypical", "maml"])
 
 
 @pytest.fixture(scope="module")
@@ -818,12 +813,12 @@ def test_predict_answers_about_lines_and_tables(
     command = ["predict", GROUP, str(tables / "asked"), "--support", str(tables / "support.csv")]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
-    assert [answer["sample"] for answer in said] == [text for text, _ in task[5:]]
+    answers = json.loads(done.stdout)
+    assert [answer["sample"] for answer in answers] == [text for text, _ in task[5:]]
     champion = mlflow.pyfunc.load_model(versions["prototypical"].source)
-    wanted = champion.predict(pd.DataFrame(asked(task), columns=["text", "label"]))
-    assert [answer["label"] for answer in said] == wanted["label"].tolist()
-    for answer, probabilities in zip(said, wanted["probabilities"], strict=True):
+    expected = champion.predict(pd.DataFrame(asked(task), columns=["text", "label"]))
+    assert [answer["label"] for answer in answers] == expected["label"].tolist()
+    for answer, probabilities in zip(answers, expected["probabilities"], strict=True):
         assert answer["probabilities"] == pytest.approx(probabilities, rel=1e-6)
 
 
@@ -881,9 +876,9 @@ def test_predict_wants_a_table_to_learn_texts_from(
 
 def test_the_card_of_a_version_says_how_to_give_it_texts(published: tuple, task: list) -> None:
     root, versions = published
-    said = versions["prototypical"].description
-    assert '"text": [a, b, unknown]' in said
-    assert "ictures" not in said
+    description = versions["prototypical"].description
+    assert '"text": [a, b, unknown]' in description
+    assert "ictures" not in description
     uri = f"sqlite:///{root}/mlruns/mlflow.db"
     assert '"text": [a, b, unknown]' in mlflow.MlflowClient(uri, uri).get_registered_model(GROUP).description
 
