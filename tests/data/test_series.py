@@ -407,7 +407,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 250, "maml": {"steps": 150, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["series_table"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("series_table")
+    return project, project.make(DATASET)
+
+
+@pytest.fixture(scope="module")
+def model_root(trained: tuple[Project, dict]) -> Path:
+    """See `published`."""
+    return trained[0].root
 
 
 @pytest.mark.slow
@@ -427,12 +433,12 @@ COLUMNS = ("series", "label")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, method: str, tmp_path: Path
+    published: tuple, model_root: Path, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, TASK, COLUMNS)
-    direct = methods.load(trained[0].root / f"models/series_table-5w1s/{method}")
+    direct = methods.load(model_root / f"models/{DATASET}-5w1s/{method}")
     values = [series.fitted(np.array(value), direct.problem.form) for value, _ in TASK]
     samples = torch.from_numpy(np.stack(values))[None]
     with torch.no_grad():

@@ -387,7 +387,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 60, "maml": {"steps": 60, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["audio_folder"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("audio_folder")
+    return project, project.make(DATASET)
+
+
+@pytest.fixture(scope="module")
+def model_root(trained: tuple[Project, dict]) -> Path:
+    """See `published`."""
+    return trained[0].root
 
 
 @pytest.mark.slow
@@ -408,14 +414,14 @@ def task(trained: tuple[Project, dict]) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, task: list, method: str, tmp_path: Path
+    published: tuple, model_root: Path, task: list, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     rows = [(path.read_bytes(), path.parent.name if row < 5 else None) for row, path in enumerate(task)]
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, rows, ("sound", "label"))
     samples = torch.from_numpy(np.stack([sounds.decode(path.read_bytes(), FORM)[0] for path in task]))
-    direct = methods.load(trained[0].root / f"models/audio_folder-5w1s/{method}")
+    direct = methods.load(model_root / f"models/{DATASET}-5w1s/{method}")
     with torch.no_grad():
         values = samples.float()[None] / 255
         truth = direct.predict(values[:, :5], torch.arange(5)[None], values[:, 5:], 5)[0].numpy()

@@ -743,9 +743,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 60, "maml": 40}
         params["datasets"] = ["mine"]
         params["setting"]["5w1s"] |= {"train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("mine")
+    return project, project.make(DATASET)
 
 
+@pytest.mark.slow
 def test_methods_learn_to_tell_unseen_intents_apart(trained: tuple[Project, dict]) -> None:
     for measured in trained[1].values():
         assert measured["accuracy"] - measured["ci95"] > 2 * 0.2  # chance
@@ -754,13 +755,22 @@ def test_methods_learn_to_tell_unseen_intents_apart(trained: tuple[Project, dict
 
 
 @pytest.fixture(scope="module")
-def task(trained: tuple[Project, dict]) -> list[tuple[str, str]]:
-    """Five classes that training did not see: a text each to learn from, and three to answer."""
-    test = store.load(trained[0].root / "data/processed/mine.parquet", "test").class_names[:5]
-    by_class = {name.partition("/")[2]: [] for name in test}  # type: dict[str, list[str]]
-    for text, label in intents(70, 24):
-        if label in by_class:
-            by_class[label].append(text)
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models that have random weights; see `published`."""
+    root = tmp_path_factory.mktemp("models")
+    for method in ("prototypical", "maml"):
+        folder = root / f"models/{GROUP}/{method}"
+        folder.mkdir(parents=True)
+        methods.save(build(method), folder)
+    return root
+
+
+@pytest.fixture(scope="module")
+def task() -> list[tuple[str, str]]:
+    """Five classes: a support text of each, and three queries."""
+    by_class: dict[str, list[str]] = {}
+    for text, label in intents(5, 4):
+        by_class.setdefault(label, []).append(text)
     return [(by_class[name][number], name) for number in range(4) for name in by_class]
 
 
@@ -770,13 +780,13 @@ def asked(task: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, task: list, method: str, tmp_path: Path
+    published: tuple, model_root: Path, task: list, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     columns, rows = ("text", "label"), asked(task)
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, rows, columns)
-    direct = methods.load(trained[0].root / f"models/{GROUP}/{method}")
+    direct = methods.load(model_root / f"models/{GROUP}/{method}")
     form = direct.problem.form
     samples = torch.from_numpy(np.stack([texts.decode(text.encode(), form)[0] for text, _ in task]))[None]
     with torch.no_grad():
