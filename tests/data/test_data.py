@@ -97,21 +97,23 @@ class TestStore:
         path = tmp_path / "data.parquet"
         write(path, FORM, samples, keys)
         for split in SPLITS:
-            got = store.load(path, split)
-            assert got.class_names == ["Old-Italic/x", "Old/x"]
-            assert got.labels.tolist() == [0, 0, 1, 1]
-            assert got.labels.dtype == np.int64
-            assert got.md5 == hashlib.md5(path.read_bytes()).hexdigest()
-            assert got.form == FORM
-            wanted = [
+            actual = store.load(path, split)
+            assert actual.class_names == ["Old-Italic/x", "Old/x"]
+            assert actual.labels.tolist() == [0, 0, 1, 1]
+            assert actual.labels.dtype == np.int64
+            assert actual.md5 == hashlib.md5(path.read_bytes()).hexdigest()
+            assert actual.form == FORM
+            expected = [
                 samples[keys.index(Key(split, superclass, "x", name))]
                 for superclass in ("Old-Italic", "Old")
                 for name in "ab"
             ]
-            assert got.samples.dtype == np.uint8
-            np.testing.assert_array_equal(got.samples, np.stack(wanted))
+            assert actual.samples.dtype == np.uint8
+            np.testing.assert_array_equal(actual.samples, np.stack(expected))
         assert store.about(path) == ABOUT | {"kind": "images"}
-        assert {split: len(found) for split, found in store.digests(path).items()} == dict.fromkeys(SPLITS, 4)
+        assert {split: len(digests) for split, digests in store.digests(path).items()} == dict.fromkeys(
+            SPLITS, 4
+        )
 
     @pytest.mark.parametrize(
         ("dtype", "shape"), [("float32", (3, 7)), ("int32", (11,)), ("uint8", (1, 4, 9))]
@@ -122,9 +124,9 @@ class TestStore:
         keys = [Key(split, "all", "c", name) for split in SPLITS for name in "ab"]
         write(tmp_path / "data.parquet", form, samples, keys)
         for row, split in enumerate(SPLITS):
-            got = store.load(tmp_path / "data.parquet", split)
-            np.testing.assert_array_equal(got.samples, samples[2 * row : 2 * row + 2])
-            assert (got.samples.dtype, got.form) == (np.dtype(dtype), form)
+            actual = store.load(tmp_path / "data.parquet", split)
+            np.testing.assert_array_equal(actual.samples, samples[2 * row : 2 * row + 2])
+            assert (actual.samples.dtype, actual.form) == (np.dtype(dtype), form)
 
     def test_a_split_of_several_row_groups(self, tmp_path: Path) -> None:
         samples = np.random.default_rng(0).integers(0, 256, (50, *FORM.shape), dtype=np.uint8)
@@ -132,10 +134,10 @@ class TestStore:
         with store.writing(tmp_path / "data.parquet", FORM, rotations=False, about=ABOUT) as writer:
             for part in (slice(0, 13), slice(13, 17), slice(17, 50)):  # within classes
                 writer.write(keys[part], samples[part], [bytes(16)] * len(keys[part]))
-        got = store.load(tmp_path / "data.parquet", "test")
-        np.testing.assert_array_equal(got.samples, samples)
-        assert got.labels.tolist() == [row // 5 for row in range(50)]
-        assert got.class_names == [f"all/c{number}" for number in range(10)]
+        actual = store.load(tmp_path / "data.parquet", "test")
+        np.testing.assert_array_equal(actual.samples, samples)
+        assert actual.labels.tolist() == [row // 5 for row in range(50)]
+        assert actual.class_names == [f"all/c{number}" for number in range(10)]
 
     def test_same_samples_same_bytes(self, tmp_path: Path, rows: tuple[np.ndarray, list[Key]]) -> None:
         samples, keys = rows
@@ -150,8 +152,8 @@ class TestStore:
         plain, turned = store.load(tmp_path / "plain", "val"), store.load(tmp_path / "turned", "val")
         for turn in range(4):
             part = slice(turn * 4, turn * 4 + 4)
-            wanted = np.rot90(plain.samples, turn, axes=(2, 3))
-            np.testing.assert_array_equal(turned.samples[part], wanted)
+            expected = np.rot90(plain.samples, turn, axes=(2, 3))
+            np.testing.assert_array_equal(turned.samples[part], expected)
             assert turned.labels[part].tolist() == [2 * turn, 2 * turn, 2 * turn + 1, 2 * turn + 1]
         assert turned.class_names == [
             *("Old-Italic/x", "Old/x", "Old-Italic/x/rot090", "Old/x/rot090"),
@@ -188,9 +190,9 @@ class TestStore:
             stream[torch.arange(start, start + 8)]
             assert sum(part.nbytes for part in stream._cache.values()) <= 10 * FORM.nbytes
 
-    @pytest.mark.parametrize(("said", "limit"), [("1", 1 << 20), ("0", 0)])
-    def test_memory_is_set_in_mib(self, monkeypatch: pytest.MonkeyPatch, said: str, limit: int) -> None:
-        monkeypatch.setenv("METASHOT_MEMORY", said)
+    @pytest.mark.parametrize(("mebibytes", "limit"), [("1", 1 << 20), ("0", 0)])
+    def test_memory_is_set_in_mib(self, monkeypatch: pytest.MonkeyPatch, mebibytes: str, limit: int) -> None:
+        monkeypatch.setenv("METASHOT_MEMORY", mebibytes)
         assert store.memory() == limit
         monkeypatch.setenv("METASHOT_MEMORY", "4 GB")
         with pytest.raises(MetashotError, match="METASHOT_MEMORY=4 GB: not a number of MiB"):
@@ -226,11 +228,11 @@ class TestPreprocess:
         write_zip(tmp_path / "a.zip", members | {"__MACOSX/all/train/c0/0.png": b"junk", "README.txt": b"hi"})
         preprocess(MADE_UP, PREPARE, tmp_path, tmp_path / "out.parquet")
         for split in SPLITS:
-            got = store.load(tmp_path / "out.parquet", split)
-            assert got.samples.shape == (4, 1, 10, 10)
-            assert got.class_names == [f"{split}/c0", f"{split}/c1"]
-            assert (got.samples[:, 0, :4, :4] > 240).all()
-            assert (got.samples[:, 0, 7:, 7:] < 15).all()
+            actual = store.load(tmp_path / "out.parquet", split)
+            assert actual.samples.shape == (4, 1, 10, 10)
+            assert actual.class_names == [f"{split}/c0", f"{split}/c1"]
+            assert (actual.samples[:, 0, :4, :4] > 240).all()
+            assert (actual.samples[:, 0, 7:, 7:] < 15).all()
 
     def test_duplicates_within_a_class_stay(self, tmp_path: Path) -> None:
         members = pictures_of()
@@ -402,32 +404,32 @@ def omniglot_parquet(omniglot_raw: Path) -> Path:
 class TestOmniglot:
     @pytest.mark.parametrize(("split", "characters"), [("train", 1028), ("val", 172), ("test", 423)])
     def test_vinyals(self, omniglot_parquet: Path, shared_data: Path, split: Any, characters: int) -> None:
-        got = store.load(omniglot_parquet, split)
+        actual = store.load(omniglot_parquet, split)
         published = (shared_data / "splits/omniglot/vinyals" / f"{split}.txt").read_text().split()
-        names = [name if "/rot" in name else f"{name}/rot000" for name in got.class_names]
+        names = [name if "/rot" in name else f"{name}/rot000" for name in actual.class_names]
         assert sorted(names) == sorted(published)
         assert len(names) == 4 * characters
-        assert got.samples.shape == (80 * characters, 1, 28, 28)
-        assert np.array_equal(got.labels, torch.arange(4 * characters).repeat_interleave(20))
+        assert actual.samples.shape == (80 * characters, 1, 28, 28)
+        assert np.array_equal(actual.labels, torch.arange(4 * characters).repeat_interleave(20))
 
     def test_drawings_are_scaled_and_inverted(self, omniglot_parquet: Path, omniglot_raw: Path) -> None:
         """Against the mean ink of the cells of a coarser grid, straight from the published file."""
         with zipfile.ZipFile(omniglot_raw / "images_background.zip") as file:
             names = sorted(name for name in file.namelist() if "/Korean/character07/" in name)
             drawings = [np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names]
-        got = store.load(omniglot_parquet, "train")
-        first = got.class_names.index("Korean/character07") * 20
-        for drawing, image in zip(drawings, got.samples[first : first + 20, 0], strict=True):
+        actual = store.load(omniglot_parquet, "train")
+        first = actual.class_names.index("Korean/character07") * 20
+        for drawing, image in zip(drawings, actual.samples[first : first + 20, 0], strict=True):
             ink = (~drawing).reshape(7, 15, 7, 15).mean((1, 3))
             cells = image.reshape(7, 4, 7, 4).mean((1, 3)) / 255
             assert np.abs(ink - cells).max() < 0.06
             assert ink.max() > 0.1
 
     def test_the_one_known_pair_of_equal_drawings_stays(self, omniglot_parquet: Path) -> None:
-        got = store.load(omniglot_parquet, "train")
-        first = got.class_names.index("Braille/character01") * 20
-        assert np.array_equal(got.samples[first + 2], got.samples[first + 18])
-        assert not np.array_equal(got.samples[first + 2], got.samples[first + 3])
+        actual = store.load(omniglot_parquet, "train")
+        first = actual.class_names.index("Braille/character01") * 20
+        assert np.array_equal(actual.samples[first + 2], actual.samples[first + 18])
+        assert not np.array_equal(actual.samples[first + 2], actual.samples[first + 3])
 
     def test_background_split(self, omniglot_raw: Path) -> None:
         params = replace(OMNIGLOT, split="background")

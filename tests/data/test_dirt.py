@@ -77,19 +77,19 @@ class Dirt:
     """A kind of dirt.
 
     Attributes:
-        name: What it is.
-        spoil: Puts it into a clean folder, or a zip of one.
-        more: How many samples it adds where it stops nothing.
-        stops: A telling part of the line that ends the pipeline; empty where it stops nothing.
-        told: A telling part of what the stage download says beside, where it stops nothing.
-        init: A telling part of what `metashot init` says; by default that of the pipeline.
+        name: Its name.
+        spoil: Adds it to a clean folder, or to a zip of one.
+        more: Number of samples that it adds, if the pipeline does not stop.
+        stops: Part of the error that stops the pipeline; empty if it does not stop.
+        report: Part of the report of the stage download, if it does not stop.
+        init: Part of the output of `metashot init`, by default that of the pipeline.
     """
 
     name: str
     spoil: Callable[[Path], object]
     more: int = 0
     stops: str = ""
-    told: str = ""
+    report: str = ""
     init: str = ""
 
 
@@ -158,7 +158,7 @@ DIRT = [
     Dirt("RGBA", file("class0/x.png", encoded(noise(1000, "RGBA"))), 1, init="1 RGBA"),
     Dirt("LA", file("class0/x.png", encoded(noise(1000, "LA"))), 1, init="1 LA"),
     Dirt("1 bit", file("class0/x.png", encoded(noise(1000, "1"))), 1, init="1 1"),
-    Dirt("an animated GIF", file("class0/x.gif", encoded(noise(1000), "GIF", **MOVING)), told="1 .gif"),
+    Dirt("an animated GIF", file("class0/x.gif", encoded(noise(1000), "GIF", **MOVING)), report="1 .gif"),
     Dirt(
         "an animated WebP",
         file("class0/x.webp", encoded(noise(1000), "WEBP", **MOVING)),
@@ -199,8 +199,8 @@ DIRT = [
     ),
     Dirt("a very long name", file(f"class0/{'x' * 250}.png"), 1, init="49"),
     Dirt("a long class name", copied("class0", "y" * 255), EACH, init="56"),
-    Dirt("a leading dot", file("class0/.x.png"), told="1 hidden"),
-    Dirt("a hidden folder", file(".cache/x.png"), told="1 hidden"),
+    Dirt("a leading dot", file("class0/.x.png"), report="1 hidden"),
+    Dirt("a hidden folder", file(".cache/x.png"), report="1 hidden"),
     Dirt("spaces and quotes", file('class0/it\'s "a" b.png'), 1, init="49"),
     Dirt("a colon", file("class0/2026-01-01 12:00:00.png"), 1, init="49"),
     Dirt("a backslash", file("class0/a\\b.png"), stops="a backslash in its name"),
@@ -219,7 +219,7 @@ DIRT = [
         lambda f: [
             file(name, b"")(f) for name in (".DS_Store", "class0/Thumbs.db", "__MACOSX/class0/._0.png")
         ],
-        told="3 files of other kinds (3 hidden)",
+        report="3 files of other kinds (3 hidden)",
     ),
     Dirt(
         "what file servers and recycle bins leave",
@@ -231,7 +231,7 @@ DIRT = [
                 *("class0/._0.png", "class0/desktop.ini", "class0/THUMBS.DB"),
             )
         ],
-        told="10 files of other kinds (10 hidden)",
+        report="10 files of other kinds (10 hidden)",
     ),
     Dirt("a JFIF", file("class0/x.jfif", JPEG), 1, init="49"),
     Dirt("a class name with a space behind it", copied("class0", "alone "), EACH, init="56"),
@@ -265,7 +265,7 @@ DIRT = [
     Dirt(
         "documents",
         lambda f: [file(n, b"")(f) for n in ("README", "class1/a.TXT")],
-        told="(1 .txt, 1 without suffix)",
+        report="(1 .txt, 1 without suffix)",
     ),
 ]
 
@@ -302,12 +302,12 @@ def check(dirt: Dirt, path: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert "\n" not in str(caught.value)
     else:
         assert pipeline(raw) == CLASSES * EACH + dirt.more
-        assert dirt.told in capsys.readouterr().err
+        assert dirt.report in capsys.readouterr().err
     before = Path("params.yaml").read_bytes()
     done = CliRunner().invoke(app, ["init", path, "--name", "mine"], env={"COLUMNS": "300"})
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert done.exit_code == (1 if dirt.stops else 0), done.output
-    assert (dirt.init or dirt.told or dirt.stops) in done.output
+    assert (dirt.init or dirt.report or dirt.stops) in done.output
     assert (Path("params.yaml").read_bytes() == before) == bool(dirt.stops)
     if not dirt.stops:
         check_params(Path("params.yaml"))
@@ -393,13 +393,13 @@ ZIP_DIRT = [
         stops="is a symbolic link",
     ),
     Dirt("an encrypted member", encrypt, stops="cannot be read (File", init="is encrypted"),
-    Dirt("a zip in a zip", add("class0/more.zip"), told="1 .zip"),
+    Dirt("a zip in a zip", add("class0/more.zip"), report="1 .zip"),
     Dirt("one name twice", add("class0/./0.png"), stops="member 'class0/0.png' occurs twice"),
     Dirt("a member that begins with a dot", add("./class0/x.png"), 1, init="49"),
     Dirt("a folder around it", wrapped("top"), init="48"),
     Dirt("two folders around it", wrapped("top", "inner"), init="48"),
     Dirt("three folders around it", wrapped("a", "b", "c"), stops="not at the depth of the others"),
-    Dirt("what macOS adds", add("__MACOSX/class0/._0.png", ".DS_Store"), told="2 hidden"),
+    Dirt("what macOS adds", add("__MACOSX/class0/._0.png", ".DS_Store"), report="2 hidden"),
     Dirt("an empty class", add("empty/", content=b""), stops="the folder 'empty' has no sample"),
     Dirt(
         "half of it",
@@ -561,8 +561,8 @@ def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
 def test_lists_of_splits_may_lie_in_the_folder(folder: Path) -> None:
     for at, split in enumerate(("train", "val", "test")):
         file(f"lists/{split}.txt", f"class{2 * at}\nclass{2 * at + 1}\n".encode())(folder)
-    found = folders.contents(replace(RAW, splits="images/lists"), Path(), images.SUFFIXES)
-    assert (len(found.samples), found.mistakes, found.unlisted) == (CLASSES * EACH, [], 0)
+    contents = folders.contents(replace(RAW, splits="images/lists"), Path(), images.SUFFIXES)
+    assert (len(contents.samples), contents.mistakes, contents.unlisted) == (CLASSES * EACH, [], 0)
 
 
 def test_a_class_each_with_one_picture_is_one_line(folder: Path) -> None:
@@ -621,11 +621,11 @@ def test_pixels_are_those_that_a_person_sees(
         exif = Image.Exif()
         exif[0x0112] = options["exif"]  # orientation: turn by 90 degrees clockwise to see it
         options = {"exif": exif}
-    got = np.asarray(images.picture(encoded(image, "PNG", **options), colour=True)).reshape(-1, 3).tolist()
+    actual = np.asarray(images.picture(encoded(image, "PNG", **options), colour=True)).reshape(-1, 3).tolist()
     if isinstance(seen, str):
-        assert got == [{"r": [255, 0, 0], "b": [0, 0, 255]}[letter] for letter in seen]
+        assert actual == [{"r": [255, 0, 0], "b": [0, 0, 255]}[letter] for letter in seen]
     else:
-        assert got == [[value] * 3 for value in seen]
+        assert actual == [[value] * 3 for value in seen]
 
 
 def deep_png(pixels: np.ndarray, clear: bytes = b"") -> bytes:
@@ -644,13 +644,15 @@ def deep_png(pixels: np.ndarray, clear: bytes = b"") -> bytes:
 @pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
 def test_of_16_bits_the_upper_8_of_those_that_are_used_count(used: int) -> None:
     values = (np.arange(256) << (used - 8)).astype(np.uint16).reshape(16, 16, 1)
-    got = images.picture(deep_png(values), colour=False, bits=used)
-    np.testing.assert_array_equal(np.asarray(got), np.arange(256).reshape(16, 16))
+    actual = images.picture(deep_png(values), colour=False, bits=used)
+    np.testing.assert_array_equal(np.asarray(actual), np.arange(256).reshape(16, 16))
     assert images.bits_used(images.opened(deep_png(values))) == used
     # One value is clear: white paper is seen
-    got = images.picture(deep_png(values, struct.pack(">H", int(values[1, 2, 0]))), colour=False, bits=used)
-    assert np.asarray(got)[1, 2] == 255
-    assert (np.asarray(got) != np.arange(256).reshape(16, 16)).sum() == 1
+    actual = images.picture(
+        deep_png(values, struct.pack(">H", int(values[1, 2, 0]))), colour=False, bits=used
+    )
+    assert np.asarray(actual)[1, 2] == 255
+    assert (np.asarray(actual) != np.arange(256).reshape(16, 16)).sum() == 1
     if used > 8:
         with pytest.raises(
             ValueError, match=f"a picture of {used} bits, where the data set has {used - 1}: "
@@ -659,9 +661,9 @@ def test_of_16_bits_the_upper_8_of_those_that_are_used_count(used: int) -> None:
     for channels in (3, 4):  # Pillow reads the upper 8 of 16
         colours = np.full((16, 16, channels), 65535, np.uint16)
         colours[..., :3] = values
-        got = np.asarray(images.picture(deep_png(colours), colour=True, bits=used))
+        actual = np.asarray(images.picture(deep_png(colours), colour=True, bits=used))
         kept = np.arange(256) >> (16 - used) << (16 - used)
-        np.testing.assert_array_equal(got, np.repeat(kept.reshape(16, 16, 1), 3, axis=2))
+        np.testing.assert_array_equal(actual, np.repeat(kept.reshape(16, 16, 1), 3, axis=2))
 
 
 def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder: Path) -> None:
@@ -680,11 +682,13 @@ def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder:
     form = replace(prepare, image_size=15).form
     for pixels in values[:6]:
         content = deep_png(pixels.astype(np.uint16))
-        wanted = Image.fromarray((pixels[..., 0] >> 4).astype(np.uint8)).resize((15, 15), 1)
-        np.testing.assert_array_equal(images.decode(content, form)[0][0], 255 - np.asarray(wanted))
+        expected = Image.fromarray((pixels[..., 0] >> 4).astype(np.uint8)).resize((15, 15), 1)
+        np.testing.assert_array_equal(images.decode(content, form)[0][0], 255 - np.asarray(expected))
         served = np.rint(255 * images.served(content, form)[0])
         # light paper is inverted, dark paper is not
-        assert any(np.array_equal(served, shade) for shade in (np.asarray(wanted), 255 - np.asarray(wanted)))
+        assert any(
+            np.array_equal(served, shade) for shade in (np.asarray(expected), 255 - np.asarray(expected))
+        )
     file("class0/bright.png", deep_png(np.full((12, 15, 1), 5000, np.uint16)))(folder)
     with pytest.raises(MetashotError, match="is a picture of 13 bits, where the data set has 12"):
         pipeline(RAW, prepare)
@@ -705,8 +709,8 @@ def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
 
 def test_a_cmyk_jpeg_looks_like_the_picture_it_was_made_of() -> None:
     plain = Image.fromarray(np.tile(np.array([[[200, 60, 20]]], np.uint8), (16, 16, 1)))
-    got = np.asarray(images.picture(encoded(plain.convert("CMYK"), "JPEG", quality=95), colour=True))
-    assert np.abs(got.astype(int) - [200, 60, 20]).max() <= 6
+    actual = np.asarray(images.picture(encoded(plain.convert("CMYK"), "JPEG", quality=95), colour=True))
+    assert np.abs(actual.astype(int) - [200, 60, 20]).max() <= 6
 
 
 def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -723,12 +727,12 @@ def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: 
     prepare = replace(PREPARE, split=clean.division)
     assert (clean.repeated, pipeline(RAW, prepare)) == ("refuse", 60)
 
-    def twice(first: str, second: str, said: str, repeated: str) -> None:
+    def twice(first: str, second: str, duplicates: str, repeated: str) -> None:
         new = Path("images", second, "again.png")
         shutil.copy(Path("images", first, "0.png"), new)
         proposal = propose.init(Path(), RAW, "mine")
         page = "\n".join([*propose.summary(proposal).values(), *propose.warnings(proposal)])
-        assert (said in page, proposal.repeated, proposal.mistakes) == (True, repeated, [])
+        assert (duplicates in page, proposal.repeated, proposal.mistakes) == (True, repeated, [])
         assert (repr(f"{second}/again.png") in page) == (first != second)
         if repeated == "refuse":
             assert pipeline(RAW, prepare) == 61

@@ -135,12 +135,12 @@ def test_every_format_and_mode_becomes_grey_of_one_size(
     preprocess(image_folder, PREPARE, tmp_path / "raw", tmp_path / "out.parquet")
     seen = 0
     for split in SPLITS:
-        got = store.load(tmp_path / "out.parquet", split)
-        assert all(name.startswith("birds/class") for name in got.class_names)
-        assert got.samples.shape[1:] == (1, 10, 10)
-        assert np.abs(got.samples[:, 0, 4:, :4].astype(int) - 155).max() <= 6
-        assert got.samples[:, 0, 4:, 6:].max() <= 6
-        seen += len(got.samples)
+        actual = store.load(tmp_path / "out.parquet", split)
+        assert all(name.startswith("birds/class") for name in actual.class_names)
+        assert actual.samples.shape[1:] == (1, 10, 10)
+        assert np.abs(actual.samples[:, 0, 4:, :4].astype(int) - 155).max() <= 6
+        assert actual.samples[:, 0, 4:, 6:].max() <= 6
+        seen += len(actual.samples)
     assert seen == 12 * len(variants)
 
 
@@ -171,7 +171,7 @@ def test_shares_of_samples_put_every_class_in_all_splits(
     shares = division.Shares(of="samples", seed=7, val=val, test=test)
     packed(pinned(), Path("raw"))
     items = image_folder.items(replace(PREPARE, split=shares), Path("raw"))
-    want = {}
+    expected = {}
     for class_ in range(3):
         names = sorted(
             (f"all/class{class_}/{n}.png" for n in range(each)),
@@ -179,14 +179,14 @@ def test_shares_of_samples_put_every_class_in_all_splits(
         )
         n_test, n_val = max(2, round(test * each)), max(2, round(val * each))
         splits = ["test"] * n_test + ["val"] * n_val + ["train"] * (each - n_test - n_val)
-        want |= dict(zip(names, splits, strict=True))
-    assert {f"{item.key.path}/{item.key.name}": item.key.split for item in items} == want
+        expected |= dict(zip(names, splits, strict=True))
+    assert {f"{item.key.path}/{item.key.name}": item.key.split for item in items} == expected
     preprocess(image_folder, replace(PREPARE, split=shares), Path("raw"), Path("out.parquet"))
     assert store.about(Path("out.parquet"))["classes"] == "shared"
     for split in SPLITS:
-        got = store.load(Path("out.parquet"), split)
-        assert got.class_names == ["all/class0", "all/class1", "all/class2"]
-        assert np.bincount(got.labels).tolist() == [list(want.values()).count(split) // 3] * 3
+        actual = store.load(Path("out.parquet"), split)
+        assert actual.class_names == ["all/class0", "all/class1", "all/class2"]
+        assert np.bincount(actual.labels).tolist() == [list(expected.values()).count(split) // 3] * 3
 
 
 def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) -> None:
@@ -231,9 +231,9 @@ def test_samples_come_in_order_from_whichever_zips_they_are_in(
     archive.pack(sorted(files.items()), tmp_path / "raw/images")
     assert len(list((tmp_path / "raw/images").iterdir())) == -(-len(files) // 7)
     shares = replace(SHARES, of=of, val=0.3, test=0.3) if of != "listed" else "listed"
-    found = image_folder.items(replace(PREPARE, split=shares), tmp_path / "raw")
-    got = [(item.key.split, item.key.path, item.key.name, item.read()) for item in found]
-    assert got == [(item.key.split, item.key.path, item.key.name, item.read()) for item in found]
+    packed_items = image_folder.items(replace(PREPARE, split=shares), tmp_path / "raw")
+    actual = [(item.key.split, item.key.path, item.key.name, item.read()) for item in packed_items]
+    assert actual == [(item.key.split, item.key.path, item.key.name, item.read()) for item in packed_items]
 
     items = []
     for name, content in files.items():
@@ -241,8 +241,8 @@ def test_samples_come_in_order_from_whichever_zips_they_are_in(
         items.append(Item(Key("".join(split), superclass, class_, file), partial(bytes, content), name))
     if isinstance(shares, division.Shares):
         items = division.divide(items, shares)
-    assert got == sorted((item.key.split, item.key.path, item.key.name, item.read()) for item in items)
-    assert {split for split, *_ in got} == {*SPLITS}
+    assert actual == sorted((item.key.split, item.key.path, item.key.name, item.read()) for item in items)
+    assert {split for split, *_ in actual} == {*SPLITS}
 
 
 @pytest.mark.parametrize(

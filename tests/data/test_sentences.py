@@ -86,15 +86,15 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "encoder"
 
 
-def prepare(folder: Path, **said) -> sentence_table.Prepare:
+def prepare(folder: Path, **changes) -> sentence_table.Prepare:
     whole = {
         "encoder": str(folder),
-        "encoder_md5": "" if "encoder_md5" in said else sentences.digest(folder),
+        "encoder_md5": "" if "encoder_md5" in changes else sentences.digest(folder),
         "width": WIDTH,
         "repeated": "refuse",
         "split": division.Shares(of="classes", seed=0, val=0.25, test=0.25),
     }
-    return sentence_table.Prepare(**(whole | said))
+    return sentence_table.Prepare(**(whole | changes))
 
 
 def test_a_static_encoder_gives_the_mean_of_its_rows(static: Path) -> None:
@@ -114,9 +114,9 @@ def test_a_transformer_gives_what_its_layers_give_by_hand(bert: Path) -> None:
     model, tokenizer = AutoModel.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
     with torch.no_grad():
         tokens = tokenizer(["word1 word2 word3"], return_tensors="pt")
-        wanted = model(**tokens).last_hidden_state[0].mean(0)  # no padding, so the mean over all tokens
+        expected = model(**tokens).last_hidden_state[0].mean(0)  # no padding, so the mean over all tokens
     vector, _ = sentences.decode(b"word1 word2 word3", prepare(bert).form)
-    torch.testing.assert_close(torch.from_numpy(vector), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(vector), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_threads_get_the_bits_that_one_caller_gets(bert: Path) -> None:
@@ -149,10 +149,10 @@ def test_what_is_wrong_with_an_encoder_is_one_line(static: Path, tmp_path: Path)
     empty.mkdir()
     for missing in (tmp_path / "nowhere", empty):
         assert refused(prepare(missing, encoder_md5="").form).startswith(f"{missing}: no sentence encoder")
-    found = f"or run `metashot refresh` to pin the present ones ({sentences.digest(static)})"
+    advice = f"or run `metashot refresh` to pin the present ones ({sentences.digest(static)})"
     unpinned = refused(prepare(static, encoder_md5="").form)
     assert "(prepare.encoder_md5: none yet)" in unpinned
-    assert unpinned.endswith(found)
+    assert unpinned.endswith(advice)
     assert refused(prepare(static, width=30).form).endswith(
         "vectors have 24 numbers: set prepare.width to that"
     )
@@ -176,12 +176,12 @@ def test_every_file_counts_but_hidden_ones(static: Path, tmp_path: Path) -> None
 
 def test_pickled_weights_are_not_read(static: Path, bert: Path, tmp_path: Path) -> None:
     for number, encoder in enumerate((static, bert)):
-        wanted, _ = sentences.decode(b"word1 word2", prepare(encoder).form)
+        expected, _ = sentences.decode(b"word1 word2", prepare(encoder).form)
         folder = copied(encoder, tmp_path / str(number))
         (folder / "pytorch_model.bin").write_bytes(b"no pickle")
         (folder / "openvino").mkdir()
         (folder / "openvino/openvino_model.bin").write_bytes(b"of no use here")
-        assert np.array_equal(sentences.decode(b"word1 word2", prepare(folder).form)[0], wanted)
+        assert np.array_equal(sentences.decode(b"word1 word2", prepare(folder).form)[0], expected)
         (folder / "model.safetensors").unlink()
         assert "pytorch_model.bin: pickled weights" in refused(prepare(folder).form)
 
@@ -229,9 +229,9 @@ def test_an_encoder_that_lies_elsewhere_has_to_be_the_same(
     static: Path, bert: Path, tmp_path: Path, monkeypatch
 ) -> None:
     form = prepare(static).form
-    wanted, _ = sentences.decode(b"word1", form)
+    expected, _ = sentences.decode(b"word1", form)
     monkeypatch.setenv(sentences.ENCODER, str(copied(static, tmp_path / "moved")))
-    assert np.array_equal(sentences.decode(b"word1", form)[0], wanted)
+    assert np.array_equal(sentences.decode(b"word1", form)[0], expected)
     monkeypatch.setenv(sentences.ENCODER, str(bert))
     assert "not the encoder that is pinned" in refused(form)
 
@@ -280,9 +280,9 @@ def test_the_store_holds_the_vectors(prepared: Path, static: Path) -> None:
     train_ = store.load(prepared, "train")
     assert train_.form == prepare(static).form
     rows = pd.read_csv(prepared.with_name("texts.csv"))
-    wanted = {tuple(sentences.decode(text.encode(), train_.form)[0]) for text in rows["text"]}
+    expected = {tuple(sentences.decode(text.encode(), train_.form)[0]) for text in rows["text"]}
     for split in ("train", "val", "test"):
-        assert {tuple(row) for row in store.load(prepared, split).tensor().numpy()} <= wanted
+        assert {tuple(row) for row in store.load(prepared, split).tensor().numpy()} <= expected
 
 
 def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_a_wrong_encoder_stops_preprocess_once(prepared: Path, static: Path, tmp
 @pytest.mark.parametrize("name", ["siamese", "matching", "prototypical", "maml", "reptile", "transfer"])
 def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     cls = methods.METHODS[name]
-    said = params.read(ROOT / "params.yaml", f"method.{name}", dict[str, object])
-    hyper = cls.params_type(**said | {"train_way": 5, "meta_batch": 2})
+    section = params.read(ROOT / "params.yaml", f"method.{name}", dict[str, object])
+    hyper = cls.params_type(**section | {"train_way": 5, "meta_batch": 2})
     splits = {split: store.load(prepared, split) for split in ("train", "val", "test")}
     torch.manual_seed(0)
     network = DenseParams(name="dense", width=16)
@@ -402,8 +402,8 @@ def test_predict_takes_the_encoder_from_the_repository_and_never_from_the_model(
     encoder.rename(encoder.with_name("moved"))
     done = ask()
     assert (done.exit_code, done.stderr) == (0, "")
-    wanted = [task["label"][row] for row in truth.argmax(1)]
-    assert [answer["label"] for answer in json.loads(done.stdout)] == wanted
+    expected = [task["label"][row] for row in truth.argmax(1)]
+    assert [answer["label"] for answer in json.loads(done.stdout)] == expected
 
 
 def test_a_model_asks_for_the_encoders_package_and_an_audit_knows(published: tuple, monkeypatch) -> None:

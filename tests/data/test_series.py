@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import synthetic
 import torch
 import yaml
 from project import Project
@@ -43,9 +42,9 @@ RANDOM = np.random.default_rng(0)
 def fitted(values: object, **options: object) -> np.ndarray:
     """A series of one channel."""
     prepare = replace(PREPARE, channels=("x",), **options)
-    got = series.fitted(np.array([values], float), prepare.form)
-    assert (got.shape, got.dtype) == ((1, prepare.length), np.float32)
-    return got[0]
+    actual = series.fitted(np.array([values], float), prepare.form)
+    assert (actual.shape, actual.dtype) == ((1, prepare.length), np.float32)
+    return actual[0]
 
 
 def test_crop_takes_the_middle_and_puts_zeros_around() -> None:
@@ -57,17 +56,19 @@ def test_crop_takes_the_middle_and_puts_zeros_around() -> None:
 
 def test_stretch_keeps_ends_and_straight_lines() -> None:
     for steps in (2, 5, 8, 31):
-        got = fitted(3 + 2 * np.linspace(0, 1, steps), fit="stretch")
-        np.testing.assert_allclose(got, np.linspace(3, 5, 8), rtol=1e-6)
+        actual = fitted(3 + 2 * np.linspace(0, 1, steps), fit="stretch")
+        np.testing.assert_allclose(actual, np.linspace(3, 5, 8), rtol=1e-6)
     assert fitted([0, 1, 0], fit="stretch", length=5).tolist() == [0, 0.5, 1, 0.5, 0]
 
 
 def test_a_standardised_channel_has_mean_0_and_deviation_1_and_a_still_one_is_0() -> None:
     values = RANDOM.normal(500, 30, 200)
-    got = fitted(values, standardise="series", length=200)
-    assert abs(got.mean()) < 1e-6
-    assert abs(got.std() - 1) < 1e-6
-    np.testing.assert_allclose(got, fitted(-7 + 0.001 * values, standardise="series", length=200), atol=1e-4)
+    actual = fitted(values, standardise="series", length=200)
+    assert abs(actual.mean()) < 1e-6
+    assert abs(actual.std() - 1) < 1e-6
+    np.testing.assert_allclose(
+        actual, fitted(-7 + 0.001 * values, standardise="series", length=200), atol=1e-4
+    )
     padded = fitted([1, 3], standardise="series")
     assert padded.tolist() == [0, 0, 0, -1, 1, 0, 0, 0]  # what is around is at the mean
     assert not fitted([0.1] * 9, standardise="series").any()
@@ -129,8 +130,8 @@ def packed(files: dict[str, bytes], path: str = "tables") -> Path:
 
 def read(files: dict[str, bytes], prepare: series_table.Prepare = PREPARE) -> dict[tuple, np.ndarray]:
     """Every series by its label and id."""
-    found = series_table.items(prepare, packed(files))
-    return {(i.key.class_, i.key.name): np.frombuffer(i.read()).reshape(2, -1) for i in found}
+    items = series_table.items(prepare, packed(files))
+    return {(i.key.class_, i.key.name): np.frombuffer(i.read()).reshape(2, -1) for i in items}
 
 
 @pytest.fixture(autouse=True)
@@ -140,9 +141,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_is_what_a_loop_over_its_rows_finds() -> None:
     rows = rows_of()
-    wanted = defaultdict(list)
+    expected = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["time"]):
-        wanted[row["label"], row["id"]].append((row["x"], row["y"]))
+        expected[row["label"], row["id"]].append((row["x"], row["y"]))
     for files in (
         {"a.csv": as_csv(rows)},
         {"a.parquet": as_parquet(rows)},
@@ -153,26 +154,26 @@ def test_a_table_is_what_a_loop_over_its_rows_finds() -> None:
     ):
         for path in Path("tables").rglob("*.*"):
             path.unlink()
-        got = read(files)
-        assert {key: [*map(tuple, values.T)] for key, values in got.items()} == wanted
+        actual = read(files)
+        assert {key: [*map(tuple, values.T)] for key, values in actual.items()} == expected
 
 
 def test_without_times_rows_are_in_the_order_of_the_table() -> None:
     rows = [{key: value for key, value in row.items() if key != "time"} for row in rows_of()]
-    got = read({"a.csv": as_csv(rows)})
-    for (_, id_), values in got.items():
+    actual = read({"a.csv": as_csv(rows)})
+    for (_, id_), values in actual.items():
         assert values[0].tolist() == [row["x"] for row in rows if row["id"] == id_]
 
 
 def test_times_are_numbers_or_dates() -> None:
     rows = rows_of()
-    wanted = read({"a.csv": as_csv(rows)})
+    expected = read({"a.csv": as_csv(rows)})
     stamped = [row | {"time": f"2026-03-01T09:{row['time']:02d}:00"} for row in rows]
     fractions = [row | {"time": row["time"] / 7 - 1} for row in rows]
     for other in (stamped, fractions):
-        got = read({"a.csv": as_csv(other)})
-        assert got.keys() == wanted.keys()
-        assert all(np.array_equal(got[key], wanted[key]) for key in got)
+        actual = read({"a.csv": as_csv(other)})
+        assert actual.keys() == expected.keys()
+        assert all(np.array_equal(actual[key], expected[key]) for key in actual)
 
 
 def test_names_that_look_like_something_else_stay_names() -> None:
@@ -192,11 +193,11 @@ def test_the_column_split_divides_and_one_file_is_enough() -> None:
     rows = [row | {"split": SPLIT[row["label"]], "note": "of no account"} for row in rows_of()]
     raw = packed({"a.csv": as_csv(rows)}, "tables/a.csv")
     preprocess(series_table, LISTED, raw, Path("out.parquet"))
-    got = store.load(Path("out.parquet"), "val")
-    assert got.class_names == ["all/c4", "all/c5"]
-    assert got.form == PREPARE.form
-    assert (got.samples.dtype, got.samples.shape) == (np.float32, (4, 2, 8))
-    np.testing.assert_allclose(got.samples[:, 1], np.arange(1, 9)[None].repeat(4, 0) / 3, rtol=1e-6)
+    actual = store.load(Path("out.parquet"), "val")
+    assert actual.class_names == ["all/c4", "all/c5"]
+    assert actual.form == PREPARE.form
+    assert (actual.samples.dtype, actual.samples.shape) == (np.float32, (4, 2, 8))
+    np.testing.assert_allclose(actual.samples[:, 1], np.arange(1, 9)[None].repeat(4, 0) / 3, rtol=1e-6)
 
 
 def spoil(**changes: object) -> Callable[[Rows], Rows]:
@@ -302,6 +303,9 @@ CLASSES, SAMPLES = 100, 8
 TEST = [class_ for class_ in range(CLASSES) if toys.split_of(class_, CLASSES) == "test"]
 
 
+DATASET = "series_table"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
     """Oscillations through the stages, and what was measured."""
@@ -316,22 +320,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 250, "maml": {"steps": 150, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["series_table"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("series_table")
+    return project, project.make(DATASET)
+
+
+@pytest.fixture(scope="module")
+def model_root(trained: tuple[Project, dict]) -> Path:
+    """See `published`."""
+    return trained[0].root
 
 
 @pytest.mark.slow
 def test_methods_learn_to_tell_unseen_series_apart(trained: tuple[Project, dict]) -> None:
     for measured in trained[1].values():  # chance is 0.2
         assert measured["accuracy"] - measured["ci95"] > max(0.5, measured["untrained"]["accuracy"])
-
-
-@pytest.fixture(scope="module")
-def published(trained: tuple[Project, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """A repository with the models, and the version of each method."""
-    root = tmp_path_factory.mktemp("published") / "repository"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield root, synthetic.publish(trained[0].root, root, "series_table", ["prototypical", "maml"])
 
 
 TASK = [
@@ -345,12 +346,12 @@ COLUMNS = ("series", "label")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, method: str, tmp_path: Path
+    published: tuple, model_root: Path, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, TASK, COLUMNS)
-    direct = methods.load(trained[0].root / f"models/series_table-5w1s/{method}")
+    direct = methods.load(model_root / f"models/{DATASET}-5w1s/{method}")
     values = [series.fitted(np.array(value), direct.problem.form) for value, _ in TASK]
     samples = torch.from_numpy(np.stack(values))[None]
     with torch.no_grad():
@@ -395,6 +396,6 @@ def test_predict_says_that_series_are_no_files(published: tuple, monkeypatch: py
 
 
 def test_the_section_of_params_yaml_is_valid() -> None:
-    said = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["data"]["series_table"]
-    known = {key: value for key, value in said["prepare"].items() if key not in ("split", "repeated")}
+    section = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["data"]["series_table"]
+    known = {key: value for key, value in section["prepare"].items() if key not in ("split", "repeated")}
     assert series.Prepare(**known | {"channels": tuple(known["channels"])}).form.shape == (3, 128)

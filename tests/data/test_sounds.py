@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import synthetic
 import torch
 import yaml
 from project import Project
@@ -89,12 +87,12 @@ def test_a_spectrogram_is_that_of_scipy() -> None:
     at, middle = np.linspace(0, 8000, 513), [0, *centres(40, 16000), 8000]
     weights = [np.interp(at, middle[i : i + 3], [0, 1, 0]) for i in range(40)]
     mel = np.array([[sum(w * p) for p in power.T] for w in weights])
-    wanted = 255 * (1 + np.clip(10 * np.log10(mel / mel.max()), -80, 0) / 80)
-    got = picture(encoded(noise, subtype="DOUBLE"))
-    assert got.shape == (40, 49) == FORM.shape[1:]
-    assert got.max() == 255
-    assert got.min() < 50
-    np.testing.assert_allclose(got, wanted, atol=0.500001)  # to the nearest whole number
+    expected = 255 * (1 + np.clip(10 * np.log10(mel / mel.max()), -80, 0) / 80)
+    actual = picture(encoded(noise, subtype="DOUBLE"))
+    assert actual.shape == (40, 49) == FORM.shape[1:]
+    assert actual.max() == 255
+    assert actual.min() < 50
+    np.testing.assert_allclose(actual, expected, atol=0.500001)  # to the nearest whole number
 
 
 @pytest.mark.parametrize(
@@ -112,12 +110,12 @@ def test_the_middle_is_that_of_the_whole_in_every_encoding(subtype: str) -> None
 def test_many_channels_are_averaged_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (16_000, 6))
     content = encoded(noise, subtype="DOUBLE")
-    wanted = sounds.decode(content, FORM)
+    expected = sounds.decode(content, FORM)
     monkeypatch.setattr(sounds, "_BLOCK", 1000)
-    got = sounds.decode(content, FORM)
-    np.testing.assert_array_equal(got[0], wanted[0])
-    assert got[1] == wanted[1]
-    np.testing.assert_array_equal(got[0][0], picture(encoded(noise.mean(axis=1), subtype="DOUBLE")))
+    actual = sounds.decode(content, FORM)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    assert actual[1] == expected[1]
+    np.testing.assert_array_equal(actual[0][0], picture(encoded(noise.mean(axis=1), subtype="DOUBLE")))
 
 
 def streamed(content: bytes, riff: int, data: int) -> bytes:
@@ -165,9 +163,9 @@ def test_a_wav_without_a_sound_is_empty_whatever_follows() -> None:
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("row", [5, 20, 27])
 def test_a_pure_tone_lands_in_its_row_whatever_the_sample_rate(rate: int, row: int) -> None:
-    got = picture(encoded(tone(centres(40, 16000)[row], rate), rate))
-    assert (got[:, 2:-2].argmax(axis=0) == row).all()
-    np.testing.assert_allclose(got[row, 2:-2], 255, atol=1)
+    actual = picture(encoded(tone(centres(40, 16000)[row], rate), rate))
+    assert (actual[:, 2:-2].argmax(axis=0) == row).all()
+    np.testing.assert_allclose(actual[row, 2:-2], 255, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -193,19 +191,19 @@ def test_a_resampled_sound_is_the_one_recorded_at_the_rate(rate: int) -> None:
     """One that slides from 300 to 3,500 Hz, down to 40 dB below the loudest."""
     form = replace(PREPARE, range_db=40.0).form
     slides = [signal.chirp(np.arange(r) / r, 300, 1, 3500) / 2 for r in (rate, 16000)]
-    got, wanted = picture(encoded(slides[0], rate), form), picture(encoded(slides[1]), form)
-    assert np.abs(got - wanted)[:, 1:-1].max() <= 4  # at the ends the filter meets silence
-    assert np.abs(got - wanted).mean() < 0.5
+    actual, expected = picture(encoded(slides[0], rate), form), picture(encoded(slides[1]), form)
+    assert np.abs(actual - expected)[:, 1:-1].max() <= 4  # at the ends the filter meets silence
+    assert np.abs(actual - expected).mean() < 0.5
 
 
 def test_decibels_are_a_straight_line_and_loudness_does_not_count() -> None:
     """A tone 20 dB below another is 20 / 80 of the scale below it."""
     rows = centres(40, 16000)[[10, 30]]
     sound = tone(rows[0]) + 0.1 * tone(rows[1])
-    got = picture(encoded(sound, subtype="DOUBLE"))
-    assert got[10, 5] - got[30, 5] == pytest.approx(255 * 20 / 80, abs=3)
+    actual = picture(encoded(sound, subtype="DOUBLE"))
+    assert actual[10, 5] - actual[30, 5] == pytest.approx(255 * 20 / 80, abs=3)
     for loud in (1e-9, 0.3, 1e250):
-        assert np.array_equal(picture(encoded(loud * sound, subtype="DOUBLE")), got)
+        assert np.array_equal(picture(encoded(loud * sound, subtype="DOUBLE")), actual)
     assert not picture(encoded(0 * sound)).any()
 
 
@@ -213,8 +211,8 @@ def test_the_middle_counts_and_silence_is_put_around_what_is_short() -> None:
     beep = tone(1000, seconds=1.0)
     long = np.concatenate([tone(3000, seconds=2), beep, tone(3000, seconds=2)])
     assert np.abs(picture(encoded(long))[:, 1:-1] - picture(encoded(beep))[:, 1:-1]).max() <= 1
-    got = picture(encoded(tone(1000, seconds=0.5)))
-    loud = got.max(axis=0) > 200
+    actual = picture(encoded(tone(1000, seconds=0.5)))
+    loud = actual.max(axis=0) > 200
     assert (loud[14:35].all(), loud[:11].any(), loud[38:].any()) == (True, False, False)  # 12.5 to 36.5
 
 
@@ -320,16 +318,16 @@ def test_file_names_can_say_the_class(named: Path) -> None:
     Path("raw").mkdir()
     audio_folder.download(raw, Path("raw"))
     preprocess(audio_folder, replace(PREPARE, split="listed"), Path("raw"), Path("out.parquet"))
-    got = store.load(Path("out.parquet"), "test")
-    assert got.class_names == ["all/6", "all/7"]
+    actual = store.load(Path("out.parquet"), "test")
+    assert actual.class_names == ["all/6", "all/7"]
     files = [
         path
         for class_ in "67"
         for path in (named / f"{class_}_ben_1.flac", named / f"anna/{class_}_anna_0.wav")
     ]
-    wanted = {sounds.decode(path.read_bytes(), FORM)[0].tobytes() for path in files}
-    assert {sample.tobytes() for sample in got.samples} == wanted
-    assert got.form == FORM
+    expected = {sounds.decode(path.read_bytes(), FORM)[0].tobytes() for path in files}
+    assert {sample.tobytes() for sample in actual.samples} == expected
+    assert actual.form == FORM
 
 
 def test_a_folder_that_names_classes_twice_over_or_not_at_all(named: Path) -> None:
@@ -365,6 +363,9 @@ CLASSES, SAMPLES = 100, 8
 TEST = [class_ for class_ in range(CLASSES) if toys.split_of(class_, CLASSES) == "test"]
 
 
+DATASET = "audio_folder"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
     """Chirps through the stages, and what was measured."""
@@ -386,7 +387,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 60, "maml": {"steps": 60, "lr": 2e-3, "train_way": 20}}
         params["datasets"] = ["audio_folder"]
         params["setting"]["5w1s"] |= {"n_query": 7, "train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("audio_folder")
+    return project, project.make(DATASET)
+
+
+@pytest.fixture(scope="module")
+def model_root(trained: tuple[Project, dict]) -> Path:
+    """See `published`."""
+    return trained[0].root
 
 
 @pytest.mark.slow
@@ -395,15 +402,6 @@ def test_methods_learn_to_tell_unseen_sounds_apart(trained: tuple[Project, dict]
     assert store.about(project.root / "data/processed/audio_folder.parquet")["source"] == "an audio folder"
     for measured in metrics.values():  # chance is 0.2
         assert measured["accuracy"] - measured["ci95"] > max(0.6, measured["untrained"]["accuracy"])
-
-
-@pytest.fixture(scope="module")
-def published(trained: tuple[Project, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """A repository with the models, and the version of each method."""
-    root = tmp_path_factory.mktemp("published") / "repository"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield root, synthetic.publish(trained[0].root, root, "audio_folder", ["prototypical", "maml"])
 
 
 @pytest.fixture(scope="module")
@@ -416,14 +414,14 @@ def task(trained: tuple[Project, dict]) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, task: list, method: str, tmp_path: Path
+    published: tuple, model_root: Path, task: list, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     rows = [(path.read_bytes(), path.parent.name if row < 5 else None) for row, path in enumerate(task)]
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, rows, ("sound", "label"))
     samples = torch.from_numpy(np.stack([sounds.decode(path.read_bytes(), FORM)[0] for path in task]))
-    direct = methods.load(trained[0].root / f"models/audio_folder-5w1s/{method}")
+    direct = methods.load(model_root / f"models/{DATASET}-5w1s/{method}")
     with torch.no_grad():
         values = samples.float()[None] / 255
         truth = direct.predict(values[:, :5], torch.arange(5)[None], values[:, 5:], 5)[0].numpy()
@@ -464,14 +462,14 @@ def test_predict_answers_about_files(
         str(tmp_path / "support"),
     ]
     done = CliRunner().invoke(app, [*command, "--json"])
-    told = f"{tmp_path / 'asked'}: ignores 1 files of other kinds (1 .png)\n"
-    assert (done.exit_code, done.stderr) == (0, told)
-    said = json.loads(done.stdout)
+    report = f"{tmp_path / 'asked'}: ignores 1 files of other kinds (1 .png)\n"
+    assert (done.exit_code, done.stderr) == (0, report)
+    answers = json.loads(done.stdout)
     rows = [(path.read_bytes(), path.parent.name if row < 5 else None) for row, path in enumerate(task)]
     champion = mlflow.pyfunc.load_model(versions["prototypical"].source)
-    wanted = champion.predict(pd.DataFrame(rows, columns=["sound", "label"]))
-    assert [answer["label"] for answer in said] == wanted["label"].tolist()
-    assert [Path(answer["sample"]).name for answer in said] == [f"{row:02d}.WAV" for row in range(5, 20)]
+    expected = champion.predict(pd.DataFrame(rows, columns=["sound", "label"]))
+    assert [answer["label"] for answer in answers] == expected["label"].tolist()
+    assert [Path(answer["sample"]).name for answer in answers] == [f"{row:02d}.WAV" for row in range(5, 20)]
     for extra, message in (
         (["--picture", "out.png"], "--picture: draws pictures, and audio_folder-5w1s/1 takes sound files"),
         ([str(tmp_path / "asked/cover.png")], "asked/cover.png is not a readable sound"),
@@ -486,6 +484,6 @@ def test_predict_answers_about_files(
 
 
 def test_the_section_of_params_yaml_is_prepared_as_here() -> None:
-    said = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["data"]["audio_folder"]
-    known = {key: value for key, value in said["prepare"].items() if key not in ("split", "repeated")}
+    section = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["data"]["audio_folder"]
+    known = {key: value for key, value in section["prepare"].items() if key not in ("split", "repeated")}
     assert sounds.Prepare(**known).form == FORM

@@ -83,8 +83,8 @@ BY_CLASS: dict[str, Callable[[str], list]] = {
 
 
 @pytest.mark.parametrize("suffix", ["txt", "json"])
-@pytest.mark.parametrize("said", BY_CLASS)
-def test_lists_of_classes_divide_superclass_folders(suffix: str, said: str) -> None:
+@pytest.mark.parametrize("notation", BY_CLASS)
+def test_lists_of_classes_divide_superclass_folders(suffix: str, notation: str) -> None:
     put(
         f"{above}/{class_}/{number}.png"
         for above in CLASSES
@@ -93,12 +93,12 @@ def test_lists_of_classes_divide_superclass_folders(suffix: str, said: str) -> N
     )
     put(f"unlisted/{number}.png" for number in range(3))
     shutil.move("images/unlisted", "images/more/unlisted")
-    put_lists(suffix, {split: BY_CLASS[said](split) for split in SPLITS})
-    found = arranged()
-    assert set(found.samples) == WANTED
-    for name, read in found.samples.items():
+    put_lists(suffix, {split: BY_CLASS[notation](split) for split in SPLITS})
+    contents = arranged()
+    assert set(contents.samples) == WANTED
+    for name, read in contents.samples.items():
         assert read() == picture(name.partition("/")[2])
-    assert (found.unlisted, found.mistakes) == (3, [])
+    assert (contents.unlisted, contents.mistakes) == (3, [])
 
 
 def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -> None:
@@ -111,7 +111,7 @@ def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -
             for n in range(2)
         )
     put_lists("json", {s: [[a, c] for a in DIVIDED[s] for c in CLASSES[a]] for s in SPLITS})
-    want = {
+    expected = {
         name.replace(f"/{number}.png", f"/{part[1]}{number}.png"): picture(
             f"{part}/{name.split('/')[2]}/{part[1]}{number}.png"
         )
@@ -120,7 +120,7 @@ def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -
         for name in WANTED
         if name.endswith(f"/{number}.png")
     }
-    assert {name: read() for name, read in arranged().samples.items()} == want
+    assert {name: read() for name, read in arranged().samples.items()} == expected
 
 
 def test_files_of_one_name_in_both_parts_are_both_there() -> None:
@@ -191,68 +191,68 @@ def test_lists_of_both_kinds_are_refused() -> None:
 
 def rows(lists: Path, classes: int) -> dict[str, list[tuple[str, str]]]:
     """The published rows, file and label, of the first classes of each split."""
-    found = {}
+    listed = {}
     for split in SPLITS:
         with (lists / f"{split}.csv").open() as file:
-            said = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
-        first = list(dict.fromkeys(label for _, label in said))[:classes]
-        found[split] = [(name, label) for name, label in said if label in first]
-    return found
+            pairs = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
+        first = list(dict.fromkeys(label for _, label in pairs))[:classes]
+        listed[split] = [(name, label) for name, label in pairs if label in first]
+    return listed
 
 
 @pytest.fixture
 def ravi(shared_data: Path) -> dict[str, list[tuple[str, str]]]:
     """miniImageNet's published lists, three classes of each split, as lists of their own."""
-    found = rows(shared_data / "splits/miniimagenet/ravi", 3)
+    listed = rows(shared_data / "splits/miniimagenet/ravi", 3)
     put_lists(
-        "csv", {s: ["filename,label", *(f"{n},{label}" for n, label in said)] for s, said in found.items()}
+        "csv", {s: ["filename,label", *(f"{n},{label}" for n, label in pairs)] for s, pairs in listed.items()}
     )
-    return found
+    return listed
 
 
 @pytest.mark.parametrize("layout", ["flat", "by class"])
 def test_published_lists_of_files_divide_miniimagenet(ravi: dict, layout: str) -> None:
     place = {
         name: name if layout == "flat" else f"{label}/{name}"
-        for said in ravi.values()
-        for name, label in said
+        for pairs in ravi.values()
+        for name, label in pairs
     }
     put(place.values())
     put(["extra.png"])
-    found = arranged()
-    assert {name: read() for name, read in found.samples.items()} == {
+    contents = arranged()
+    assert {name: read() for name, read in contents.samples.items()} == {
         f"{split}/all/{label}/{name}": picture(place[name])
-        for split, said in ravi.items()
-        for name, label in said
+        for split, pairs in ravi.items()
+        for name, label in pairs
     }
-    assert Counter(name.split("/")[0] for name in found.samples) == dict.fromkeys(SPLITS, 1800)
-    assert found.unlisted == 1
+    assert Counter(name.split("/")[0] for name in contents.samples) == dict.fromkeys(SPLITS, 1800)
+    assert contents.unlisted == 1
 
 
 def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) -> None:
     """`n0185567200000003.jpg` is the third of `n01855672/n01855672_*.JPEG`, sorted by number."""
     random = np.random.default_rng(0)
-    want, numbered = {}, {}
-    for split, said in ravi.items():
+    expected, numbered = {}, {}
+    for split, pairs in ravi.items():
         by_label = defaultdict(list)
-        for name, label in said:
+        for name, label in pairs:
             by_label[label].append(name)
         for label, names in by_label.items():
             places = {int(name.removeprefix(label).removesuffix(".jpg")) for name in names}
             numbers = sorted(random.choice(20_000, max(places), replace=False).tolist())
             for place in sorted(places):  # the others are only counted: they need no pixels
                 file = f"{label}/{label}_{numbers[place - 1]}.JPEG"
-                want[f"{split}/all/{label}/{label}{place:08d}.jpg"] = picture(file)
+                expected[f"{split}/all/{label}/{label}{place:08d}.jpg"] = picture(file)
             numbered[label] = numbers
     for label, numbers in numbered.items():
         put(f"{label}/{label}_{number}.JPEG" for number in numbers)
-    found = arranged()
-    assert {name: read() for name, read in found.samples.items()} == want
-    assert found.unlisted == sum(map(len, numbered.values())) - len(want)
+    contents = arranged()
+    assert {name: read() for name, read in contents.samples.items()} == expected
+    assert contents.unlisted == sum(map(len, numbered.values())) - len(expected)
 
 
 def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> None:
-    put(name for said in ravi.values() for name, _ in said[5:])
+    put(name for pairs in ravi.values() for name, _ in pairs[5:])
     with pytest.raises(
         MetashotError, match=r"images: 15 of 5,400 files that the lists name are missing \('n0"
     ):
@@ -260,7 +260,7 @@ def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> No
 
 
 def test_the_miniimagenet_layout_goes_through_the_pipeline(ravi: dict) -> None:
-    put(f"images/{name}" for said in ravi.values() for name, _ in said)  # one folder around it
+    put(f"images/{name}" for pairs in ravi.values() for name, _ in pairs)  # one folder around it
     raw = image_folder.Raw(path="images", splits="lists", md5="")
     raw = image_folder.Raw(path="images", splits="lists", md5=image_folder.digest(raw, Path()))
     Path("raw").mkdir()
@@ -270,9 +270,9 @@ def test_the_miniimagenet_layout_goes_through_the_pipeline(ravi: dict) -> None:
     )
     preprocess(image_folder, prepare, Path("raw"), Path("out.parquet"))
     for split in SPLITS:
-        got = store.load(Path("out.parquet"), split)
-        assert got.class_names == sorted({f"all/{label}" for _, label in ravi[split]})
-        assert np.bincount(got.labels).tolist() == [600] * 3
+        actual = store.load(Path("out.parquet"), split)
+        assert actual.class_names == sorted({f"all/{label}" for _, label in ravi[split]})
+        assert np.bincount(actual.labels).tolist() == [600] * 3
     assert store.about(Path("out.parquet"))["classes"] == "disjoint"
 
 
@@ -295,24 +295,24 @@ def test_cifar_fs_has_its_classes_and_loses_what_is_in_two_splits(shared_data: P
             if name.endswith(".webp"):
                 pixels = np.asarray(Image.open(io.BytesIO(file.read(name))).convert("RGB"))
                 places[hashlib.sha256(pixels.tobytes()).digest()].append(home[name.split("/")[2]])
-    want: Counter[tuple[str, str]] = Counter()
+    expected: Counter[tuple[str, str]] = Counter()
     removed = 0
-    for found in places.values():
-        first = min(split for split, _ in found)  # test before train before val
-        want.update(place for place in found if place[0] == first)
-        removed += sum(split != first for split, _ in found)
-    got = Counter()
+    for occurrences in places.values():
+        first = min(split for split, _ in occurrences)  # test before train before val
+        expected.update(place for place in occurrences if place[0] == first)
+        removed += sum(split != first for split, _ in occurrences)
+    actual = Counter()
     for split in SPLITS:
         samples = store.load(Path("out.parquet"), split)
-        got.update(
+        actual.update(
             {
                 (split, n): int(c)
                 for n, c in zip(samples.class_names, np.bincount(samples.labels), strict=True)
             }
         )
-    assert got == want
+    assert actual == expected
     assert store.about(Path("out.parquet"))["removed"] == removed == 15
-    assert Counter(split for split, _ in got) == {"train": 64, "val": 16, "test": 20}
+    assert Counter(split for split, _ in actual) == {"train": 64, "val": 16, "test": 20}
 
 
 def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Path) -> None:
@@ -322,18 +322,18 @@ def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Pa
         pair for s in SPLITS for pair in json.loads((shared_data / f"splits/cifar-fs/{s}.json").read_text())
     ]
     Path("lists/hierarchy.json").write_text(json.dumps(pairs))
-    found = arranged(str(shared_data / "cifar100/cifar100_by_class.zip"))
-    want = {
+    contents = arranged(str(shared_data / "cifar100/cifar100_by_class.zip"))
+    expected = {
         (split, above, class_)
         for split in SPLITS
         for above in json.loads(Path(f"lists/{split}.json").read_text())
         for superclass, class_ in pairs
         if superclass == above
     }
-    got = Counter(tuple(name.split("/")[:3]) for name in found.samples)
-    assert got == dict.fromkeys(want, 600)
-    assert Counter(split for split, *_ in want) == {"train": 60, "val": 20, "test": 20}
-    assert (found.unlisted, found.mistakes) == (0, [])
+    actual = Counter(tuple(name.split("/")[:3]) for name in contents.samples)
+    assert actual == dict.fromkeys(expected, 600)
+    assert Counter(split for split, *_ in expected) == {"train": 60, "val": 20, "test": 20}
+    assert (contents.unlisted, contents.mistakes) == (0, [])
 
 
 def put_files(lists: dict[str, list[tuple[str, str]]], separator: str = ",", mark: str = "") -> None:
@@ -357,14 +357,14 @@ def test_a_missing_file_is_never_another_one(name: str) -> None:
     """Names are numbers: none of them stands for the n-th file of its class, or for that of another class."""
     put(f"c{c:02d}/{n:03d}.png" for c in range(6) for n in range(14))
     put_files(numbered(name))
-    found = arranged()
-    assert {path: read() for path, read in found.samples.items()} == {
+    contents = arranged()
+    assert {path: read() for path, read in contents.samples.items()} == {
         f"{split}/all/{label}/{n:03d}.png": picture(f"{label}/{n:03d}.png")
         for split, lines in numbered(name).items()
         for label in {label for _, label in lines}
         for n in range(14)
     }
-    assert found.unlisted == 0
+    assert contents.unlisted == 0
     for c in range(5):  # the last one stays: it is the only one of its name, and of another class
         Path(f"images/c{c:02d}/006.png").unlink()
     with pytest.raises(MetashotError, match=r"5 of 84 files that the lists name are missing \(") as caught:
@@ -395,8 +395,8 @@ def test_rows_that_say_the_same_or_not_are_counted_as_they_are() -> None:
     put(f"{c}/{n}.png" for c in "abc" for n in range(3))
     lists = {s: [(f"{n}.png", c) for n in range(2)] for s, c in zip(SPLITS, "abc", strict=True)}
     put_files(lists | {"train": lists["train"] * 2})
-    found = arranged()
-    assert (len(found.samples), found.unlisted) == (6, 3)
+    contents = arranged()
+    assert (len(contents.samples), contents.unlisted) == (6, 3)
     put_files(lists | {"val": [("a/0.png", "b")]})
     with pytest.raises(MetashotError, match="1 of 5 files that the lists name are missing"):
         arranged()
@@ -414,9 +414,9 @@ def test_files_of_one_class_and_name_are_all_there() -> None:
     names = ["train/a/0.png", "test/a/0.png", "more/train/a/0.png", "a/1.png"]
     put([*names, *(f"{c}/{n}.png" for c in "bc" for n in range(2))])
     put_lists("txt", {"train": ["a"], "val": ["b"], "test": ["c"]})
-    want = sorted(picture(name) for name in names)
+    expected = sorted(picture(name) for name in names)
     samples = arranged().samples
-    assert sorted(read() for path, read in samples.items() if "/a/" in path) == want
+    assert sorted(read() for path, read in samples.items() if "/a/" in path) == expected
     assert len(samples) == 8
     put(["a/train-0.png"])
     with pytest.raises(MetashotError, match="would have one name: rename one of them"):
@@ -441,7 +441,7 @@ def test_separators_and_byte_order_marks_of_lists_do_not_matter(separator: str, 
 def test_lists_may_be_in_utf_16_and_name_classes_by_numbers() -> None:
     put(f"{c}/{c}-{n}.png" for c in range(6) for n in range(4))
     classes = {split: [2 * at, 2 * at + 1] for at, split in enumerate(SPLITS)}
-    want = {f"{s}/all/{c}/{c}-{n}.png" for s, its in classes.items() for c in its for n in range(4)}
+    expected = {f"{s}/all/{c}/{c}-{n}.png" for s, its in classes.items() for c in its for n in range(4)}
     for suffix, write in {
         "json": lambda its: json.dumps(its),
         "txt": lambda its: "".join(f"{c}/\r\n" for c in its),
@@ -453,7 +453,7 @@ def test_lists_may_be_in_utf_16_and_name_classes_by_numbers() -> None:
         Path(suffix).mkdir()
         for split, its in classes.items():
             Path(suffix, f"{split}.{suffix}").write_text(write(its), encoding="utf-16")
-        assert {*arranged(lists=suffix).samples} == want, suffix
+        assert {*arranged(lists=suffix).samples} == expected, suffix
 
 
 @pytest.mark.parametrize(("in_list", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])

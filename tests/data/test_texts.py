@@ -7,16 +7,16 @@ import json
 import random
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import mlflow
+import models
 import numpy as np
 import pandas as pd
 import pytest
-import synthetic
 import torch
 import yaml
 from project import ROOT, Project
@@ -33,6 +33,8 @@ from metashot.data.preprocess import preprocess
 from metashot.data.sources import text_table
 from metashot.errors import MetashotError
 from metashot.learning.models import methods
+from metashot.learning.models.backbones.ngrams import NgramsParams
+from metashot.learning.models.methods.base import Problem
 from metashot.registry import predict
 
 SHARES = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
@@ -46,17 +48,17 @@ RAW = text_table.Raw(path="a.csv", parts=[], text="text", label="label", groups=
 def brute(text: str, words: int, shortest: int, longest: int) -> Counter[str]:
     """N-grams found by trying every pair of places, in a text of letters and spaces."""
     tokens = ["<" + token + ">" for token in text.split(" ")]
-    found = Counter(tokens)
+    counts = Counter(tokens)
     for first in range(len(tokens)):
         for last in range(first + 1, len(tokens)):
             if last - first < words:
-                found[" ".join(tokens[first : last + 1])] += 1
+                counts[" ".join(tokens[first : last + 1])] += 1
     for token in tokens:
         for start in range(len(token)):
             for end in range(start + 1, len(token) + 1):
                 if shortest <= end - start <= longest and end - start < len(token):
-                    found[token[start:end]] += 1
-    return found
+                    counts[token[start:end]] += 1
+    return counts
 
 
 @pytest.mark.parametrize(("words", "shortest", "longest"), [(1, 3, 0), (1, 3, 6), (2, 2, 4), (3, 1, 1)])
@@ -81,11 +83,11 @@ def crc(content: bytes) -> int:
 
 def test_numbers_of_ngrams_never_change() -> None:
     numbers, _ = texts.decode(b"My card, please", PREPARE.form)
-    said = ["<my>", "<card>", "<,>", "<please>", "<my> <card>", "<card> <,>", "<,> <please>"]
-    said += ["<my", "my>", "<ca", "car", "ard", "rd>", "<car", "card", "ard>", "<card", "card>"]
-    assert numbers[: len(said)].tolist() == [crc(ngram.encode()) >> 1 for ngram in said]
+    ngrams = ["<my>", "<card>", "<,>", "<please>", "<my> <card>", "<card> <,>", "<,> <please>"]
+    ngrams += ["<my", "my>", "<ca", "car", "ard", "rd>", "<car", "card", "ard>", "<card", "card>"]
+    assert numbers[: len(ngrams)].tolist() == [crc(ngram.encode()) >> 1 for ngram in ngrams]
     assert numbers[:2].tolist() == KNOWN
-    assert (numbers.dtype, numbers.shape, np.count_nonzero(numbers)) == (np.int32, (64,), len(said) + 15)
+    assert (numbers.dtype, numbers.shape, np.count_nonzero(numbers)) == (np.int32, (64,), len(ngrams) + 15)
 
 
 KNOWN = [1913982897, 75233884]
@@ -241,14 +243,16 @@ LABELS: dict[str, Callable[[int], object]] = {
 @pytest.mark.parametrize("labels", ["texts", *LABELS])
 def test_what_pandas_writes_is_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
     frame = FRAME
-    wanted = [label for _, label in ROWS]
+    expected = [label for _, label in ROWS]
     if labels != "texts":
         frame = NUMBERED.assign(label=[LABELS[labels](label) for label in NUMBERED["label"]])
         plain = [
             int(label) if label == int(label) and labels != "booleans" else label for label in frame["label"]
         ]
-        wanted = list(map(str, plain))
-    Path("a.csv").write_bytes(as_csv([(text, label) for (text, _), label in zip(ROWS, wanted, strict=True)]))
+        expected = list(map(str, plain))
+    Path("a.csv").write_bytes(
+        as_csv([(text, label) for (text, _), label in zip(ROWS, expected, strict=True)])
+    )
     name, write = WRITTEN[way]
     write(frame, Path(name))
     assert pinned(path=name).md5 == pinned().md5
@@ -269,8 +273,8 @@ def test_labels_that_read_alike_are_one_class_and_that_is_told(
     rows = [(text, f" {label}\u00a0" if row % 2 else label) for row, (text, label) in enumerate(ROWS)]
     Path("a.csv").write_bytes(as_csv(rows))
     packed(pinned())
-    told = "a.csv: labels that read alike are one class: ' class 0\\xa0' and 'class 0' are 'class 0'"
-    assert capsys.readouterr().err.startswith(told)
+    report = "a.csv: labels that read alike are one class: ' class 0\\xa0' and 'class 0' are 'class 0'"
+    assert capsys.readouterr().err.startswith(report)
     assert pinned().md5 == digest
     Path("a.csv").write_bytes(as_csv([("x", "caf\u00e9"), ("y", "cafe\u0301"), ("z", "b")]))
     assert {place.split("/")[1] for place in text_table.contents(RAW, Path(), tables_.Labels()).samples} == {
@@ -320,12 +324,12 @@ def test_other_texts_than_the_pinned_are_refused_until_they_are_pinned(here: Pat
     section = {"source": "text_table", "raw": dataclasses.asdict(RAW)}
     Path("params.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "data": {"mine": section}}))
     assert refresh(Path(), "mine") is True
-    said = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]["raw"]
-    assert said == dataclasses.asdict(pinned())
+    raw = yaml.safe_load(Path("params.yaml").read_text())["data"]["mine"]["raw"]
+    assert raw == dataclasses.asdict(pinned())
     before = packed(pinned())
     Path("a.csv").write_bytes(as_csv([*ROWS, ("one more", "class 1")]))
     with pytest.raises(MetashotError, match=r"a.csv: not the files that params.yaml pins .*metashot refresh"):
-        text_table.download(text_table.Raw(**said), Path("raw"))
+        text_table.download(text_table.Raw(**raw), Path("raw"))
     assert Path("raw/texts/0000.zip").read_bytes() == before
     assert refresh(Path(), "mine") is True
     assert refresh(Path(), "mine") is False
@@ -339,15 +343,15 @@ def test_texts_are_stored_under_their_group_and_class_with_their_ngrams(here: Pa
     preprocess(text_table, PREPARE, Path("raw"), Path("out.parquet"))
     seen = []
     for split in ("train", "val", "test"):
-        got = store.load(Path("out.parquet"), split)
-        assert (got.form, got.samples.dtype) == (PREPARE.form, np.int32)
-        for class_ in got.class_names:
+        actual = store.load(Path("out.parquet"), split)
+        assert (actual.form, actual.samples.dtype) == (PREPARE.form, np.int32)
+        for class_ in actual.class_names:
             group, _, name = class_.partition("/")
             number = int(name.removeprefix("class "))
             assert (group, division.split_of(SHARES, class_)) == (f"group {number % 3}", split)
-            wanted = [texts.decode(text.encode(), PREPARE.form)[0] for text, label in ROWS if label == name]
-            rows = got.samples[got.labels == got.class_names.index(class_)]
-            assert sorted(rows.tolist()) == sorted(row.tolist() for row in wanted)
+            expected = [texts.decode(text.encode(), PREPARE.form)[0] for text, label in ROWS if label == name]
+            rows = actual.samples[actual.labels == actual.class_names.index(class_)]
+            assert sorted(rows.tolist()) == sorted(row.tolist() for row in expected)
             seen.append(number)
     assert sorted(seen) == list(range(12))
     assert store.about(Path("out.parquet"))["classes"] == "disjoint"
@@ -363,8 +367,8 @@ def test_lists_of_groups_and_classes_divide_texts(here: Path, capsys: pytest.Cap
     Path("lists/test.txt").write_text("g2")
     packed(pinned(groups="groups.json", splits="lists"))
     assert "a.csv: leaves out 6 files that no list in lists names" in capsys.readouterr().err
-    found = text_table.items(replace(PREPARE, split="listed"), Path("raw"))
-    places = {(item.key.split, item.key.superclass, item.key.class_) for item in found}
+    items = text_table.items(replace(PREPARE, split="listed"), Path("raw"))
+    places = {(item.key.split, item.key.superclass, item.key.class_) for item in items}
     assert places == {
         *(("train", "g0", f"class {j}") for j in (0, 3, 6, 9)),
         *(("val", "g1", f"class {j}") for j in (1, 4)),
@@ -512,28 +516,28 @@ def test_published_texts_are_those_that_params_yaml_pins(
 ) -> None:
     least, n_classes, n_texts = PUBLISHED[name]
     section = yaml.safe_load((ROOT / "params.yaml").read_text())["data"][name]
-    said = section["raw"]
+    raw = section["raw"]
     for key in ("path", "groups"):
-        said[key] = said[key] and str(shared_data / said[key].removeprefix("../"))
-    text_table.download(text_table.Raw(**said), tmp_path)
+        raw[key] = raw[key] and str(shared_data / raw[key].removeprefix("../"))
+    text_table.download(text_table.Raw(**raw), tmp_path)
     shares = division.Shares(**section["prepare"].pop("split"))
     prepare = text_table.Prepare(**section["prepare"], split=shares)
-    found = text_table.items(prepare, tmp_path)
-    counts = Counter(item.key.path for item in found)
+    items = text_table.items(prepare, tmp_path)
+    counts = Counter(item.key.path for item in items)
     assert (len(counts), min(counts.values()) >= least) == (n_classes, True)
-    assert n_texts - 70 < len(found) <= n_texts  # a few are there twice
+    assert n_texts - 70 < len(items) <= n_texts  # a few are there twice
     preprocess(text_table, prepare, tmp_path, tmp_path / "out.parquet")
     sizes = [len(store.load(tmp_path / "out.parquet", split).samples) for split in ("train", "val", "test")]
-    assert sum(sizes) + store.about(tmp_path / "out.parquet")["removed"] == len(found)
+    assert sum(sizes) + store.about(tmp_path / "out.parquet")["removed"] == len(items)
 
 
 def test_clinc150_has_few_texts_under_two_labels(shared_data: Path) -> None:
-    said = json.loads((shared_data / "clinc150/data_full.json").read_text())
+    content = json.loads((shared_data / "clinc150/data_full.json").read_text())
     labels: dict[str, set[str]] = {}
     for part in ("train", "val", "test"):
-        for text, label in said[part]:
+        for text, label in content[part]:
             labels.setdefault(texts.normalised(text), set()).add(label)
-    assert sum(len(found) > 1 for found in labels.values()) == 4
+    assert sum(len(parts) > 1 for parts in labels.values()) == 4
 
 
 # --- models at work
@@ -573,6 +577,9 @@ def intents(classes: int, samples: int) -> list[tuple[str, str]]:
     return rows
 
 
+DATASET = "mine"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
     """Requests through the stages, and what was measured."""
@@ -588,9 +595,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
         section["budget"] = {"prototypical": 60, "maml": 40}
         params["datasets"] = ["mine"]
         params["setting"]["5w1s"] |= {"train_way": 20, "train_episodes": 200, "extra": {}}
-    return project, project.make("mine")
+    return project, project.make(DATASET)
 
 
+@pytest.mark.slow
 def test_methods_learn_to_tell_unseen_intents_apart(trained: tuple[Project, dict]) -> None:
     for measured in trained[1].values():
         assert measured["accuracy"] - measured["ci95"] > 2 * 0.2  # chance
@@ -599,22 +607,24 @@ def test_methods_learn_to_tell_unseen_intents_apart(trained: tuple[Project, dict
 
 
 @pytest.fixture(scope="module")
-def published(trained: tuple[Project, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """A repository with the models, and the version of each method."""
-    root = tmp_path_factory.mktemp("published") / "repository"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield root, synthetic.publish(trained[0].root, root, "mine", ["prototypical", "maml"])
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models that have random weights; see `published`."""
+    root = tmp_path_factory.mktemp("models")
+    network = NgramsParams(name="ngrams", buckets=50, width=6, drop_rate=0.0)
+    problem = Problem(replace(PREPARE, length=20).form, network, train_classes=20)
+    for method in ("prototypical", "maml"):
+        folder = root / f"models/{GROUP}/{method}"
+        folder.mkdir(parents=True)
+        methods.save(models.build(method, problem), folder)
+    return root
 
 
 @pytest.fixture(scope="module")
-def task(trained: tuple[Project, dict]) -> list[tuple[str, str]]:
-    """Five classes that training did not see: a text each to learn from, and three to answer."""
-    test = store.load(trained[0].root / "data/processed/mine.parquet", "test").class_names[:5]
-    by_class = {name.partition("/")[2]: [] for name in test}  # type: dict[str, list[str]]
-    for text, label in intents(70, 24):
-        if label in by_class:
-            by_class[label].append(text)
+def task() -> list[tuple[str, str]]:
+    """Five classes: a support text of each, and three queries."""
+    by_class: dict[str, list[str]] = {}
+    for text, label in intents(5, 4):
+        by_class.setdefault(label, []).append(text)
     return [(by_class[name][number], name) for number in range(4) for name in by_class]
 
 
@@ -624,13 +634,13 @@ def asked(task: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("method", ["prototypical", "maml"])
 def test_served_answers_are_direct_ones(
-    published: tuple, trained: tuple, task: list, method: str, tmp_path: Path
+    published: tuple, model_root: Path, task: list, method: str, tmp_path: Path
 ) -> None:
     root, versions = published
     columns, rows = ("text", "label"), asked(task)
     plain = mlflow.pyfunc.load_model(versions[method].source)
     answer = ask(plain, rows, columns)
-    direct = methods.load(trained[0].root / f"models/{GROUP}/{method}")
+    direct = methods.load(model_root / f"models/{GROUP}/{method}")
     form = direct.problem.form
     samples = torch.from_numpy(np.stack([texts.decode(text.encode(), form)[0] for text, _ in task]))[None]
     with torch.no_grad():
@@ -667,12 +677,12 @@ def test_predict_answers_about_lines_and_tables(
     command = ["predict", GROUP, str(tables / "asked"), "--support", str(tables / "support.csv")]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
-    assert [answer["sample"] for answer in said] == [text for text, _ in task[5:]]
+    answers = json.loads(done.stdout)
+    assert [answer["sample"] for answer in answers] == [text for text, _ in task[5:]]
     champion = mlflow.pyfunc.load_model(versions["prototypical"].source)
-    wanted = champion.predict(pd.DataFrame(asked(task), columns=["text", "label"]))
-    assert [answer["label"] for answer in said] == wanted["label"].tolist()
-    for answer, probabilities in zip(said, wanted["probabilities"], strict=True):
+    expected = champion.predict(pd.DataFrame(asked(task), columns=["text", "label"]))
+    assert [answer["label"] for answer in answers] == expected["label"].tolist()
+    for answer, probabilities in zip(answers, expected["probabilities"], strict=True):
         assert answer["probabilities"] == pytest.approx(probabilities, rel=1e-6)
 
 
@@ -730,9 +740,9 @@ def test_predict_wants_a_table_to_learn_texts_from(
 
 def test_the_card_of_a_version_says_how_to_give_it_texts(published: tuple, task: list) -> None:
     root, versions = published
-    said = versions["prototypical"].description
-    assert '"text": [a, b, unknown]' in said
-    assert "ictures" not in said
+    description = versions["prototypical"].description
+    assert '"text": [a, b, unknown]' in description
+    assert "ictures" not in description
     uri = f"sqlite:///{root}/mlruns/mlflow.db"
     assert '"text": [a, b, unknown]' in mlflow.MlflowClient(uri, uri).get_registered_model(GROUP).description
 

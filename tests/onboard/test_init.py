@@ -10,14 +10,13 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onboarding
 import pytest
-import synthetic
+from onboarding import SHIPPED
 from PIL import Image
 from project import Project
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from metashot.cli import app
 from metashot.config import check, edit, params
 from metashot.data import store
 from metashot.data.files import folders
@@ -27,7 +26,6 @@ from metashot.errors import MetashotError
 from metashot.learning.models.episodes import sample
 from metashot.onboard import inspect, inspectors, near_duplicates, propose
 
-SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
 RAW = folders.Raw(path="pictures", splits="", md5="")
 
 
@@ -44,26 +42,13 @@ def fill(classes: int, each: int, first: int = 0, **options: object) -> None:
         noise(10_000 * first + number, **options).save(path)
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "params.yaml").write_text(SHIPPED)
-    return tmp_path
-
-
 def init(*arguments: str, code: int = 0) -> list[str]:
-    """Lines of `metashot init`, which ends with a status."""
-    done = CliRunner().invoke(app, ["init", *arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert done.exit_code == code, done.output
-    return done.output.splitlines()
+    """Lines of output of `metashot init`."""
+    return onboarding.init(*arguments, code=code).splitlines()
 
 
 def described(name: str = "pictures") -> dict:
-    section: dict = YAML(typ="safe").load(Path("params.yaml").read_text())["data"][name]
-    return section
+    return onboarding.described(name)
 
 
 @pytest.mark.parametrize(
@@ -233,14 +218,14 @@ def test_near_duplicates_are_those_of_brute_force() -> None:
         hashed[row + 1] = hashed[row] ^ np.uint64(sum(1 << bit for bit in bits))
         shift = random.integers(0, 14, thumbnails[row].shape)
         thumbnails[row + 1] = np.clip(thumbnails[row] + shift, 0, 255)
-    want = []
+    expected = []
     for one, other in combinations(range(400), 2):
         apart = np.abs(thumbnails[one].astype(float) - thumbnails[other]).mean()
         bits = (int(hashed[one]) ^ int(hashed[other])).bit_count()
         if bits <= near_duplicates.BITS and apart <= near_duplicates.DIFFERENCE * thumbnails[one].std():
-            want.append([one, other])
-    assert 80 < len(want) < 150
-    assert near_duplicates.find(hashed, thumbnails).tolist() == want
+            expected.append([one, other])
+    assert 80 < len(expected) < 150
+    assert near_duplicates.find(hashed, thumbnails).tolist() == expected
 
 
 def test_a_picture_saved_again_is_near_and_the_next_one_is_not() -> None:
@@ -251,9 +236,9 @@ def test_a_picture_saved_again_is_near_and_the_next_one_is_not() -> None:
     photo.save("pictures/class00/0.png")
     photo.save("pictures/class07/0.png")
     photo.resize((80, 60)).save("pictures/class09/0.jpg", quality=70)
-    found = inspect.inspect(RAW, Path())
-    assert found.duplicates == [["class00/0.png", "class07/0.png"]]
-    assert found.near_duplicates == [["class00/0.png", "class09/0.jpg"]]
+    inspection = inspect.inspect(RAW, Path())
+    assert inspection.duplicates == [["class00/0.png", "class07/0.png"]]
+    assert inspection.near_duplicates == [["class00/0.png", "class09/0.jpg"]]
     assert any(
         line.startswith("near duplicates  0 within a class, 1 across classes") for line in init("pictures")
     )
@@ -352,7 +337,7 @@ def test_a_wrong_params_file_is_named_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "value", "want"),
+    ("text", "key", "value", "expected"),
     [
         ("a: 1 # one\nb: 2\n", "a", [3, "x"], "a: [3, x] # one\nb: 2\n"),
         ("a:\n- 1\n- 2 # two\nb: 2\n", "a", [3], "a: [3] # two\nb: 2\n"),
@@ -370,9 +355,9 @@ def test_a_wrong_params_file_is_named_first() -> None:
     ],
 )
 def test_a_section_is_set_and_the_rest_of_the_text_stays(
-    text: str, key: str, value: object, want: str
+    text: str, key: str, value: object, expected: str
 ) -> None:
-    assert edit.edited(text, key, value) == want
+    assert edit.edited(text, key, value) == expected
 
 
 @pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: *x\n", "a: 1\n", "[1, 2]\n", "a: [\n"])
@@ -400,10 +385,10 @@ def test_counts_are_those_of_the_files() -> None:
         "59 RGB",
     )
     assert rows["per class"].startswith("3 to 4, median 4; the largest has 1.3 times")
-    found = propose.init(Path(), RAW, "mine")
-    counts = Counter(found.splits.values())
+    proposal = propose.init(Path(), RAW, "mine")
+    counts = Counter(proposal.splits.values())
     assert f"{counts['train']}" and sum(counts.values()) == 59
-    assert json.dumps(found.section(["maml"]))
+    assert json.dumps(proposal.section(["maml"]))
 
 
 @pytest.mark.slow

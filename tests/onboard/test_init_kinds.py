@@ -9,17 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onboarding
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import synthetic
-from ruamel.yaml import YAML
-from typer.testing import CliRunner
+from onboarding import SHIPPED, described
+from project import ROOT
 
 from benchmarks import toys
-from metashot.cli import app
 from metashot.config import check, params
 from metashot.data import sources, store
 from metashot.data.files import division, folders
@@ -28,29 +27,12 @@ from metashot.data.sources import audio_folder, series_table, text_table
 from metashot.errors import MetashotError
 from metashot.onboard import inspect, inspectors
 
-SHIPPED = (synthetic.ROOT / "params.yaml").read_text()
-SHARED = synthetic.ROOT.parent / "shared" / "data"
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "params.yaml").write_text(SHIPPED)
-    return tmp_path
+SHARED = ROOT.parent / "shared" / "data"
 
 
 def init(*arguments: str, code: int = 0) -> str:
-    done = CliRunner().invoke(app, ["init", *arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert done.exit_code == code, done.output
-    return " ".join(done.output.split())
-
-
-def described(name: str) -> dict:
-    section: dict = YAML(typ="safe").load(Path("params.yaml").read_text())["data"][name]
-    return section
+    """Output of `metashot init`, on one line."""
+    return " ".join(onboarding.init(*arguments, code=code).split())
 
 
 def prepared(name: str) -> tuple[store.SampleSet, ...]:
@@ -77,11 +59,13 @@ def sounds(classes: int = 16, each: int = 6) -> None:
 
 def test_sounds_are_found_out_and_taken() -> None:
     sounds()
-    said = init("sounds")
+    output = init("sounds")
     durations = [soundfile.info(path).duration for path in Path("sounds").rglob("*.wav")]
-    assert "classes 16" in said
-    assert "sounds 96" in said
-    assert f"seconds {min(durations):.2f} to {max(durations):.2f}, median {np.median(durations):.2f}" in said
+    assert "classes 16" in output
+    assert "sounds 96" in output
+    assert (
+        f"seconds {min(durations):.2f} to {max(durations):.2f}, median {np.median(durations):.2f}" in output
+    )
     section = described("sounds")
     assert section["source"] == "audio_folder"
     assert section["prepare"]["seconds"] == np.ceil(10 * np.quantile(durations, 0.95)) / 10
@@ -105,11 +89,11 @@ def test_every_mistake_in_sounds_is_named_and_nothing_is_written() -> None:
     Path("sounds/class04/1.wav").write_text("no sound")
     soundfile.write("sounds/class05/1.wav", np.zeros(80), 16000)
     soundfile.write("sounds/class06/1.wav", np.zeros(16000), 16000)
-    said = init("sounds", code=1)
-    assert "'class03/1.wav' is cut off" in said
-    assert "'class04/1.wav' is not a readable sound" in said
-    assert "'class05/1.wav' is too short: 5 ms are less than a window of 40" in said
-    assert "warning: silent: 1 sounds ('class06/1.wav')" in said
+    output = init("sounds", code=1)
+    assert "'class03/1.wav' is cut off" in output
+    assert "'class04/1.wav' is not a readable sound" in output
+    assert "'class05/1.wav' is too short: 5 ms are less than a window of 40" in output
+    assert "warning: silent: 1 sounds ('class06/1.wav')" in output
     assert Path("params.yaml").read_text() == SHIPPED
 
 
@@ -124,9 +108,9 @@ def test_lists_of_splits_divide_sounds() -> None:
     sounds(18)
     classes = [f"class{number:02d}" for number in range(18)]
     put_lists(classes[:-1])
-    said = init("sounds", "--splits", "lists")
-    assert "left out 6 files that no list of splits names" in said
-    assert "split by lists: 6 / 6 / 5 classes" in said
+    output = init("sounds", "--splits", "lists")
+    assert "left out 6 files that no list of splits names" in output
+    assert "split by lists: 6 / 6 / 5 classes" in output
     assert (described("sounds")["raw"]["splits"], described("sounds")["prepare"]["split"]) == (
         "lists",
         "listed",
@@ -145,10 +129,10 @@ def test_flat_sounds_are_one_line_with_the_way_out() -> None:
     sounds(4)
     for path in list(Path("sounds").rglob("*.wav")):
         path.rename(Path("sounds", f"{path.parent.name}_{path.name}"))
-    said = init("sounds", code=1)
-    assert said.count("error: ") == 1
-    assert "24 files ('class00_0.wav', 'class00_1.wav', 'class00_2.wav', …)" in said
-    assert "--label '^(?P<label>[^_]+)_'" in said
+    output = init("sounds", code=1)
+    assert output.count("error: ") == 1
+    assert "24 files ('class00_0.wav', 'class00_1.wav', 'class00_2.wav', …)" in output
+    assert "--label '^(?P<label>[^_]+)_'" in output
     assert "classes 4" in init("sounds", "--label", "^(?P<label>[^_]+)_")
 
 
@@ -156,8 +140,8 @@ def test_a_sound_that_is_there_twice_is_told() -> None:
     sounds()
     shutil.copy("sounds/class03/1.wav", "sounds/class03/again.wav")
     shutil.copy("sounds/class04/1.wav", "sounds/class05/again.wav")
-    said = init("sounds")
-    assert "duplicates 1 within a class, 1 across classes" in said
+    output = init("sounds")
+    assert "duplicates 1 within a class, 1 across classes" in output
 
 
 def requests(classes: int = 20, each: int = 12) -> list[tuple[str, str]]:
@@ -176,11 +160,11 @@ def as_csv(path: Path, rows: list, columns: tuple[str, ...]) -> None:
 def test_texts_are_found_out_and_taken(columns: tuple[str, str]) -> None:
     rows = requests()
     as_csv(Path("texts/requests.csv"), [*rows, (rows[0][0].upper(), rows[0][1])], columns)
-    said = init("texts")
-    assert f"columns {columns[0]} and {columns[1]}" in said
-    assert "classes 20" in said
-    assert "texts 240" in said
-    assert "repeated 1 rows repeat a text of their class" in said
+    output = init("texts")
+    assert f"columns {columns[0]} and {columns[1]}" in output
+    assert "classes 20" in output
+    assert "texts 240" in output
+    assert "repeated 1 rows repeat a text of their class" in output
     section = described("texts")
     assert (section["source"], section["raw"]["text"], section["raw"]["label"]) == ("text_table", *columns)
     splits = prepared("texts")
@@ -188,22 +172,22 @@ def test_texts_are_found_out_and_taken(columns: tuple[str, str]) -> None:
     assert sum(len(split.class_names) for split in splits) == 20
     # the division that was told is the one that is made
     shown = " / ".join(str(len(split.class_names)) for split in splits)
-    assert f"{shown} classes for training / validation / test" in said
+    assert f"{shown} classes for training / validation / test" in output
 
 
 def test_json_of_pairs_in_parts_and_lists_of_what_was_found() -> None:
     rows = requests()
     parts = {"train": rows[::2], "more": rows[1::2]}
     Path("all.json").write_text(json.dumps(parts))
-    said = init("all.json", "--name", "pairs")
-    assert "rows 120 in all.json: train, 120 in all.json: more" in said
+    output = init("all.json", "--name", "pairs")
+    assert "rows 120 in all.json: train, 120 in all.json: more" in output
     assert described("pairs")["raw"]["parts"] == []
     # parts that a person leaves out stay out
     text = Path("params.yaml").read_text()
     before, after = text.split("  pairs:", 1)
     Path("params.yaml").write_text(f"{before}  pairs:{after.replace('parts: []', 'parts: [train]', 1)}")
-    said = init("all.json", "--name", "pairs")
-    assert "texts 120" in said
+    output = init("all.json", "--name", "pairs")
+    assert "texts 120" in output
     assert described("pairs")["raw"]["parts"] == ["train"]
     assert sum(len(split.labels) for split in prepared("pairs")) == 120
 
@@ -236,7 +220,7 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
     )
     (folder / "c.json").write_text("[")
     (folder / "d.csv").write_text("text,other\nx,y\n")
-    said = init("many", code=1)
+    output = init("many", code=1)
     for line in (
         "many/a.csv: line 62: text is empty",
         "many/a.csv: line 63: label is empty",
@@ -248,7 +232,7 @@ def test_every_mistake_in_tables_of_texts_is_named() -> None:
         "many/c.json: cannot be read",
         "many/d.csv: no column 'label'",
     ):
-        assert said.count(line) == 1, line
+        assert output.count(line) == 1, line
     assert Path("params.yaml").read_text() == SHIPPED
 
 
@@ -271,10 +255,10 @@ def test_what_many_columns_and_tables_share_is_told_once() -> None:
     Path("many").mkdir()
     for id_, rows in table.groupby("id"):
         rows.to_csv(f"many/{id_}.csv", sep=";", decimal=",", index=False)
-    said = init("many", code=1)
-    assert said.count("are not numbers: write decimals with a point") == 1
-    assert "1,920 columns (many/0.csv: column 'f0': 2 values ('0,1257" in said
-    assert len(said) < 1000
+    output = init("many", code=1)
+    assert output.count("are not numbers: write decimals with a point") == 1
+    assert "1,920 columns (many/0.csv: column 'f0': 2 values ('0,1257" in output
+    assert len(output) < 1000
 
 
 @pytest.mark.parametrize(
@@ -288,9 +272,9 @@ def test_a_reason_is_told_once_whatever_the_tables_say(row: str, line: str) -> N
     Path("many").mkdir()
     for word in ("one", "two", "ten", "six"):
         Path("many", f"{word}.csv").write_text(f"id,label,split,x\n{row.format(word=word)}\n")
-    said = init("many", code=1)
-    assert said.count("error: ") == 1
-    assert line in said
+    output = init("many", code=1)
+    assert output.count("error: ") == 1
+    assert line in output
 
 
 def test_rows_of_many_tables_are_one_number() -> None:
@@ -298,10 +282,10 @@ def test_rows_of_many_tables_are_one_number() -> None:
     for number in range(40):
         lines = "".join(f"text {number} {row},c{number % 20}\n" for row in range(6))
         Path("many", f"{number}.csv").write_text(f'text,label\n{lines}"open')
-    said = init("many", code=1)
-    assert "rows 240 in 40 files or parts" in said
-    assert said.count("close quotation marks") == 1
-    assert len(said) < 1000
+    output = init("many", code=1)
+    assert "rows 240 in 40 files or parts" in output
+    assert output.count("close quotation marks") == 1
+    assert len(output) < 1000
 
 
 def test_a_sample_that_is_there_very_often_is_one_short_line() -> None:
@@ -309,12 +293,12 @@ def test_a_sample_that_is_there_very_often_is_one_short_line() -> None:
     for number in range(200):
         for class_ in ("class03", "class04"):
             shutil.copy("sounds/class05/1.wav", f"sounds/{class_}/again{number}.wav")
-    said = init("sounds")
+    output = init("sounds")
     assert (
         "the same sample in several classes: 1 ('class03/again0.wav' = 'class04/again0.wav' = "
         "'class05/1.wav' = 398 more)"
-    ) in said
-    assert len(said) < 3000
+    ) in output
+    assert len(output) < 3000
 
 
 def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
@@ -323,10 +307,10 @@ def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
         folder.mkdir(parents=True)
         for name in ("a.ogg", "b.mp3"):
             (folder / name).write_bytes(b"x")
-    said = init("songs", code=1)
-    assert said.startswith("error: songs: only 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
-    assert "sounds as WAV or FLAC" in said
-    assert "pictures in" not in said
+    output = init("songs", code=1)
+    assert output.startswith("error: songs: only 12 files of other kinds (6 .mp3, 6 .ogg), none of them data")
+    assert "sounds as WAV or FLAC" in output
+    assert "pictures in" not in output
 
 
 def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:
@@ -335,9 +319,9 @@ def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:
         Path(f"sounds/class00/1.2.840.{number}").touch()
     for number in range(3):
         Path(f"sounds/class00/{number}.txt").touch()
-    said = init("sounds")
-    assert "ignored 503 files of other kinds (" in said
-    assert "3 .txt, 491 other suffixes)" in said
+    output = init("sounds")
+    assert "ignored 503 files of other kinds (" in output
+    assert "3 .txt, 491 other suffixes)" in output
 
 
 def test_every_mistake_in_tables_of_series_is_named() -> None:
@@ -353,14 +337,14 @@ def test_every_mistake_in_tables_of_series_is_named() -> None:
     pq.write_table(pa.Table.from_pylist(rows), "many/a.parquet")
     pq.write_table(pa.Table.from_pylist(rows[-20:]), "many/b.parquet")
     Path("many/c.csv").write_text("id,label,time,w\nx,y,1,2\n")
-    said = init("many", code=1)
+    output = init("many", code=1)
     for line in (
         "series '0-0' ('class0' and 'other') has more than one label",
         "series '0-1' has two rows at one time",
         "many/b.parquet: series '3-7' is also in many/a.parquet: series '3-7': an id stands for one series",
         "many/c.csv: no column 'v'",
     ):
-        assert said.count(line) == 1, line
+        assert output.count(line) == 1, line
 
 
 def measured(classes: int = 4, each: int = 6, steps: int = 12) -> pd.DataFrame:
@@ -458,15 +442,15 @@ def test_channels_are_what_was_measured_however_a_table_was_written(way: str) ->
     name, write = SERIES[way]
     frame = measured()
     write(frame, Path(name))
-    found = gathered(name)
-    assert not found.contents.mistakes
-    assert found.summary["channels"] == "x, y"
-    assert len(found.contents.samples) == 24
-    wanted = {key: rows[["x", "y"]].to_numpy().T for key, rows in frame.groupby(["label", "id"])}
-    got = taken(name)
-    assert got.keys() == wanted.keys()
-    for key, values in got.items():
-        np.testing.assert_allclose(values, wanted[key], rtol=1e-12)
+    result = gathered(name)
+    assert not result.contents.mistakes
+    assert result.summary["channels"] == "x, y"
+    assert len(result.contents.samples) == 24
+    expected = {key: rows[["x", "y"]].to_numpy().T for key, rows in frame.groupby(["label", "id"])}
+    actual = taken(name)
+    assert actual.keys() == expected.keys()
+    for key, values in actual.items():
+        np.testing.assert_allclose(values, expected[key], rtol=1e-12)
 
 
 def test_what_is_left_out_is_told() -> None:
@@ -563,11 +547,11 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
 def test_a_mistake_in_a_table_of_series_is_told_once(change: Callable, options: dict, line: str) -> None:
     change(measured()).to_csv("a.csv", index=False, **options)
     try:
-        found = inspect.inspect(folders.Raw(path="a.csv", splits="", md5=""), Path())
-        lines = [*found.contents.mistakes, *found.unreadable]
+        inspection = inspect.inspect(folders.Raw(path="a.csv", splits="", md5=""), Path())
+        lines = [*inspection.contents.mistakes, *inspection.unreadable]
     except MetashotError as error:
         lines = [str(error)]
-    assert len([told for told in lines if line in told]) == 1
+    assert len([reported for reported in lines if line in reported]) == 1
     assert len(lines) <= 2  # no classes are left of some
 
 
@@ -597,8 +581,8 @@ def test_rows_with_names_that_no_column_has_are_told() -> None:
 def test_init_refuses_a_column_split_as_preprocess_does(split: Callable, line: str) -> None:
     frame = measured()
     frame.assign(split=split(frame)).to_csv("a.csv")
-    said = init("a.csv", code=1)
-    assert line in said
+    output = init("a.csv", code=1)
+    assert line in output
     assert Path("params.yaml").read_text() == SHIPPED
     raw = series_table.Raw(path="a.csv", md5="")
     Path("raw").mkdir()
@@ -608,8 +592,8 @@ def test_init_refuses_a_column_split_as_preprocess_does(split: Callable, line: s
     )
     with pytest.raises(MetashotError) as refusal:
         preprocess(series_table, prepare, Path("raw"), Path("out.parquet"))
-    told = str(refusal.value).removeprefix("raw: ")
-    assert f"error: a.csv: {told}" in said
+    reason = str(refusal.value).removeprefix("raw: ")
+    assert f"error: a.csv: {reason}" in output
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -645,8 +629,8 @@ def test_texts_in_two_splits_are_told_by_their_words() -> None:
         [*rows, *(("the very same", f"intent{c:02d}") for c in range(20))],
         ("text", "label"),
     )
-    said = init("some.csv")
-    assert "'the very same' = 'the very same'" in said
+    output = init("some.csv")
+    assert "'the very same' = 'the very same'" in output
     assert described("some")["prepare"]["repeated"] == "remove"
 
 
@@ -654,10 +638,10 @@ def test_series_are_found_out_and_taken(tmp_path: Path) -> None:
     toys.write_series(Path("waves.csv"), 18, 8)
     with Path("waves.csv").open() as file:
         lengths = Counter(row["id"] for row in csv.DictReader(file))
-    said = init("waves.csv", "--name", "waves")
-    assert "channels x, y, z" in said
-    assert "classes 18" in said
-    assert f"steps {min(lengths.values())} to {max(lengths.values())}" in said
+    output = init("waves.csv", "--name", "waves")
+    assert "channels x, y, z" in output
+    assert "classes 18" in output
+    assert f"steps {min(lengths.values())} to {max(lengths.values())}" in output
     section = described("waves")
     assert (section["source"], section["prepare"]["channels"]) == ("series_table", ["x", "y", "z"])
     assert section["prepare"]["length"] == round(np.median(list(lengths.values())))
@@ -680,8 +664,8 @@ def test_series_in_parquet_that_name_their_splits_are_left_in_them() -> None:
     ]
     Path("folder").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), "folder/table.parquet")
-    said = init("folder")
-    assert "by lists: 3 / 3 / 3 classes" in said
+    output = init("folder")
+    assert "by lists: 3 / 3 / 3 classes" in output
     assert described("folder")["prepare"]["split"] == "listed"
     assert [len(split.class_names) for split in prepared("folder")] == [3, 3, 3]
 
@@ -708,17 +692,17 @@ def test_a_mistake_in_series_is_named_and_nothing_is_written(spoil: dict, line: 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 def test_published_texts() -> None:
-    said = init(str(SHARED / "clinc150/data_full.json"), "--name", "intents")
-    assert "classes 151" in said  # with what is out of scope, which is a part of its own
-    assert "100 in" in said
-    assert "1,000 in" in said
+    output = init(str(SHARED / "clinc150/data_full.json"), "--name", "intents")
+    assert "classes 151" in output  # with what is out of scope, which is a part of its own
+    assert "100 in" in output
+    assert "1,000 in" in output
     with (SHARED / "banking77/train.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     Path("bank").mkdir()
     shutil.copy(SHARED / "banking77/train.csv", "bank")
-    said = init("bank")
-    assert f"classes {len({row['category'] for row in rows})}" in said
-    assert f"{len(rows):,} in bank/train.csv" in said
+    output = init("bank")
+    assert f"classes {len({row['category'] for row in rows})}" in output
+    assert f"{len(rows):,} in bank/train.csv" in output
 
 
 def test_kinds_are_those_of_the_sources() -> None:
