@@ -10,27 +10,30 @@ nothing changes.
 """
 
 import argparse
+import difflib
+import importlib
 import math
 import os
 import random
 import re
-import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 
-from attrs import evolve
+import pytest
 from cosmic_ray.commands.init import init
 from cosmic_ray.modules import find_modules
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import apply_mutation
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB
-from cosmic_ray.work_item import MutationSpec, WorkerOutcome, WorkResult
+from cosmic_ray.work_item import MutationSpec
 
 ROOMS = ("learning", "results")
 # Of a binary operator or comparison the replacement that is hardest to notice: most others raise at once
@@ -47,8 +50,9 @@ OPERATORS = (
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer"),
     *("RemoveDecorator", "ZeroIterationForLoop"),
 )
-TESTS = "python -m pytest -x -n 0 -p no:cacheprovider -m 'not slow'"
+OPTIONS = ["-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
 PATIENCE = 3  # times as long as all tests take: what hangs is noticed too
+SLOW = ("scipy.stats", "torch", "torchvision.transforms.v2", "pyarrow.parquet")  # to import, so once for all
 
 
 def faults(room: str) -> list[MutationSpec]:
@@ -76,19 +80,31 @@ def copied(target: Path) -> Path:
     return target
 
 
-def command(room: str, folder: Path | str, module: Path | None = None) -> str:
-    """Return what runs the tests of a package in a folder, until one fails.
+def files(room: str, module: Path) -> list[list[str]]:
+    """Return the test files of a package: those that import a module, which notice most, and the others."""
+    package, _, name = ".".join(module.with_suffix("").parts).removesuffix(".__init__").rpartition(".")
+    imported = re.compile(rf"from {package}(\.{name} import| import .*\b{name}\b)")
+    paths = sorted(Path("tests", room).glob("test_*.py"))
+    first = {path for path in paths if imported.search(path.read_text())}
+    parts = [path for path in paths if path in first], [path for path in paths if path not in first]
+    return [list(map(str, part)) for part in parts if part]
 
-    Those that import a module run before the others are so much as collected: they notice most.
-    """
-    files, first = sorted(map(str, Path("tests", room).glob("test_*.py"))), set[str]()
-    if module:
-        package, _, name = ".".join(module.with_suffix("").parts).removesuffix(".__init__").rpartition(".")
-        imported = re.compile(rf"from {package}(\.{name} import| import .*\b{name}\b)")
-        first = {path for path in files if imported.search(Path(path).read_text())}
-    parts = [path for path in files if path in first], [path for path in files if path not in first]
-    runs = [f"{TESTS} {' '.join(part)}" for part in parts if part]
-    return shlex.join(["bash", "-c", " && ".join([f"cd {folder}", *runs])])
+
+def started(copy: Path, parts: Sequence[Sequence[str]]) -> int:
+    """Run tests in a copy of the tree until one fails, in a fork of this process; return its number."""
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.setsid()
+            os.chdir(copy)
+            sys.path.insert(0, str(copy))
+            silence = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(silence, stream)
+            status = int(any(pytest.main([*OPTIONS, *part]) for part in parts))
+        finally:
+            os._exit(status)
+    return child
 
 
 def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
@@ -97,38 +113,70 @@ def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
     Returns for each fault whether a test failed; a fault that goes unnoticed is printed. Exits where tests
     fail without a fault.
     """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in SLOW:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(len(os.sched_getaffinity(0))):
-            copies.put(copied(Path(folder, str(number))))
-
+        free = [copied(Path(folder, "0"))]
         began = time.perf_counter()
-        if subprocess.call(shlex.split(command(room, f"{folder}/0")), stdout=subprocess.DEVNULL):
+        if os.waitpid(started(free[0], [[f"tests/{room}"]]), 0)[1]:
             sys.exit(f"error: tests/{room} fail as they are: mend that first")
         patience = PATIENCE * (time.perf_counter() - began)
+        sys.dont_write_bytecode = True  # that of the tests lies there now
+        free += [
+            Path(shutil.copytree(free[0], Path(folder, str(number))))
+            for number in range(1, len(os.sched_getaffinity(0)))
+        ]
+        results: dict[int, bool] = {}
+        waiting, running = deque(enumerate(sample)), dict[int, Planted]()
+        while waiting or running:
+            while waiting and free:
+                index, spec = waiting.popleft()
+                copy = free.pop()
+                operator = get_operator(spec.operator_name)(**spec.operator_args)
+                before, after = apply_mutation(copy / spec.module_path, operator, spec.occurrence)
+                child = started(copy, files(room, spec.module_path))
+                running[child] = Planted(index, spec, copy, before, after, time.monotonic() + patience)
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                for number, planted in running.items():
+                    if time.monotonic() > planted.deadline:
+                        os.killpg(number, signal.SIGKILL)
+                time.sleep(0.1)
+                continue
+            planted = running.pop(child)
+            (planted.copy / planted.spec.module_path).write_text(planted.before)
+            free.append(planted.copy)
+            results[planted.index] = status != 0
+            print("." if status else f"\n{planted}", end="" if status else "\n", flush=True)
+    return [results[index] for index in range(len(sample))]
 
-        def test(spec: MutationSpec) -> bool:
-            copy = copies.get()
-            planted = evolve(spec, module_path=copy / spec.module_path)
-            result = mutate_and_test([planted], command(room, copy, spec.module_path), patience)
-            copies.put(copy)
-            if result.worker_outcome != WorkerOutcome.NORMAL:
-                sys.exit(f"error: {spec}: {result.output}")
-            if result.is_killed:
-                print(".", end="", flush=True)
-            else:
-                print(f"\n{shown(spec, result)}", flush=True)
-            return result.is_killed
 
-        with ThreadPoolExecutor(copies.qsize()) as pool:
-            return list(pool.map(test, sample))
+@dataclass(frozen=True)
+class Planted:
+    """A fault in a copy of the tree, whose tests are running.
 
+    Attributes:
+        index: Of the fault in the sample.
+        spec: Which fault.
+        copy: The copy.
+        before: Text of the module without it.
+        after: Text of the module with it.
+        deadline: When its tests are taken to hang, by the monotonic clock.
+    """
 
-def shown(spec: MutationSpec, result: WorkResult) -> str:
-    """Return where a fault was planted, and the lines before and after."""
-    changed = [line for line in (result.diff or "").splitlines()[4:] if line[:1] in ("-", "+")]
-    where = f"{spec.module_path}:{spec.start_pos[0]}: {spec.operator_name.removeprefix('core/')}"
-    return "\n    ".join([where, *changed])
+    index: int
+    spec: MutationSpec
+    copy: Path
+    before: str
+    after: str
+    deadline: float
+
+    def __str__(self) -> str:
+        lines = difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), lineterm="", n=0)
+        changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        operator = self.spec.operator_name.removeprefix("core/")
+        return "\n    ".join([f"{self.spec.module_path}:{self.spec.start_pos[0]}: {operator}", *changed])
 
 
 def report(room: str, results: Sequence[bool], of: int) -> None:
