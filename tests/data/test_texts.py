@@ -1,4 +1,4 @@
-"""Texts: n-grams and their network against other ways to compute them, tables, and models at work."""
+"""Texts: n-grams and their network against other implementations, tables, and serving."""
 
 import csv
 import dataclasses
@@ -95,7 +95,7 @@ def test_numbers_of_ngrams_never_change() -> None:
 KNOWN = [1913982897, 75233884]
 
 
-def test_what_reads_alike_is_the_same_text_and_nothing_else_is() -> None:
+def test_texts_that_read_alike_are_the_same_and_no_others() -> None:
     numbers, digest = texts.decode("strasse ﬁne 12 o'clock".encode(), PREPARE.form)
     for same in (
         "Straße fine 12 O'CLOCK",
@@ -121,7 +121,7 @@ def test_of_a_long_text_the_first_ngrams_count() -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(b" \n", "^empty$"), ("\u3000".encode(), "^empty$"), (b"caf\xe9", "utf-8")]
 )
-def test_what_is_no_text_is_refused(content: bytes, message: str) -> None:
+def test_other_values_than_texts_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         texts.decode(content, PREPARE.form)
 
@@ -178,7 +178,7 @@ def test_padding_other_texts_and_order_change_nothing() -> None:
     torch.testing.assert_close(net(x.flip(1), 3), net(x))
 
 
-def test_ngrams_are_dropped_in_training_alone_and_on_average_as_often_as_said() -> None:
+def test_ngrams_are_dropped_in_training_alone_at_the_drop_rate() -> None:
     net, x = network(drop_rate=0.4), numbered(9)
     whole = net.eval()(x)
     torch.testing.assert_close(whole, network()(x))
@@ -272,7 +272,7 @@ def test_the_second_order_meta_gradient_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("name", ["maml", "reptile"])
-def test_mapped_tasks_give_what_tasks_one_by_one_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_tasks_agree_with_tasks_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU tasks are mapped by vmap; here the CPU does that too."""
     results = []
     for mapped in (False, True):
@@ -389,7 +389,7 @@ LABELS: dict[str, Callable[[int], object]] = {
 
 @pytest.mark.parametrize("way", WRITTEN)
 @pytest.mark.parametrize("labels", ["texts", *LABELS])
-def test_what_pandas_writes_is_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
+def test_pandas_writes_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
     frame = FRAME
     expected = [label for _, label in ROWS]
     if labels != "texts":
@@ -412,7 +412,7 @@ def test_a_text_may_be_a_book(here: Path) -> None:
     assert sorted(sizes) == [1, 500_000]
 
 
-def test_labels_that_read_alike_are_one_class_and_that_is_told(
+def test_labels_that_read_alike_are_one_class_and_reported(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed(pinned())
@@ -441,7 +441,7 @@ def test_predict_reads_labels_as_training_does(here: Path, name: str) -> None:
     assert [sample.value for sample in predict.texts_in(Path(name), Path(name).read_bytes())] == [*"xyzw"]
 
 
-def test_a_reason_is_told_once_with_its_count_and_three_cases(here: Path) -> None:
+def test_a_reason_is_reported_once_with_its_count_and_three_cases(here: Path) -> None:
     rows = [*(f'"a {n}","b",more' for n in range(500)), *(f"a {n}," for n in range(500)), "x,b"]
     Path("a.csv").write_text("text,label\n" + "\n".join(rows))
     lines = text_table.contents(RAW, Path(), tables_.Labels()).mistakes
@@ -706,7 +706,7 @@ SYLLABLES = ("ba", "ke", "lo", "mi", "nu", "ra", "si", "to", "vu", "ze")
 
 
 def intents(classes: int, samples: int) -> list[tuple[str, str]]:
-    """Made-up requests: what a class is about are two words of its own, one of them in each text or both."""
+    """Synthetic requests: each class has two words of its own, and each text one or both of them."""
     draw = random.Random(0)
     words = iter(
         draw.sample([a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES], 2 * classes)
@@ -730,7 +730,7 @@ DATASET = "mine"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
-    """Requests through the stages, and what was measured."""
+    """Requests, trained through the stages, and the metrics of each method."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "requests.csv").write_bytes(as_csv(intents(70, 24)))
     project = Project(folder / "project")
@@ -807,7 +807,7 @@ def test_served_answers_are_direct_ones(
 
 @pytest.fixture
 def tables(task: list, tmp_path: Path) -> Path:
-    """The task as files: a table to learn from, and texts to answer as lines and as a table."""
+    """The task as files: a table of supports, and queries as lines and as a table."""
     (tmp_path / "support.csv").write_bytes(as_csv(task[:5]))
     (tmp_path / "asked").mkdir()
     (tmp_path / "asked/a.txt").write_text("".join(f"{text}\n\n" for text, _ in task[5:12]))
@@ -856,7 +856,7 @@ def test_predict_answers_about_lines_and_tables(
         (lambda f: (f / "support.csv").write_text("text,label\na,b\n"), [], "every labelled row says 'b'"),
     ],
 )
-def test_a_mistake_in_what_is_predicted_is_one_line(
+def test_a_mistake_in_a_prediction_is_one_line(
     published: tuple,
     tables: Path,
     spoil: Callable[[Path], object],
@@ -884,7 +884,7 @@ def test_predict_wants_a_table_to_learn_texts_from(
     )
 
 
-def test_the_card_of_a_version_says_how_to_give_it_texts(published: tuple, task: list) -> None:
+def test_the_card_of_a_version_shows_a_request_with_texts(published: tuple, task: list) -> None:
     root, versions = published
     description = versions["prototypical"].description
     assert '"text": [a, b, unknown]' in description
