@@ -85,6 +85,11 @@ def counted(cases: Sequence[str], noun: str) -> str:
     return cases[0] if len(cases) == 1 else f"{len(cases):,} {noun} ({some(cases)})"
 
 
+def reason_of(error: BaseException, limit: int = 300) -> str:
+    """The message of an exception on one line, cut to a length; the name of its type if it has none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def short(value: object) -> str:
     """The ``repr`` of a value, cut to 60 characters."""
     shown = repr(value)

@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
     ScalarEvent,
 )
 
-from metashot.errors import MetashotError, short
+from metashot.errors import MetashotError, reason_of, short
 
 SIZE = 1_000_000  # bytes of a file that people write
 VALUES = 50_000  # values in it, with aliases expanded
@@ -225,4 +225,4 @@ def _problem(error: Exception) -> str:
         problem = line + " ".join(str(error.problem).split())
         hint = ": indent with spaces, and quote strings with special characters"
         return problem + hint if "cannot start any token" in problem else problem
-    return " ".join(str(error).split())
+    return reason_of(error)

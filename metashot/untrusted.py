@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, reason_of
 
 ENTRIES = 1000  # largest number of files and folders in a folder
 DEPTH = 32  # levels of a JSON document
@@ -116,7 +116,7 @@ def parsed(content: bytes, name: str) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{name} is not JSON that can be read ({' '.join(str(error).split())[:80]})") from None
+        raise Refused(f"{name} is not JSON that can be read ({reason_of(error, 80)})") from None
     level = [value]
     for _ in range(DEPTH):
         level = [inner for item in level for inner in _inside(item)]

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, wherever the writing stops."""
+"""Files and folders are written completely or not at all, wherever writing stops."""
 
 import hashlib
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_killed_at_any_renaming_one_version_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_a_resumed_block_finds_what_the_failed_one_wrote(tmp_path: Path) -> None:
+def test_a_resumed_block_continues_the_failed_one(tmp_path: Path) -> None:
     target = tmp_path / "target"
     with pytest.raises(ZeroDivisionError), replacing(target, resume=True) as partial:
         write(partial, "folder", "half")

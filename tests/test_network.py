@@ -1,4 +1,4 @@
-"""Servers that are named wrongly, do not answer or cannot start, and proxies: one line, within seconds."""
+"""Servers with wrong addresses, silent or unable to start, and proxies: one line, within seconds."""
 
 import http.server
 import os

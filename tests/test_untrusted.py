@@ -1,4 +1,4 @@
-"""Files that others wrote: what is not a plain file of bounded size is refused before it is read."""
+"""Untrusted files: anything but a plain file of bounded size is refused before it is read."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def test_no_name_leads_outside(folder, name):
         untrusted.read(folder, name, 100)
 
 
-def test_what_is_not_a_plain_file_is_neither_listed_nor_opened(folder, monkeypatch):
+def test_only_plain_files_are_listed_and_opened(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "link").symlink_to("../secret")
     (folder / "around").symlink_to("inner")

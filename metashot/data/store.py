@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metashot.data import Form, Key, Split
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, reason_of
 from metashot.files import md5
 
 if TYPE_CHECKING:  # slow to import, and most callers do not need it
@@ -252,7 +252,7 @@ def _read_samples(file: pq.ParquetFile, groups: Sequence[int], form: Form) -> ND
     try:
         column = file.read_row_groups(groups, columns=["sample"])["sample"]
     except (OSError, pa.ArrowException) as error:
-        raise MetashotError(f"damaged samples ({_line(error)}): run the preprocess stage again") from None
+        raise MetashotError(f"damaged samples ({reason_of(error)}): run the preprocess stage again") from None
     samples = np.empty((len(column), *form.shape), form.dtype)
     row = 0
     for chunk in column.chunks:
@@ -286,12 +286,10 @@ def _open(path: Path) -> tuple[pq.ParquetFile, Mapping[bytes, bytes]]:
     except FileNotFoundError:
         raise MetashotError(f"{path}: no such file; run the preprocess stage first") from None
     except (OSError, pa.ArrowException) as error:
-        raise MetashotError(f"{path}: cannot be read as Parquet ({_line(error)}); preprocess again") from None
+        raise MetashotError(
+            f"{path}: cannot be read as Parquet ({reason_of(error)}); preprocess again"
+        ) from None
     metadata = file.metadata.metadata or {}
     if b"metashot.form" not in metadata:
         raise MetashotError(f"{path}: a Parquet file, but not a store of samples that this metashot wrote")
     return file, metadata
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

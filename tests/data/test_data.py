@@ -359,7 +359,7 @@ class TestStages:
             check=False,
         )
 
-    def test_download_from_a_mirror_that_is_not_there(self, project: Path) -> None:
+    def test_a_missing_mirror_is_refused(self, project: Path) -> None:
         done = self.run(project, "download", METASHOT_MIRROR=str(project / "absent"))
         assert done.returncode == 1
         assert done.stderr.startswith("error: METASHOT_MIRROR=")
@@ -532,7 +532,7 @@ def test_source() -> None:
         SOURCES["klingon"]
 
 
-def test_a_zip_of_a_later_format_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_a_zip_of_a_later_format_is_not_called_damaged(tmp_path: Path) -> None:
     path = tmp_path / "later.zip"
     write_zip(path, {"a/b/0.png": b"x"})
     content = bytearray(path.read_bytes())

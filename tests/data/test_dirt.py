@@ -1,4 +1,4 @@
-"""Folders and zip files as people have them: what stops the pipeline is one line, nothing goes in silence.
+"""Untidy folders and zip files: every fault is one line, and no file is dropped silently.
 
 Each kind of dirt goes through digest, download and preprocess of the source `image_folder`, and through
 `metashot init`. The table "What you see" of docs/data.md says the same in words.
@@ -94,7 +94,7 @@ class Dirt:
 
 
 def file(name: str | bytes, content: bytes = PNG) -> Callable[[Path], object]:
-    """Dirt that is one more file."""
+    """Dirt: one more file."""
 
     def spoil(folder: Path) -> None:
         path = folder / os.fsdecode(name)
@@ -109,7 +109,7 @@ def link(name: str, target: str, *, folder: bool = False) -> Callable[[Path], ob
 
 
 def copied(old: str, new: str) -> Callable[[Path], object]:
-    """Dirt that is a class folder of another name with pictures of its own."""
+    """Dirt: a class folder of another name, with pictures of its own."""
 
     def spoil(folder: Path) -> None:
         (folder / new).mkdir()
@@ -283,7 +283,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pipeline(raw: image_folder.Raw, prepare: image_folder.Prepare = PREPARE) -> int:
-    """What `metashot refresh` and the stages download and preprocess do; returns how many samples it has."""
+    """Run `metashot refresh` and the stages download and preprocess; returns the number of samples."""
     raw = replace(raw, md5=image_folder.digest(raw, Path()))
     shutil.rmtree("raw", ignore_errors=True)
     Path("raw").mkdir()
@@ -293,7 +293,7 @@ def pipeline(raw: image_folder.Raw, prepare: image_folder.Prepare = PREPARE) -> 
 
 
 def check(dirt: Dirt, path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Hold the pipeline and `metashot init` to what is said of a kind of dirt."""
+    """Check the pipeline and `metashot init` against the expected results for a kind of dirt."""
     raw = replace(RAW, path=path)
     if dirt.stops:
         with pytest.raises(MetashotError) as caught:
@@ -320,7 +320,7 @@ def test_dirt_in_a_folder(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixtur
 
 
 def add(*names: str, content: bytes = PNG, mode: int = 0o644) -> Callable[[Path], object]:
-    """Dirt that is further members of a zip."""
+    """Dirt: further members of a zip."""
 
     def spoil(path: Path) -> None:
         with zipfile.ZipFile(path, "a") as archive:
@@ -333,7 +333,7 @@ def add(*names: str, content: bytes = PNG, mode: int = 0o644) -> Callable[[Path]
 
 
 def wrapped(*above: str) -> Callable[[Path], object]:
-    """Dirt that is folders around everything."""
+    """Dirt: folders around everything."""
 
     def spoil(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
@@ -357,7 +357,7 @@ def encrypt(path: Path) -> None:
 
 
 def repacked(method: int) -> Callable[[Path], object]:
-    """Dirt that is the same members compressed in another way."""
+    """Dirt: the same members in another compression."""
 
     def spoil(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
@@ -370,7 +370,7 @@ def repacked(method: int) -> Callable[[Path], object]:
 
 
 def overlapping(path: Path) -> None:
-    """Let every member of a large one's directory be that one."""
+    """A zip whose directory lists one large member many times."""
     add("class0/large.png", content=os.urandom(1 << 16))(path)
     with zipfile.ZipFile(path, "a") as archive:
         (large,) = (info for info in archive.infolist() if info.filename == "class0/large.png")
@@ -425,7 +425,7 @@ def test_dirt_in_a_zip(dirt: Dirt, folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def bomb(method: int, size: int, declared: int) -> bytes:
-    """A zip of clean classes and of a member of zeros, whose headers say how many."""
+    """A zip of clean classes and of a member of zeros that declares a size."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for number in range(4):
@@ -438,7 +438,7 @@ def bomb(method: int, size: int, declared: int) -> bytes:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_member_is_unpacked_no_further_than_it_says_and_may_say(
+def test_a_member_is_unpacked_no_further_than_its_declared_and_allowed_size(
     method: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "LARGEST", 1 << 20)
@@ -465,7 +465,7 @@ def test_a_member_is_unpacked_no_further_than_it_says_and_may_say(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["class0", "class0/0.png"])
-def test_what_may_not_be_read_stops_the_pipeline(folder: Path, name: str) -> None:
+def test_missing_read_permission_stops_the_pipeline(folder: Path, name: str) -> None:
     (folder / name).chmod(0)
     try:
         with pytest.raises(MetashotError, match=rf"{name}': cannot be read \(Permission denied\)"):
@@ -476,7 +476,7 @@ def test_what_may_not_be_read_stops_the_pipeline(folder: Path, name: str) -> Non
         (folder / name).chmod(0o755)
 
 
-def test_a_reason_is_told_once_with_a_count_and_three_cases(folder: Path) -> None:
+def test_a_reason_is_reported_once_with_a_count_and_three_cases(folder: Path) -> None:
     for number in range(12):
         file(f"class0/broken{number:02d}.png", b"")(folder)
         file(f"class1/short{number:02d}.png", PNG[: 100 + number])(folder)
@@ -551,7 +551,7 @@ def test_a_bright_spot_that_takes_bits_from_all_pictures_is_named(folder: Path) 
     ) in done.output
 
 
-def test_what_is_packed_otherwise_is_to_be_unpacked(folder: Path) -> None:
+def test_other_archives_have_to_be_unpacked(folder: Path) -> None:
     for name in ("images.tar.gz", "images.7z"):
         Path(name).write_bytes(b"no zip")
         (line,) = errors(name, "--name", "mine")
@@ -580,7 +580,7 @@ def test_the_root_of_the_file_system_is_not_walked(folder: Path) -> None:
         assert line.endswith(": the whole file system: name the folder that holds the samples")
 
 
-def test_a_long_walk_says_where_it_is(
+def test_a_long_walk_reports_progress(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(walk, "REPORTED", 20)
@@ -666,8 +666,8 @@ def test_of_16_bits_the_upper_8_of_those_that_are_used_count(used: int) -> None:
         np.testing.assert_array_equal(actual, np.repeat(kept.reshape(16, 16, 1), 3, axis=2))
 
 
-def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder: Path) -> None:
-    """Twelve bits: 4,095 is white, in all pictures alike, in training and where a model is asked."""
+def test_the_bits_of_a_data_set_are_detected_and_used_for_every_picture(folder: Path) -> None:
+    """Twelve bits: 4,095 is white in all pictures, in training and in requests."""
     shutil.rmtree(folder)
     values = [np.random.default_rng(n).integers(0, 4096 >> n % 3, (12, 15, 1)) for n in range(48)]
     values[0][0, 0] = 4095
@@ -696,7 +696,7 @@ def test_the_bits_of_a_data_set_are_found_out_and_kept_for_every_picture(folder:
     assert params.read(Path("params.yaml"), "data.images.prepare", image_folder.Prepare).bits == 13
 
 
-def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
+def test_a_loss_of_levels_in_colours_of_16_bits_is_reported(folder: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 4096, (12, 15, 3)).astype(np.uint16)
     file("class0/x.png", deep_png(colours))(folder)
     file("class0/y.png", deep_png(colours * 16))(folder)
@@ -707,13 +707,13 @@ def test_colours_of_16_bits_that_lose_levels_are_told(folder: Path) -> None:
     assert raw.bits == 16
 
 
-def test_a_cmyk_jpeg_looks_like_the_picture_it_was_made_of() -> None:
+def test_a_cmyk_jpeg_looks_like_its_original() -> None:
     plain = Image.fromarray(np.tile(np.array([[[200, 60, 20]]], np.uint8), (16, 16, 1)))
     actual = np.asarray(images.picture(encoded(plain.convert("CMYK"), "JPEG", quality=95), colour=True))
     assert np.abs(actual.astype(int) - [200, 60, 20]).max() <= 6
 
 
-def test_equal_pictures_are_told_by_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates_are_counted_by_class_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(synthetic.ROOT / "params.yaml", tmp_path)
     for number in range(20 * 3):

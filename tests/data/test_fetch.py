@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
 
 
 def fails(url: str, target: Path, digests: tuple[str, ...], mirror: Path | None = None) -> str:
-    """The one line of an attempt that has to fail."""
+    """The message of a download that has to fail."""
     with pytest.raises(MetashotError) as caught:
         fetch(url, target, digests, mirror)
     message = str(caught.value)
@@ -127,7 +127,7 @@ def test_a_partial_file_that_lacks_nothing(server: Server, tmp_path: Path) -> No
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_wrong_checksum_leaves_what_was_there(server: Server, tmp_path: Path) -> None:
+def test_wrong_checksum_leaves_the_previous_file(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "a.zip"
     target.write_bytes(b"previous")
     message = fails(server.url, target, ("0" * 32, "1" * 64))

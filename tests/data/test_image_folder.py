@@ -72,7 +72,7 @@ def test_the_digest_is_that_of_dvc_and_follows_the_pictures_only(folder: Path) -
     assert pinned().md5 != digest
 
 
-def test_packing_twice_gives_the_same_bytes_with_the_pictures_as_they_were(folder: Path) -> None:
+def test_packing_twice_gives_the_same_bytes_and_unchanged_pictures(folder: Path) -> None:
     first = packed(pinned(), Path("a"))
     copy = shutil.copytree(folder, Path("elsewhere"))  # another place, other times
     (copy / "class00/0.png").touch()
@@ -92,7 +92,7 @@ def test_a_zip_gives_the_same_digest_and_bytes_as_its_folder(folder: Path) -> No
     assert packed(pinned("images.zip"), Path("a")) == packed(pinned(), Path("b"))
 
 
-def test_other_content_than_the_pinned_is_refused_and_leaves_what_was_there(folder: Path) -> None:
+def test_other_content_than_the_pinned_is_refused_and_leaves_the_previous_files(folder: Path) -> None:
     before = packed(pinned(), Path("a"))
     raw = pinned()
     write(folder / "class00/2.png", noise(99))
@@ -200,7 +200,7 @@ def test_a_class_with_too_few_samples_for_three_splits_is_named(folder: Path) ->
         list(image_folder.items(prepare, Path("raw")))
 
 
-def test_the_first_sample_with_a_digest_is_found_and_a_full_disk_told() -> None:
+def test_the_first_sample_with_a_digest_is_found_and_a_full_disk_reported() -> None:
     first = _FirstSamples()
     digests = [hashlib.md5(bytes([number])).digest() for number in range(200)]
     assert first.add(digests[:3], "test") == [(0, "test"), (1, "test"), (2, "test")]
@@ -260,9 +260,7 @@ def test_samples_come_in_order_from_whichever_zips_they_are_in(
         (lambda f: (shutil.rmtree(f), f.write_text("no zip")), "images: not a zip file"),
     ],
 )
-def test_what_is_laid_out_wrongly_is_one_line(
-    folder: Path, spoil: Callable[[Path], object], message: str
-) -> None:
+def test_a_wrong_layout_is_one_line(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(folder)
     for act in (lambda: image_folder.digest(RAW, Path()), lambda: packed(RAW, Path("a"))):
         with pytest.raises(MetashotError) as caught:

@@ -46,7 +46,7 @@ PLAIN = {"parts": [], "text": "text", "label": "label", "groups": "", "splits": 
 
 @pytest.fixture(scope="module")
 def static(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder that is the mean of the rows of a table."""
+    """An encoder that averages rows of an embedding table."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -144,7 +144,7 @@ def refused(form: Form) -> str:
     return str(caught.value)
 
 
-def test_what_is_wrong_with_an_encoder_is_one_line(static: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_an_encoder_is_one_line(static: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for missing in (tmp_path / "nowhere", empty):
@@ -164,7 +164,7 @@ def test_what_is_wrong_with_an_encoder_is_one_line(static: Path, tmp_path: Path)
 
 
 def test_every_file_counts_but_hidden_ones(static: Path, tmp_path: Path) -> None:
-    """What a download keeps of its own is hidden, and has times in it."""
+    """Files that a download keeps for itself are hidden, and contain timestamps."""
     folder = copied(static, tmp_path / "copy")
     (folder / ".cache/hub").mkdir(parents=True)
     (folder / ".cache/hub/model.metadata").write_text("1790000000")
@@ -186,7 +186,7 @@ def test_pickled_weights_are_not_read(static: Path, bert: Path, tmp_path: Path) 
         assert "pytorch_model.bin: pickled weights" in refused(prepare(folder).form)
 
 
-def test_without_the_package_a_line_says_how_to_get_it(static: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_package_is_one_line(static: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     line = refused(prepare(copied(static, tmp_path / "copy")).form)
     assert line.endswith("pip install 'metashot[sentences]'")
@@ -200,9 +200,7 @@ def test_nothing_asks_the_network(bert: Path, tmp_path: Path, monkeypatch) -> No
     assert asked == []
 
 
-def test_what_is_no_text_and_a_vector_that_is_not_finite_are_mistakes_of_a_text(
-    static: Path, tmp_path: Path
-) -> None:
+def test_other_types_and_infinite_vectors_are_mistakes_in_a_text(static: Path, tmp_path: Path) -> None:
     for content, line in ((b" \n", "^empty$"), (b"caf\xe9", "utf-8")):
         with pytest.raises(ValueError, match=line):
             sentences.decode(content, prepare(static).form)
@@ -348,7 +346,7 @@ def published(prepared: Path, static: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def task(prepared: Path) -> pd.DataFrame:
-    """Five classes of the test split: a text each to learn from, and two to answer."""
+    """Five classes of the test split: a support text of each, and two queries."""
     rows = pd.read_csv(prepared.with_name("texts.csv")).groupby("label")["text"].apply(list)
     names = [name.partition("/")[2] for name in store.load(prepared, "test").class_names[:5]]
     table = [(rows[name][0], name) for name in names]
@@ -358,7 +356,7 @@ def task(prepared: Path) -> pd.DataFrame:
 
 @pytest.fixture
 def truth(published: tuple, static: Path, task: pd.DataFrame) -> np.ndarray:
-    """What the core answers: probabilities ``[10, 5]``."""
+    """Probabilities ``[10, 5]`` of the method itself."""
     form, direct = prepare(static).form, methods.load(published[2])
     vectors = torch.from_numpy(np.stack([sentences.decode(t.encode(), form)[0] for t in task["text"]]))[None]
     with torch.no_grad():

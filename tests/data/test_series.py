@@ -1,4 +1,4 @@
-"""Series: tables, what becomes of them against closed forms, and the pipeline to answers."""
+"""Series: tables, their preparation against closed forms, and the pipeline to predictions."""
 
 import csv
 import io
@@ -84,7 +84,7 @@ def test_a_standardised_channel_has_mean_0_and_deviation_1_and_a_still_one_is_0(
         ([1, 2, 1e39], "without a finite number in channel 'x' at step 2"),
     ],
 )
-def test_what_is_no_series_is_one_line(values: list[float], message: str) -> None:
+def test_other_values_than_series_are_one_line(values: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         fitted(values)
 
@@ -93,7 +93,7 @@ Rows = list[dict[str, object]]
 
 
 def rows_of(classes: int = 8, each: int = 2, steps: int = 10) -> Rows:
-    """A table in which series and steps lie in no order."""
+    """A table with series and steps in random order."""
     rows: Rows = [
         {"id": f"{class_}-{number}", "label": f"c{class_}", "time": step, "x": RANDOM.normal(), "y": step / 3}
         for class_ in range(classes)
@@ -118,7 +118,7 @@ def as_parquet(rows: Rows) -> bytes:
 
 
 def packed(files: dict[str, bytes], path: str = "tables") -> Path:
-    """The folder that download leaves, of files in the working directory."""
+    """Files in the working directory, packed by `download`."""
     for name, content in files.items():
         (Path("tables") / name).parent.mkdir(parents=True, exist_ok=True)
         (Path("tables") / name).write_bytes(content)
@@ -139,7 +139,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_table_is_what_a_loop_over_its_rows_finds() -> None:
+def test_a_table_agrees_with_a_loop_over_its_rows() -> None:
     rows = rows_of()
     expected = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["time"]):
@@ -267,7 +267,7 @@ ROWS = as_csv(rows_of())
         ({"a.csv": ROWS, "b.csv": ROWS}, "an id stands for one series"),
     ],
 )
-def test_a_file_that_is_no_such_table_is_one_clear_line(files: dict[str, bytes], message: str) -> None:
+def test_an_invalid_table_is_one_clear_line(files: dict[str, bytes], message: str) -> None:
     with pytest.raises(MetashotError) as caught:
         read(files)
     assert message in str(caught.value)
@@ -308,7 +308,7 @@ DATASET = "series_table"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
-    """Oscillations through the stages, and what was measured."""
+    """Oscillations, trained through the stages, and the metrics of each method."""
     folder = tmp_path_factory.mktemp("series")
     toys.write_series(folder / "waves.csv", CLASSES, SAMPLES)
     project = Project(folder / "project")
@@ -388,7 +388,7 @@ WRONG = [
 
 
 @pytest.mark.slow
-def test_predict_says_that_series_are_no_files(published: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_refuses_files_for_series(published: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(published[0])
     done = CliRunner().invoke(app, ["predict", "series_table-5w1s", "a.csv", "--support", "."])
     assert done.exit_code == 1

@@ -1,4 +1,4 @@
-"""Sounds: what is decoded against a second implementation, and the pipeline from files to answers."""
+"""Sounds: the decoder against a second implementation, and the pipeline from files to predictions."""
 
 import base64
 import io
@@ -60,7 +60,7 @@ def picture(content: bytes, form: Form = FORM) -> np.ndarray:
 
 
 def centres(mels: int, rate: int) -> np.ndarray:
-    """Of the filters, in hertz: equally spaced on the mel scale, from the inverse of its formula."""
+    """Centres of the filters in Hz: equally spaced on the mel scale, by the inverse of its formula."""
     highest = 1127 * math.log(1 + rate / 2 / 700)  # the same scale with the natural logarithm
     return np.array([700 * math.expm1(highest * (i + 1) / (mels + 1) / 1127) for i in range(mels)])
 
@@ -99,7 +99,7 @@ def test_a_spectrogram_is_that_of_scipy() -> None:
     "subtype", ["ALAW", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_32"]
 )
 def test_the_middle_is_that_of_the_whole_in_every_encoding(subtype: str) -> None:
-    """Against all of it, read from the beginning: some encodings know no places."""
+    """Against a sound that is read from its beginning: some encodings cannot seek."""
     content = encoded(toys.chirp(3, 0, 64_000), 16000, "WAV", subtype)
     with soundfile.SoundFile(io.BytesIO(content)) as file:
         whole = file.read(file.frames, dtype="float64")
@@ -177,7 +177,7 @@ def test_a_pure_tone_lands_in_its_row_whatever_the_sample_rate(rate: int, row: i
     ],
 )
 def test_format_depth_and_channels_do_not_matter(kind: str, subtype: str) -> None:
-    """But for what 8 bits cannot hold, 48 dB below the loudest."""
+    """Except for values that 8 bits cannot represent, 48 dB below the loudest."""
     sound = toys.chirp(3, 0, 16000)
     form = replace(PREPARE, range_db=30.0).form
     plain = picture(encoded(sound, subtype="DOUBLE"), form)
@@ -207,7 +207,7 @@ def test_decibels_are_a_straight_line_and_loudness_does_not_count() -> None:
     assert not picture(encoded(0 * sound)).any()
 
 
-def test_the_middle_counts_and_silence_is_put_around_what_is_short() -> None:
+def test_sounds_are_cropped_to_their_middle_or_padded_with_silence() -> None:
     beep = tone(1000, seconds=1.0)
     long = np.concatenate([tone(3000, seconds=2), beep, tone(3000, seconds=2)])
     assert np.abs(picture(encoded(long))[:, 1:-1] - picture(encoded(beep))[:, 1:-1]).max() <= 1
@@ -270,7 +270,7 @@ def test_any_damage_is_one_clear_line_or_harmless(kind: str) -> None:
     assert failures > 50
 
 
-def test_a_digest_follows_what_is_heard() -> None:
+def test_a_digest_depends_on_the_decoded_sound_alone() -> None:
     sound = np.round(32767 * NOISE) / 32768  # exact in 16 bits
     same = [
         encoded(sound),
@@ -298,7 +298,7 @@ def test_prepare_names_the_key_that_is_wrong(key: str, value: float) -> None:
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight classes of two sounds in the working directory, told by their names."""
+    """Eight classes of two sounds in the working directory, with the class in the file name."""
     monkeypatch.chdir(tmp_path)
     for class_ in range(8):
         toys.write_sound(tmp_path / f"sounds/anna/{class_}_anna_0.wav", class_, 0)
@@ -368,7 +368,7 @@ DATASET = "audio_folder"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
-    """Chirps through the stages, and what was measured."""
+    """Chirps, trained through the stages, and the metrics of each method."""
     folder = tmp_path_factory.mktemp("sounds")
     for class_ in range(CLASSES):
         for sample in range(SAMPLES):
@@ -406,7 +406,7 @@ def test_methods_learn_to_tell_unseen_sounds_apart(trained: tuple[Project, dict]
 
 @pytest.fixture(scope="module")
 def task(trained: tuple[Project, dict]) -> list[Path]:
-    """Files of five classes: one each to learn from, and three to answer."""
+    """Files of five classes: one support sound of each, and three queries."""
     top = trained[0].root.parent / "sounds"
     return [top / f"chirp{class_:03d}/{sample:02d}.wav" for sample in range(4) for class_ in TEST[:5]]
 

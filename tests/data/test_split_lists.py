@@ -1,4 +1,4 @@
-"""Lists of what is in each split: as benchmarks publish them, against brute force and the published lists."""
+"""Lists of splits as benchmarks publish them, against brute force and the published lists."""
 
 import csv
 import functools
@@ -102,7 +102,7 @@ def test_lists_of_classes_divide_superclass_folders(suffix: str, notation: str) 
 
 
 def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -> None:
-    """As CIFAR-100 lies: train and test folders that each hold every class."""
+    """The layout of CIFAR-100: train and test folders that each contain every class."""
     for part in ("train", "test"):
         put(
             f"{part}/{class_}/{part[1]}{n}.png"
@@ -123,7 +123,7 @@ def test_pairs_divide_folders_without_superclasses_and_join_parts_of_a_class() -
     assert {name: read() for name, read in arranged().samples.items()} == expected
 
 
-def test_files_of_one_name_in_both_parts_are_both_there() -> None:
+def test_files_of_one_name_in_both_parts_are_both_kept() -> None:
     for part in ("train", "test"):
         put(f"{part}/{class_}/0.png" for below in CLASSES.values() for class_ in below)
     put_lists("json", {s: [[a, c] for a in DIVIDED[s] for c in CLASSES[a]] for s in SPLITS})
@@ -251,7 +251,7 @@ def test_published_lists_find_the_files_of_imagenet_by_their_places(ravi: dict) 
     assert contents.unlisted == sum(map(len, numbered.values())) - len(expected)
 
 
-def test_files_that_a_list_names_and_are_not_there_are_counted(ravi: dict) -> None:
+def test_missing_files_of_a_list_are_counted(ravi: dict) -> None:
     put(name for pairs in ravi.values() for name, _ in pairs[5:])
     with pytest.raises(
         MetashotError, match=r"images: 15 of 5,400 files that the lists name are missing \('n0"
@@ -277,7 +277,7 @@ def test_the_miniimagenet_layout_goes_through_the_pipeline(ravi: dict) -> None:
 
 
 @pytest.mark.slow
-def test_cifar_fs_has_its_classes_and_loses_what_is_in_two_splits(shared_data: Path) -> None:
+def test_cifar_fs_has_its_classes_without_duplicates_across_splits(shared_data: Path) -> None:
     """Against the published pairs and a count of equal pixels of our own."""
     archive, lists = shared_data / "cifar100/cifar100_by_class.zip", shared_data / "splits/cifar-fs"
     home = {c: (s, f"{a}/{c}") for s in SPLITS for a, c in json.loads((lists / f"{s}.json").read_text())}
@@ -337,7 +337,7 @@ def test_fc100_is_its_superclasses_through_the_pairs_of_cifar_fs(shared_data: Pa
 
 
 def put_files(lists: dict[str, list[tuple[str, str]]], separator: str = ",", mark: str = "") -> None:
-    """Lists of files, with what editors put before them."""
+    """Lists of files, optionally with a byte order mark."""
     Path("lists").mkdir(exist_ok=True)
     for split, lines in lists.items():
         text = "".join(f"{separator.join(line)}\n" for line in [("filename", "label"), *lines])
@@ -391,7 +391,7 @@ def test_a_place_counts_only_behind_a_label_among_files_of_that_name(
         arranged()
 
 
-def test_rows_that_say_the_same_or_not_are_counted_as_they_are() -> None:
+def test_repeated_and_contradictory_rows_are_counted() -> None:
     put(f"{c}/{n}.png" for c in "abc" for n in range(3))
     lists = {s: [(f"{n}.png", c) for n in range(2)] for s, c in zip(SPLITS, "abc", strict=True)}
     put_files(lists | {"train": lists["train"] * 2})
@@ -410,7 +410,7 @@ def test_rows_that_say_the_same_or_not_are_counted_as_they_are() -> None:
         arranged()
 
 
-def test_files_of_one_class_and_name_are_all_there() -> None:
+def test_files_of_one_class_and_name_are_all_kept() -> None:
     names = ["train/a/0.png", "test/a/0.png", "more/train/a/0.png", "a/1.png"]
     put([*names, *(f"{c}/{n}.png" for c in "bc" for n in range(2))])
     put_lists("txt", {"train": ["a"], "val": ["b"], "test": ["c"]})

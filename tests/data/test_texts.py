@@ -1,4 +1,4 @@
-"""Texts: n-grams against other ways to compute them, tables, and models at work."""
+"""Texts: n-grams against other implementations, tables, and serving."""
 
 import csv
 import dataclasses
@@ -93,7 +93,7 @@ def test_numbers_of_ngrams_never_change() -> None:
 KNOWN = [1913982897, 75233884]
 
 
-def test_what_reads_alike_is_the_same_text_and_nothing_else_is() -> None:
+def test_texts_that_read_alike_are_the_same_and_no_others() -> None:
     numbers, digest = texts.decode("strasse ﬁne 12 o'clock".encode(), PREPARE.form)
     for same in (
         "Straße fine 12 O'CLOCK",
@@ -119,7 +119,7 @@ def test_of_a_long_text_the_first_ngrams_count() -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(b" \n", "^empty$"), ("\u3000".encode(), "^empty$"), (b"caf\xe9", "utf-8")]
 )
-def test_what_is_no_text_is_refused(content: bytes, message: str) -> None:
+def test_other_values_than_texts_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         texts.decode(content, PREPARE.form)
 
@@ -241,7 +241,7 @@ LABELS: dict[str, Callable[[int], object]] = {
 
 @pytest.mark.parametrize("way", WRITTEN)
 @pytest.mark.parametrize("labels", ["texts", *LABELS])
-def test_what_pandas_writes_is_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
+def test_pandas_writes_the_same_data_in_every_format(here: Path, way: str, labels: str) -> None:
     frame = FRAME
     expected = [label for _, label in ROWS]
     if labels != "texts":
@@ -264,7 +264,7 @@ def test_a_text_may_be_a_book(here: Path) -> None:
     assert sorted(sizes) == [1, 500_000]
 
 
-def test_labels_that_read_alike_are_one_class_and_that_is_told(
+def test_labels_that_read_alike_are_one_class_and_reported(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed(pinned())
@@ -293,7 +293,7 @@ def test_predict_reads_labels_as_training_does(here: Path, name: str) -> None:
     assert [sample.value for sample in predict.texts_in(Path(name), Path(name).read_bytes())] == [*"xyzw"]
 
 
-def test_a_reason_is_told_once_with_its_count_and_three_cases(here: Path) -> None:
+def test_a_reason_is_reported_once_with_its_count_and_three_cases(here: Path) -> None:
     rows = [*(f'"a {n}","b",more' for n in range(500)), *(f"a {n}," for n in range(500)), "x,b"]
     Path("a.csv").write_text("text,label\n" + "\n".join(rows))
     lines = text_table.contents(RAW, Path(), tables_.Labels()).mistakes
@@ -558,7 +558,7 @@ SYLLABLES = ("ba", "ke", "lo", "mi", "nu", "ra", "si", "to", "vu", "ze")
 
 
 def intents(classes: int, samples: int) -> list[tuple[str, str]]:
-    """Made-up requests: what a class is about are two words of its own, one of them in each text or both."""
+    """Synthetic requests: each class has two words of its own, and each text one or both of them."""
     draw = random.Random(0)
     words = iter(
         draw.sample([a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES], 2 * classes)
@@ -582,7 +582,7 @@ DATASET = "mine"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict]:
-    """Requests through the stages, and what was measured."""
+    """Requests, trained through the stages, and the metrics of each method."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "requests.csv").write_bytes(as_csv(intents(70, 24)))
     project = Project(folder / "project")
@@ -661,7 +661,7 @@ def test_served_answers_are_direct_ones(
 
 @pytest.fixture
 def tables(task: list, tmp_path: Path) -> Path:
-    """The task as files: a table to learn from, and texts to answer as lines and as a table."""
+    """The task as files: a table of supports, and queries as lines and as a table."""
     (tmp_path / "support.csv").write_bytes(as_csv(task[:5]))
     (tmp_path / "asked").mkdir()
     (tmp_path / "asked/a.txt").write_text("".join(f"{text}\n\n" for text, _ in task[5:12]))
@@ -710,7 +710,7 @@ def test_predict_answers_about_lines_and_tables(
         (lambda f: (f / "support.csv").write_text("text,label\na,b\n"), [], "every labelled row says 'b'"),
     ],
 )
-def test_a_mistake_in_what_is_predicted_is_one_line(
+def test_a_mistake_in_a_prediction_is_one_line(
     published: tuple,
     tables: Path,
     spoil: Callable[[Path], object],
@@ -738,7 +738,7 @@ def test_predict_wants_a_table_to_learn_texts_from(
     )
 
 
-def test_the_card_of_a_version_says_how_to_give_it_texts(published: tuple, task: list) -> None:
+def test_the_card_of_a_version_shows_a_request_with_texts(published: tuple, task: list) -> None:
     root, versions = published
     description = versions["prototypical"].description
     assert '"text": [a, b, unknown]' in description

@@ -1,4 +1,4 @@
-"""`metashot init`: what it finds out, what it proposes, and what it leaves of params.yaml."""
+"""`metashot init`: what it detects, proposes, and leaves unchanged in params.yaml."""
 
 import difflib
 import io
@@ -58,7 +58,7 @@ def described(name: str = "pictures") -> dict:
         *((classes, each, "classes") for classes, each in ((15, 2), (17, 9), (15, 11), (40, 21), (100, 20))),
     ],
 )
-def test_every_manifest_of_what_is_proposed_can_be_drawn(classes: int, each: int, of: str) -> None:
+def test_every_manifest_of_a_proposal_can_be_drawn(classes: int, each: int, of: str) -> None:
     fill(classes, each)
     lines = init("pictures")
     setting = lines[-1].rpartition(" ")[2]
@@ -102,7 +102,7 @@ def settings() -> dict:
 
 
 def chosen(lines: list[str]) -> dict:
-    """The setting that is proposed."""
+    """The proposed setting."""
     return settings()[lines[-1].rpartition(" ")[2]]
 
 
@@ -154,7 +154,7 @@ def test_a_line_about_params_never_names_a_temporary_file(monkeypatch: pytest.Mo
     assert not list(Path().glob(".params*"))
 
 
-def test_a_second_run_pins_new_content_and_leaves_what_a_person_changed() -> None:
+def test_a_second_run_pins_new_content_and_keeps_manual_changes() -> None:
     fill(20, 4)
     first = init("pictures")
     split, md5 = described()["prepare"]["split"], described()["raw"]["md5"]
@@ -192,7 +192,7 @@ def test_size_and_colour_follow_the_pixels(
     assert bool(described()["augment"]) == expected[1]
 
 
-def test_the_grey_of_a_jpeg_is_no_colour_and_a_stain_is_none() -> None:
+def test_neither_the_grey_of_a_jpeg_nor_a_stain_counts_as_colour() -> None:
     kind = inspectors.PICTURES
 
     def coloured(image: Image.Image, **options: object) -> bool:
@@ -257,7 +257,7 @@ def test_pictures_that_are_all_alike_are_compared_in_linear_time() -> None:
     assert len(pairs) < 20_000 * near_duplicates.WINDOW
 
 
-def test_lists_of_splits_are_taken_as_they_are() -> None:
+def test_lists_of_splits_are_written_and_kept() -> None:
     fill(20, 4)
     Path("lists").mkdir()
     for split, numbers in (("train", range(8)), ("val", range(8, 13)), ("test", range(13, 19))):
@@ -300,7 +300,7 @@ def test_paths_are_from_the_repository_unless_they_are_absolute(
     assert described("absolute")["raw"]["path"] == str(project / "pictures")
 
 
-def test_without_a_project_it_says_how_to_get_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_project_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(15, 2)
     Path("dvc.yaml").unlink()
     (line,) = init("pictures", code=1)
@@ -322,7 +322,7 @@ def test_without_a_project_it_says_how_to_get_one(project: Path, monkeypatch: py
         (["one"], "error: one: 1 class folders with samples"),
     ],
 )
-def test_what_cannot_be_taken_up_is_one_line_and_changes_nothing(arguments: list[str], message: str) -> None:
+def test_unusable_data_are_one_line_and_change_nothing(arguments: list[str], message: str) -> None:
     fill(15, 2)
     shutil.copytree("pictures/class00", "one/class00")
     lines = init(*arguments, code=1)
@@ -361,8 +361,10 @@ def test_a_section_is_set_and_the_rest_of_the_text_stays(
 
 
 @pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: *x\n", "a: 1\n", "[1, 2]\n", "a: [\n"])
-def test_what_cannot_be_set_is_one_line(text: str) -> None:
-    with pytest.raises(MetashotError, match=r"params.yaml: c.b cannot be edited automatically: set it to 2"):
+def test_an_impossible_edit_is_one_line(text: str) -> None:
+    with pytest.raises(
+        MetashotError, match=r"params.yaml: c.b cannot be set in the way it is written: set it to 2"
+    ):
         edit.edited(text, "c.b", 2)
 
 

@@ -1,4 +1,4 @@
-"""`metashot init` on sounds, texts and series: found out, written, and taken by the stages."""
+"""`metashot init` on sounds, texts and series: detected, written, and prepared by the stages."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def init(*arguments: str, code: int = 0) -> str:
 
 
 def prepared(name: str) -> tuple[store.SampleSet, ...]:
-    """The three splits, as the stages make them of what was written."""
+    """The three splits that the stages prepare from the written section."""
     path = Path("params.yaml")
     check.check(path)
     module = sources.SOURCES[described(name)["source"]]
@@ -57,7 +57,7 @@ def sounds(classes: int = 16, each: int = 6) -> None:
         )
 
 
-def test_sounds_are_found_out_and_taken() -> None:
+def test_sounds_are_detected_and_prepared() -> None:
     sounds()
     output = init("sounds")
     durations = [soundfile.info(path).duration for path in Path("sounds").rglob("*.wav")]
@@ -136,7 +136,7 @@ def test_flat_sounds_are_one_line_with_the_way_out() -> None:
     assert "classes 4" in init("sounds", "--label", "^(?P<label>[^_]+)_")
 
 
-def test_a_sound_that_is_there_twice_is_told() -> None:
+def test_duplicate_sounds_are_reported() -> None:
     sounds()
     shutil.copy("sounds/class03/1.wav", "sounds/class03/again.wav")
     shutil.copy("sounds/class04/1.wav", "sounds/class05/again.wav")
@@ -157,7 +157,7 @@ def as_csv(path: Path, rows: list, columns: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("columns", [("text", "label"), ("Utterance", "Intent"), ("query", "kind")])
-def test_texts_are_found_out_and_taken(columns: tuple[str, str]) -> None:
+def test_texts_are_detected_and_prepared(columns: tuple[str, str]) -> None:
     rows = requests()
     as_csv(Path("texts/requests.csv"), [*rows, (rows[0][0].upper(), rows[0][1])], columns)
     output = init("texts")
@@ -175,7 +175,7 @@ def test_texts_are_found_out_and_taken(columns: tuple[str, str]) -> None:
     assert f"{shown} classes for training / validation / test" in output
 
 
-def test_json_of_pairs_in_parts_and_lists_of_what_was_found() -> None:
+def test_json_of_pairs_in_parts() -> None:
     rows = requests()
     parts = {"train": rows[::2], "more": rows[1::2]}
     Path("all.json").write_text(json.dumps(parts))
@@ -247,7 +247,7 @@ def test_remarks_on_data_are_one_line_each_whatever_is_in_their_names(
     assert capsys.readouterr().err.startswith("sounds: ignores 1 files of other kinds (1 .\\x1b[31mred)\n")
 
 
-def test_what_many_columns_and_tables_share_is_told_once() -> None:
+def test_a_mistake_in_many_columns_and_tables_is_reported_once() -> None:
     numbers = np.random.default_rng(0).normal(size=(96, 40))
     table = pd.DataFrame(numbers, columns=[f"f{number}" for number in range(40)])
     table.insert(0, "label", np.repeat(range(16), 6))
@@ -268,7 +268,7 @@ def test_what_many_columns_and_tables_share_is_told_once() -> None:
         ("{word},k,train,1\n{word} ,k,train,2", "4 columns (many/one.csv: ids that read alike: 'one ' and"),
     ],
 )
-def test_a_reason_is_told_once_whatever_the_tables_say(row: str, line: str) -> None:
+def test_a_reason_is_reported_once_for_many_tables(row: str, line: str) -> None:
     Path("many").mkdir()
     for word in ("one", "two", "ten", "six"):
         Path("many", f"{word}.csv").write_text(f"id,label,split,x\n{row.format(word=word)}\n")
@@ -288,7 +288,7 @@ def test_rows_of_many_tables_are_one_number() -> None:
     assert len(output) < 1000
 
 
-def test_a_sample_that_is_there_very_often_is_one_short_line() -> None:
+def test_a_sample_with_very_many_duplicates_is_one_short_line() -> None:
     sounds(18)
     for number in range(200):
         for class_ in ("class03", "class04"):
@@ -313,7 +313,7 @@ def test_formats_that_are_not_read_are_one_line_with_those_that_are() -> None:
     assert "pictures in" not in output
 
 
-def test_suffixes_of_other_files_are_named_as_far_as_they_are_few() -> None:
+def test_only_the_most_frequent_suffixes_of_ignored_files_are_named() -> None:
     sounds(18)
     for number in range(500):
         Path(f"sounds/class00/1.2.840.{number}").touch()
@@ -355,8 +355,8 @@ def measured(classes: int = 4, each: int = 6, steps: int = 12) -> pd.DataFrame:
     return frame.assign(x=draw.normal(size=len(rows)), y=draw.normal(size=len(rows)))
 
 
-def telling_more(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with columns of numbers that nobody measured."""
+def with_other_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with columns of numbers that are not measurements."""
     step = frame.groupby("id").cumcount()
     jitter = np.random.default_rng(1).integers(0, 2, len(frame))
     return frame.assign(
@@ -408,22 +408,22 @@ SERIES: dict[str, tuple[str, Callable[[pd.DataFrame, Path], object]]] = {
     ),
     "columns that nobody measured": (
         "a.csv",
-        lambda frame, path: telling_more(frame).to_csv(path, index=False),
+        lambda frame, path: with_other_columns(frame).to_csv(path, index=False),
     ),
-    "the same in Parquet": ("a.parquet", lambda frame, path: telling_more(frame).to_parquet(path)),
+    "the same in Parquet": ("a.parquet", lambda frame, path: with_other_columns(frame).to_parquet(path)),
 }
 
 
 def gathered(name: str) -> inspectors.Gathered:
-    """What `metashot init` finds of a table of series."""
+    """Gather a table of series as `metashot init` does."""
     raw = folders.Raw(path=name, splits="", md5="")
     kind = inspectors.choose(raw, Path())
     assert kind is inspectors.SERIES
     return kind.gather(raw, Path(), {})
 
 
-def taken(name: str) -> dict[tuple[str, str], np.ndarray]:
-    """Every series of a table by its label and id, as the stages make it."""
+def read_series(name: str) -> dict[tuple[str, str], np.ndarray]:
+    """Every series of a table by label and id, as the stages read it."""
     raw = series_table.Raw(path=name, md5="")
     Path("raw").mkdir()
     series_table.download(replace(raw, md5=series_table.digest(raw, Path())), Path("raw"))
@@ -438,7 +438,7 @@ SHARES = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
 
 
 @pytest.mark.parametrize("way", SERIES)
-def test_channels_are_what_was_measured_however_a_table_was_written(way: str) -> None:
+def test_channels_are_the_measurements_in_any_format_of_table(way: str) -> None:
     name, write = SERIES[way]
     frame = measured()
     write(frame, Path(name))
@@ -447,14 +447,14 @@ def test_channels_are_what_was_measured_however_a_table_was_written(way: str) ->
     assert result.summary["channels"] == "x, y"
     assert len(result.contents.samples) == 24
     expected = {key: rows[["x", "y"]].to_numpy().T for key, rows in frame.groupby(["label", "id"])}
-    actual = taken(name)
+    actual = read_series(name)
     assert actual.keys() == expected.keys()
     for key, values in actual.items():
         np.testing.assert_allclose(values, expected[key], rtol=1e-12)
 
 
-def test_what_is_left_out_is_told() -> None:
-    telling_more(measured()).to_csv("a.csv")
+def test_columns_that_are_not_channels_are_reported() -> None:
+    with_other_columns(measured()).to_csv("a.csv")
     assert gathered("a.csv").summary["left out"] == (
         "a column without a name (the table's index); taken (times); note (text); step (a clock); seconds (a "
         "clock); Timestamp (a clock); series_number (the same throughout each series); label_code (the same "
@@ -462,7 +462,7 @@ def test_what_is_left_out_is_told() -> None:
     )
 
 
-def test_a_column_that_only_rises_is_a_channel_where_there_is_no_other() -> None:
+def test_an_increasing_column_is_a_channel_if_there_is_no_other() -> None:
     frame = measured()
     frame.assign(x=frame.groupby("id").cumcount().astype(float)).drop(columns="y").to_csv("a.csv")
     assert gathered("a.csv").summary["channels"] == "x"
@@ -491,7 +491,7 @@ def test_labels_of_series_have_one_name(
     write(name)
     merged = names is None or "b" in names
     assert ("merged" in gathered(name).summary) == merged
-    assert {label for label, _ in taken(name)} == (names or {"k0", "k1", "k2", "k3"})
+    assert {label for label, _ in read_series(name)} == (names or {"k0", "k1", "k2", "k3"})
     assert capsys.readouterr().err.count("labels that read alike are one class") == merged
 
 
@@ -518,7 +518,7 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
             "column 'x': 3 values ('?' in row 0, '?' in row 100, '?' in row 200) are not numbers: write",
         ),
         (
-            lambda frame: telling_more(frame).sample(frac=1, random_state=0),
+            lambda frame: with_other_columns(frame).sample(frac=1, random_state=0),
             {},
             " columns (a.csv: column 'step' is a clock, a.csv: column 'seconds' is a clock, a.csv: column ",
         ),
@@ -544,7 +544,7 @@ def changed(**columns: Callable[[pd.DataFrame], object]) -> Callable[[pd.DataFra
         ),
     ],
 )
-def test_a_mistake_in_a_table_of_series_is_told_once(change: Callable, options: dict, line: str) -> None:
+def test_a_mistake_in_a_table_of_series_is_reported_once(change: Callable, options: dict, line: str) -> None:
     change(measured()).to_csv("a.csv", index=False, **options)
     try:
         inspection = inspect.inspect(folders.Raw(path="a.csv", splits="", md5=""), Path())
@@ -555,7 +555,7 @@ def test_a_mistake_in_a_table_of_series_is_told_once(change: Callable, options: 
     assert len(lines) <= 2  # no classes are left of some
 
 
-def test_rows_with_names_that_no_column_has_are_told() -> None:
+def test_rows_with_row_names_are_reported() -> None:
     rows = measured().to_csv().replace(",id", "id", 1)  # as R's write.table has it
     Path("a.csv").write_text(rows)
     raw = folders.Raw(path="a.csv", splits="", md5="")
@@ -615,14 +615,14 @@ def test_a_table_is_of_texts_where_its_columns_say_so(name: str) -> None:
         ("a.txt", "a.txt: neither a zip file nor a file with a known suffix ("),
     ],
 )
-def test_a_file_that_is_no_table_is_one_line_with_the_mend(name: str, line: str) -> None:
+def test_a_file_other_than_a_table_is_one_line_with_advice(name: str, line: str) -> None:
     Path(name).write_text("text\tlabel\na\tb\n")
     with pytest.raises(MetashotError) as refusal:
         inspectors.choose(folders.Raw(path=name, splits="", md5=""), Path())
     assert str(refusal.value).startswith(line)
 
 
-def test_texts_in_two_splits_are_told_by_their_words() -> None:
+def test_texts_in_two_splits_are_named_by_their_words() -> None:
     rows = requests()
     as_csv(
         Path("some.csv"),
@@ -634,7 +634,7 @@ def test_texts_in_two_splits_are_told_by_their_words() -> None:
     assert described("some")["prepare"]["repeated"] == "remove"
 
 
-def test_series_are_found_out_and_taken(tmp_path: Path) -> None:
+def test_series_are_detected_and_prepared(tmp_path: Path) -> None:
     toys.write_series(Path("waves.csv"), 18, 8)
     with Path("waves.csv").open() as file:
         lengths = Counter(row["id"] for row in csv.DictReader(file))

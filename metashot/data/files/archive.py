@@ -18,7 +18,7 @@ from typing import Any
 
 from metashot.data import Item, Key, ordered
 from metashot.data.files import Files, Read
-from metashot.errors import MetashotError, SampleError
+from metashot.errors import MetashotError, SampleError, reason_of
 
 LARGEST = 1 << 30  # bytes of a file or member; more is a mistake, or an attempt to exhaust the memory
 DENSEST = 200  # compression ratio of an archive that unpacks to more than `LARGEST` bytes, likewise
@@ -169,8 +169,8 @@ def contents(path: Path) -> tuple[Files, set[str]]:
                     packed = _packed(archive, info)
                 return _unpacked(packed, info)
             except _UNREADABLE as error:
-                reason = " ".join(str(error).split())
-                raise SampleError(f"{path}: member {info.filename!r}", f"cannot be read ({reason})") from None
+                where = f"{path}: member {info.filename!r}"
+                raise SampleError(where, f"cannot be read ({reason_of(error)})") from None
 
         return read
 

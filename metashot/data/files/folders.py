@@ -135,7 +135,7 @@ def _by_label(files: Files, raw: Raw) -> Files:
 
 
 def _at_one_depth(files: Files, shown: str) -> tuple[Files, list[str]]:
-    """Files at the depth of class folders at which most lie, and a line about those at each other depth."""
+    """Files at the most frequent depth of class folders, and a line about those at each other depth."""
     depths = Counter(depth for path in files if (depth := path.count("/")) in (1, 2))
     usual = depths.most_common(1)[0][0] if depths else 1
     misplaced: dict[int, list[str]] = defaultdict(list)

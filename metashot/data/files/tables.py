@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from metashot.data import label_of
 from metashot.data.files import Files, delimited, local
-from metashot.errors import MetashotError, Mistakes
+from metashot.errors import MetashotError, Mistakes, reason_of
 from metashot.output import say
 
 Entry = tuple[str, Any]  # place of a row, and the row
@@ -122,7 +122,7 @@ def _parquet(content: bytes, where: str, columns: Sequence[str]) -> Iterator[Ent
                 yield f"{where}: row {number}", entry
                 number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise MetashotError(f"{where}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise MetashotError(f"{where}: cannot be read ({reason_of(error)})") from None
 
 
 def _json(text: str, where: str, parts: Sequence[str], mistakes: Mistakes) -> Iterator[Entry]:
@@ -218,4 +218,4 @@ def parquet(content: bytes, where: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
-        raise MetashotError(f"{where}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise MetashotError(f"{where}: cannot be read ({reason_of(error)})") from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metashot import files
 from metashot.data import Form
 from metashot.data.kinds import texts
-from metashot.errors import MetashotError
+from metashot.errors import MetashotError, reason_of
 from metashot.section import Section
 
 ENCODER = "METASHOT_ENCODER"  # environment variable: where the encoder is, if it has moved
@@ -146,8 +146,7 @@ def _encoder(folder: Path, md5: str) -> Encode:
             model_kwargs={"use_safetensors": True},
         )
     except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())
-        raise MetashotError(f"{folder}: the encoder cannot be loaded ({reason[:300]})") from error
+        raise MetashotError(f"{folder}: the encoder cannot be loaded ({reason_of(error)})") from error
 
     def encode(text: str) -> NDArray[np.float32]:
         threads = torch.get_num_threads()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from metashot.data import Form
 from metashot.data.kinds.base import Use, file_bytes
+from metashot.errors import reason_of
 from metashot.section import Section
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
@@ -216,7 +217,7 @@ def _opened(content: bytes) -> Iterator[tuple[Any, int]]:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         raise ValueError(f"not a readable sound, WAV or FLAC ({reason})") from None
     except UNREADABLE as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(reason_of(error)) from None
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

@@ -29,7 +29,7 @@ from metashot.data.files import (
 )
 from metashot.data.kinds import series
 from metashot.data.sources.folder import about
-from metashot.errors import ColumnError, MetashotError, Mistakes, some
+from metashot.errors import ColumnError, MetashotError, Mistakes, reason_of, some
 from metashot.section import Section
 
 SUFFIXES = tables.DELIMITED | {tables.PARQUET}
@@ -228,8 +228,7 @@ def _read(
                 columns["time"].is_null(nan_is_null=True).to_numpy(zero_copy_only=False), "time", origin
             )
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
+        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason_of(error)})") from None
     return columns
 
 
@@ -263,8 +262,7 @@ def _delimited(content: bytes, origin: str, types: Mapping[str, pa.DataType], mi
             convert_options=convert,
         )
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason})") from None
+        raise MetashotError(f"{origin}: cannot be read as a table of series ({reason_of(error)})") from None
 
 
 def _without_empty_rows(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:

@@ -87,7 +87,7 @@ class Texts:
 
 
 def _columns(path: str, entries: Sequence[Any]) -> tuple[str, str]:
-    """Columns of texts and labels. Raises MetashotError if names do not tell them."""
+    """Columns of texts and labels. Raises MetashotError if names do not identify them."""
     if all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
         return "text", "label"
     columns = sorted({key for entry in entries if isinstance(entry, Mapping) for key in entry if key})
