@@ -183,7 +183,7 @@ class _Group:
         self.comparison = compare.compare(
             self.present, dataset, setting, methods if here else _methods(self.present, self.name)
         )
-        self.form, self.codes = form(), dict[str, Code]()
+        self.form, self.codes = form(self.comparison.kind), dict[str, Code]()
         present_cells = compare.sources(self.present, self.comparison).values()
         self.code = {cell.result: self._code(cell).digest for _, cell in present_cells}
         self.experiment = group.experiment(client, tracking_uri(self.root), self.comparison)

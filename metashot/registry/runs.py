@@ -361,24 +361,20 @@ def milliseconds(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def form() -> str:
-    """Digest of the modules that determine how a run looks: when they change, all runs are written again."""
-    return digest(
-        [
-            md5(PACKAGE / name)
-            for name in (
-                "results/cards.py",
-                "lineage/document.py",
-                "lineage/metrics.py",
-                "lineage/origin.py",
-                "lineage/record.py",
-                "registry/group.py",
-                "registry/publish.py",
-                "registry/runs.py",
-                "results/plots.py",
-            )
-        ]
+def form(kind: str) -> str:
+    """Digest of all that determines how runs of a kind of samples look: if it changes, they are rewritten."""
+    modules = (
+        "results/cards.py",
+        "results/plots.py",
+        "lineage/document.py",
+        "lineage/metrics.py",
+        "lineage/origin.py",
+        "lineage/record.py",
+        "registry/group.py",
+        "registry/publish.py",
+        "registry/runs.py",
     )
+    return digest([*(md5(PACKAGE / name) for name in modules), cards.usage("", kind)])
 
 
 def publisher(root: Path) -> str:

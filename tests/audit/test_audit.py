@@ -38,6 +38,7 @@ from metashot.audit import audit, reproduce
 from metashot.cli import app
 from metashot.errors import MetashotError
 from metashot.files import digest
+from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.project import dvc
 from metashot.registry import carried, publish, runs, signing, tracking, versions
@@ -1407,7 +1408,7 @@ def test_a_signature_is_one_by_dsse_and_its_statement_is_the_lineage(repository,
     key.public_key().verify(base64.b64decode(one["sig"]), encoded)
     statement = json.loads(payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicate"] == document
+    assert statement["predicate"] == json.loads(repository.lineage(2).read_text())
     said = {subject["name"]: subject["digest"] for subject in statement["subject"]}
     assert said["model.safetensors"] == {"md5": repository.md5(f"{MODEL}/model.safetensors")}
     for name in ("code.zip", "conda.yaml", "python_env.yaml", "requirements.txt"):
@@ -1430,7 +1431,7 @@ def test_a_signature_does_not_stand_for_other_code(repository, signed):
     found = repository.audit()
     assert not verdicts(found, "fails")
     assert "but not with the code of this version" in verdicts(found, "cannot check")[OTHER]["signature"]
-    document = json.loads(repository.lineage(2).read_text())
+    document = Document.parse(repository.lineage(2).read_bytes(), "lineage.json")
     shutil.copy(signed, signing.path(repository.root, document, code.digest))
     assert "or other files" in verdicts(repository.audit(), "fails")[OTHER]["signature"]
 
@@ -1465,7 +1466,7 @@ def test_a_signature_over_another_lineage_is_refuted(repository, signed):
 
 
 def test_a_signature_of_another_version_is_refuted(repository, signed):
-    other = json.loads(repository.lineage(3).read_text())
+    other = Document.parse(repository.lineage(3).read_bytes(), "lineage.json")
     code = repository.version(
         3, "(SELECT value FROM model_version_tags t WHERE t.key = 'metashot.code' LIMIT 1)"
     )
@@ -1607,7 +1608,8 @@ def test_a_hostile_lineage_is_refuted_by_one_check_and_leads_nowhere(repository,
     done = typer.testing.CliRunner().invoke(app, ["sign", OTHER, "--key", str(key)])
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
-    assert "carries no lineage.json that can be read (not laid out as metashot writes it (name: " in line
+    assert "carries no lineage.json that can be read (lineage.json is not laid out as" in line
+    assert "(name: " in line
     dvc.output(repository.root, "checkout")
     compared = typer.testing.CliRunner().invoke(app, ["compare", OTHER, FIRST])
     assert compared.exit_code == 0, compared.stderr  # by its result, not its lineage
