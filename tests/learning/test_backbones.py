@@ -212,4 +212,6 @@ def test_drop_block_leaves_other_pictures_by_how_much_is_kept() -> None:
     assert abs(float(kept.float().mean()) - 0.8) < 0.05
     torch.testing.assert_close(out[kept], x[kept] / kept.float().mean())
     assert torch.equal(drop_block(x, 0.0, 2), x)
+    sums = {float(drop_block(torch.ones(1, 1, 1, 2), 0.5, 1).sum()) for _ in range(50)}
+    assert sums == {0, 2}  # none, one or both of two are kept
     assert drop_block(torch.ones(1, 1, 3, 3), 1.0, 3).sum() == 0  # all of it, and no division by 0
