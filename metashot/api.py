@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metashot.config import params
 from metashot.data import Form, Split, store
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import SOURCES
@@ -20,7 +21,7 @@ from metashot.data.store import SampleSet
 from metashot.errors import MetashotError
 from metashot.learning import evaluation, statistics, training
 from metashot.learning.models import methods, runtime
-from metashot.learning.models.backbones import params_of
+from metashot.learning.models.backbones import BACKBONES
 from metashot.learning.models.episodes import Manifest, sample
 from metashot.learning.models.methods import METHODS
 from metashot.learning.models.methods.base import Method, Problem
@@ -76,13 +77,13 @@ def make_samples(
         prepare: How samples are prepared, as ``data.<dataset>.prepare``.
 
     Raises:
-        MetashotError: There is no such source, or its files cannot be had or read.
-        TypeError, ValueError: It has no such parameters.
+        MetashotError: There is no such source, it has no such parameters, or its files cannot be had or read.
     """
     module, directory = SOURCES[source], Path(folder) / "raw"
-    settings = module.Prepare(**prepare)
+    download = params.validate(dict(raw), module.Raw, "raw")
+    settings = params.validate(dict(prepare), module.Prepare, "prepare")
     directory.mkdir(parents=True, exist_ok=True)
-    module.download(module.Raw(**raw), directory)
+    module.download(download, directory)
     target = Path(folder) / "samples.parquet"
     preprocess(module, settings, directory, target)
     return target
@@ -103,7 +104,7 @@ def draw_episodes(
     """Draw N-way K-shot episodes: classes, support and query samples, all without replacement.
 
     Raises:
-        MetashotError: There are too few classes, or too few samples in one.
+        MetashotError: A number is too small, or there are too few classes, or too few samples in one.
     """
     return sample(samples, n_way=n_way, k_shot=k_shot, n_query=n_query, episodes=episodes, seed=seed)
 
@@ -121,13 +122,14 @@ def build(
         hyper: Hyper-parameters, as ``method.<method>`` of params.yaml.
 
     Raises:
-        MetashotError: There is no such method or backbone, or it takes no such samples.
-        TypeError, ValueError: It has no such parameters.
+        MetashotError: There is no such method or backbone, it has no such parameters, or it takes no such
+            samples.
     """
     cls = METHODS[method]
-    problem = Problem(samples.form, params_of(backbone), len(samples.class_names))
+    network = params.validate(dict(backbone), BACKBONES, "backbone")
+    problem = Problem(samples.form, network, len(samples.class_names))
     with runtime.reproducible(seed):
-        return cls(cls.params_type(**hyper), problem).to(runtime.best_device())
+        return cls(params.validate(hyper, cls.params_type, method), problem).to(runtime.best_device())
 
 
 def train(

@@ -38,15 +38,22 @@ class Catalogue(Generic[Part]):
         """Return a part.
 
         Raises:
-            MetashotError: There is none of this name, or it lacks an attribute.
+            MetashotError: There is none of this name, its module is missing, or it lacks an attribute.
         """
         if name not in self.parts:
             raise MetashotError(f"unknown {self.what} {name!r}: there are {', '.join(sorted(self.parts))}")
-        part: Any = importlib.import_module(self.module(name))
-        if attribute := self.parts[name].partition(":")[2]:
-            part = getattr(part, attribute)
+        module, attribute = self.module(name), self.parts[name].partition(":")[2]
+        try:
+            part: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise MetashotError(f"{self.what} {name}: there is no module {module}") from None
+        if attribute and not hasattr(part, attribute):
+            raise MetashotError(f"{self.what} {name}: {module} has no {attribute}")
+        part = getattr(part, attribute) if attribute else part
         if missing := [need for need in self.needs if not hasattr(part, need)]:
-            raise MetashotError(f"{self.what} {name} in {self.module(name)} lacks {', '.join(missing)}")
+            raise MetashotError(f"{self.what} {name} in {module} lacks {', '.join(missing)}")
         checked: Part = part
         return checked
 

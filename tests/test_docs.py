@@ -27,6 +27,7 @@ from pages import BLOCKS, PAGES, Block, Page, with_part, words
 from PIL import Image
 from project import METHODS, ROOT, Project
 
+from metashot.audit.checks import CHECKS
 from metashot.cli import app
 from metashot.config import check, params
 from metashot.data.sources import SOURCES
@@ -205,6 +206,12 @@ def test_the_diagram_shows_the_stages() -> None:
         *(name for name in stages() if "cross" not in name),
         *(name for name in stages() if "cross" in name),
     ]
+
+
+def test_the_table_of_checks_is_that_of_the_audit() -> None:
+    rows = re.findall(r"^\| ([\w ]+) \|", (ROOT / "docs/lineage.md").read_text(), re.MULTILINE)
+    start = rows.index("lineage")
+    assert rows[start : start + len(CHECKS)] == list(CHECKS)
 
 
 def test_the_table_of_packages_is_the_rule_of_imports() -> None:

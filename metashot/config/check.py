@@ -42,6 +42,9 @@ def check(path: Path) -> None:
                     f"{path}: {section}.{name}: differs from {other} by case only: rename one"
                 )
         for name in listed:
+            if section == "method" and name not in methods.METHODS:
+                known = ", ".join(sorted(methods.METHODS))
+                raise MetashotError(f"{path}: methods: unknown method {name!r}: there are {known}")
             if name not in described:
                 raise MetashotError(f"{path}: {section}.{name}: missing")
     for name in {*file.cross.trained_on, *file.cross.tested_on} - {*file.datasets}:

@@ -168,7 +168,7 @@ def read(path: Path, key: str, type_: Any) -> Any:
         if not isinstance(value, Mapping) or part not in value:
             raise MetashotError(f"{path}: {'.'.join(parts[: depth + 1])}: missing")
         value = value[part]
-    return _validate(path, key, type_, value)
+    return validate(value, type_, key, f"{path}: ")
 
 
 def training(path: Path, key: str, hyper: Hyper, budget: Any) -> tuple[int, Hyper]:
@@ -189,7 +189,8 @@ def training(path: Path, key: str, hyper: Hyper, budget: Any) -> tuple[int, Hype
             f"{path}: {key}: needs outer steps, a whole number above 0 and at most {STEPS:,} "
             f"(it is {short(steps)})"
         )
-    return steps, _validate(path, key, type(hyper), {**asdict(hyper), **overrides})  # type: ignore[call-overload]
+    section = {**asdict(hyper), **overrides}  # type: ignore[call-overload]
+    return steps, validate(section, type(hyper), key, f"{path}: ")
 
 
 def budgeted(budget: Any) -> tuple[Any, dict[str, Any]]:
@@ -198,22 +199,27 @@ def budgeted(budget: Any) -> tuple[Any, dict[str, Any]]:
     return overrides.pop("steps", None), overrides
 
 
-def _validate(path: Path, key: str, type_: Any, value: Any) -> Any:
-    """Return a value as a ``type_``, or raise a MetashotError that names the first mistakes."""
+def validate(value: Any, type_: Any, key: str, place: str = "") -> Any:
+    """Return a section, as YAML or JSON has it, as a ``type_``; see `read` for catalogues.
+
+    Raises:
+        MetashotError: A value that ``type_`` refuses; the line begins with ``place`` and names the first
+            mistakes by their keys, below ``key``.
+    """
     if isinstance(type_, Catalogue):
         name = value.get("name") if isinstance(value, Mapping) else None
         if not isinstance(name, str):
-            raise MetashotError(f"{path}: {key}.name: missing: set one of {', '.join(sorted(type_))}")
+            raise MetashotError(f"{place}{key}.name: missing: set one of {', '.join(sorted(type_))}")
         try:
             type_ = type_[name]
         except MetashotError as error:
-            raise MetashotError(f"{path}: {key}.name: {error}") from None
+            raise MetashotError(f"{place}{key}.name: {error}") from None
     try:  # as JSON, for which strict mode accepts a mapping as a dataclass, and a whole number as a float
         return TypeAdapter(type_).validate_json(json.dumps(value), strict=True)
     except ValidationError as invalid:
         mistakes = [_describe(key, error, type_) for error in _closest_alternative(invalid.errors(), value)]
         others = [f"{len(mistakes) - NAMED} more"] if len(mistakes) > NAMED else []
-        raise MetashotError(f"{path}: {'; '.join(mistakes[:NAMED] + others)}") from None
+        raise MetashotError(f"{place}{'; '.join(mistakes[:NAMED] + others)}") from None
 
 
 def _closest_alternative(errors: Sequence[Any], value: Any) -> list[Any]:

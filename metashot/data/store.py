@@ -226,7 +226,8 @@ def load(path: Path, split: Split, within: int | None = None) -> SampleSet:
     # read_table filters too, but imports pandas, which takes seconds
     table = file.read_row_groups(selected, columns=["label", "class"])
     if not table.num_rows:
-        raise MetashotError(f"{path}: no samples of split {split!r}; run the preprocess stage again")
+        splits = sorted({str(group.column(column).statistics.min) for group in groups})
+        raise MetashotError(f"{path}: no samples of split {split!r}: it has {', '.join(splits) or 'none'}")
     form = Form.parse(json.loads(metadata[b"metashot.form"]))
     degrees = [int(angle) for angle in metadata[b"metashot.rotations"].decode().split(",")]
     # to_numpy would import pandas too

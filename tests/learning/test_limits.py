@@ -4,6 +4,7 @@ import math
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
+from models import PARAMS
 
 from metashot.learning.augmentation import Augment
 from metashot.learning.models import backbones, methods
@@ -29,16 +30,6 @@ NETWORKS = [
     ),
     (DenseParams(name="dense", width=4), {"width": (2, 16_384)}),
 ]
-METRIC = {"lr": 1e-3, "meta_batch": 2, "train_way": 3}
-GRADIENT = METRIC | {"inner_lr": 0.3, "inner_steps": 2, "test_lr": 0.1, "test_steps": 5}
-METHODS = {
-    "prototypical": METRIC | {"temperature": 2.0},
-    "matching": METRIC | {"temperature": 0.1},
-    "siamese": METRIC | {"margin": 2.0},
-    "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
-    "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
-}
 
 
 @pytest.mark.parametrize(
@@ -63,19 +54,19 @@ def test_widths_and_kernels_that_do_not_divide_are_refused() -> None:
         replace(NETWORKS[2][0], kernel=4)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PARAMS)
 def test_limits_of_methods(name: str) -> None:
     cls = methods.METHODS[name].params_type
-    for key, value in METHODS[name].items():
+    for key, value in PARAMS[name].items():
         if isinstance(value, bool | str):
             continue
         whole = isinstance(value, int)
         least, most = (2 if key == "train_way" else 1, 10_000) if whole else (5e-324, LARGEST)
         for limit in (least, most):
-            assert getattr(cls(**METHODS[name] | {key: limit}), key) == limit
+            assert getattr(cls(**PARAMS[name] | {key: limit}), key) == limit
         for beyond in (least - 1, most + 1) if whole else (0.0, -1.0, 3.5e38, math.inf, math.nan):
             with pytest.raises(ValueError, match=f"^{key}: must be "):
-                cls(**METHODS[name] | {key: beyond})
+                cls(**PARAMS[name] | {key: beyond})
 
 
 @pytest.mark.parametrize(("key", "most"), [("shift", 1), ("rotate", 180), ("scale", 1), ("jitter", 1)])
@@ -105,10 +96,10 @@ def test_weights_are_counted_without_making_them(backbone: backbones.Params) -> 
     assert not any(weight.is_meta for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PARAMS)
 def test_parameters_cannot_be_changed(name: str) -> None:
     """A model and its record say the same of them, whatever a program does."""
-    params = methods.METHODS[name].params_type(**METHODS[name])
+    params = methods.METHODS[name].params_type(**PARAMS[name])
     for value in (params, Augment(), *(backbone for backbone, _ in NETWORKS)):
         for key in asdict(value):
             with pytest.raises(FrozenInstanceError):

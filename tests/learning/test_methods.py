@@ -5,8 +5,10 @@ import dataclasses
 import json
 import math
 
+import models
 import pytest
 import torch
+from models import PARAMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,27 +27,15 @@ from metashot.learning.models.methods import base, maml, siamese
 
 IMAGE = (1, 16, 16)
 FORM = images.form(16, 1)
+GRADIENT = ("maml", "reptile")  # their inner loop has no use for pooling
 NETWORKS = {
-    name: Conv4Params(name="conv4", width=4, downsample="stride" if name in ("maml", "reptile") else "pool")
-    for name in ("prototypical", "matching", "siamese", "transfer", "maml", "reptile")
-}
-METRIC = {"lr": 1e-3, "meta_batch": 2, "train_way": 3}
-GRADIENT = METRIC | {"inner_lr": 0.3, "inner_steps": 2, "test_lr": 0.1, "test_steps": 5}
-PARAMS = {
-    "prototypical": METRIC | {"temperature": 2.0},
-    "matching": METRIC | {"temperature": 0.1},
-    "siamese": METRIC | {"margin": 2.0},
-    "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
-    "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
-    "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
+    name: Conv4Params(name="conv4", width=4, downsample="stride" if name in GRADIENT else "pool")
+    for name in PARAMS
 }
 
 
 def build(name: str, **changes: object) -> base.Method:
-    cls = methods.METHODS[name]
-    params = cls.params_type(**PARAMS[name] | changes)
-    with runtime.reproducible(0):
-        return cls(params, base.Problem(FORM, NETWORKS[name], train_classes=20))
+    return models.build(name, base.Problem(FORM, NETWORKS[name], train_classes=20), **changes)
 
 
 def episodes(batch: int = 2, n_way: int = 3, k_shot: int = 1, n_query: int = 4, seed: int = 0) -> Episodes:

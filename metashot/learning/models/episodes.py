@@ -200,8 +200,17 @@ def sample(
     """Draw episodes: N classes, and of each K support and Q query samples, all without replacement.
 
     Raises:
-        MetashotError: The split has fewer than N classes, or a class fewer than K + Q samples.
+        MetashotError: A number is too small, the split has fewer than N classes, or a class fewer than K + Q
+            samples.
     """
+    for name, value, least in (
+        ("n_way", n_way, 2),
+        ("k_shot", k_shot, 1),
+        ("n_query", n_query, 1),
+        ("episodes", episodes, 1),
+    ):
+        if value < least:
+            raise MetashotError(f"{name}: must be {least} or more, not {value}")
     counts = np.bincount(samples.labels, minlength=len(samples.class_names))
     need = k_shot + n_query
     if len(counts) < n_way:
