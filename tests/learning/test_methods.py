@@ -653,6 +653,18 @@ def test_inner_batches_hold_every_class_equally_and_use_every_image_once_in_a_pa
         assert not torch.equal(method.draw(labels, 3), order)
 
 
+def test_inner_batches_are_as_many_passes_as_are_needed() -> None:
+    """Each class by itself, pass after pass: no more is drawn, for that would change what comes after."""
+    method = build("reptile", inner_steps=2, inner_shot=2)
+    torch.manual_seed(0)
+    passes = [torch.cat([torch.randperm(3), torch.randperm(3)])[:4] for _ in range(2)]
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    order = method.draw(torch.tensor([0, 0, 0, 1, 1, 1]), 2)
+    assert order.tolist() == [[*passes[0][i : i + 2], *(3 + passes[1][i : i + 2])] for i in (0, 2)]
+    assert torch.equal(torch.rand(1), after)
+
+
 # --- hyper-parameters
 
 
