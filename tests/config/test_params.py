@@ -205,7 +205,7 @@ def test_a_byte_order_mark_aliases_and_merged_keys_are_read_and_kept(path: Path)
         ("threads", 10**9, "threads: Input should be less than or equal to 1024"),
         ("method.maml.lr", "0.1", "method.maml.lr: Input should be a valid number"),
         ("method.maml.lr", True, "method.maml.lr: Input should be a valid number"),
-        ("method.maml.lr", 1e39, "method.maml.lr: must be positive and at most 3.40282e+38"),
+        ("method.maml.lr", 1e39, "method.maml.lr: must be positive and at most 1e+30"),
         ("method.maml.second_order", 1, "method.maml.second_order: Input should be a valid boolean"),
         ("method.maml.inner_steps", 10**6, "method.maml.inner_steps: must be positive and at most 10,000"),
         ("method.maml.train_way", 10**6, "method.maml.train_way: must be between 2 and 10,000"),

@@ -15,13 +15,14 @@ from metashot.learning.models.episodes import Episodes
 from metashot.section import Section
 
 MOST = 10_000  # steps, episodes, classes or samples of a class
+LARGEST = 1e30  # of a rate or a scale: far from what float32 holds, which ten times the rate must not exceed
 
 
 def require_positive(params: "Params", *keys: str) -> None:
     """Raise a ValueError naming the first of ``keys`` whose value is not above 0, or is too large."""
     for key in keys:
         value = getattr(params, key)
-        most = MOST if isinstance(value, int) else torch.finfo(torch.float32).max
+        most = MOST if isinstance(value, int) else LARGEST
         if not 0 < value <= most:
             raise ValueError(f"{key}: must be positive and at most {most:,.6g}, not {value}")
 
