@@ -3,6 +3,7 @@
 import difflib
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -164,6 +165,7 @@ def test_a_second_run_pins_new_content_and_keeps_manual_changes() -> None:
         .replace("flip: true", "flip: false")
         .replace("maml: 150, reptile: 400, transfer: 300", "maml: 7, reptile: 8, transfer: 9")
     )
+    text = re.sub("^( +)colour: true$", r"\1colour: true\n\1fit: crop", text, flags=re.MULTILINE)
     path.write_text(text)
     assert init("pictures")[:-2] == first[:-2]
     assert path.read_text() == text
@@ -174,6 +176,7 @@ def test_a_second_run_pins_new_content_and_keeps_manual_changes() -> None:
     init("pictures")
     now = described()
     assert (now["prepare"]["split"], now["augment"]["flip"], now["budget"]["maml"]) == (split, False, 7)
+    assert now["prepare"]["fit"] == "crop"
     assert now["raw"]["md5"] == image_folder.digest(RAW, Path()) != md5
     assert path.read_text() == text.replace(md5, now["raw"]["md5"])
 
