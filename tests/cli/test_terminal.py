@@ -12,7 +12,6 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from metashot.cli import render
 from metashot.errors import MetashotError, line, printable, without_credentials
 from metashot.terminal import Terminal, as_json
 
@@ -109,9 +108,3 @@ def test_scheme_host_port_and_path_are_left_of_an_address() -> None:
         "cannot start any token: indent": "cannot start any token: indent",
     }.items():
         assert without_credentials(address) == left
-
-
-@pytest.mark.parametrize("lineage", [{}, {"metrics": 1, "training": [], "origin": None}, {"metrics": {}}])
-def test_a_lineage_of_another_shape_is_one_line(lineage: dict) -> None:
-    with pytest.raises(MetashotError, match=r"^the lineage of a/1 is not laid out as metashot writes it"):
-        render.trace({"version": "a/1", "aliases": [], "lineage": lineage})

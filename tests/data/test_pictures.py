@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from metashot.data import store
-from metashot.data.files import folders
+from metashot.data.files import division
 from metashot.data.kinds import images
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import image_folder
@@ -95,7 +95,7 @@ def test_a_data_set_keeps_its_fit_with_the_samples(tmp_path: Path) -> None:
         fit="crop",
         rotations=False,
         repeated="refuse",
-        split=folders.Shares(of="classes", seed=0, val=0.25, test=0.25),
+        split=division.Shares(of="classes", seed=0, val=0.25, test=0.25),
     )
     preprocess(image_folder, prepare, tmp_path / "raw", tmp_path / "out.parquet")
     stored = [store.load(tmp_path / "out.parquet", split) for split in ("train", "val", "test")]
@@ -113,7 +113,7 @@ def test_forms_name_only_what_is_not_usual() -> None:
 
 
 def test_an_unknown_fit_is_refused() -> None:
-    shares = folders.Shares(of="classes", seed=0, val=0.25, test=0.25)
+    shares = division.Shares(of="classes", seed=0, val=0.25, test=0.25)
     with pytest.raises(ValueError, match=r"^fit: 'pad' is neither 'stretch' nor 'crop'"):
         image_folder.Prepare(
             image_size=20, colour=True, fit="pad", rotations=False, repeated="refuse", split=shares

@@ -365,9 +365,7 @@ def test_a_section_is_set_and_the_rest_of_the_text_stays(
 
 @pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: *x\n", "a: 1\n", "[1, 2]\n", "a: [\n"])
 def test_an_impossible_edit_is_one_line(text: str) -> None:
-    with pytest.raises(
-        MetashotError, match=r"params.yaml: c.b cannot be set in the way it is written: set it to 2"
-    ):
+    with pytest.raises(MetashotError, match=r"params.yaml: c.b cannot be edited automatically: set it to 2"):
         edit.edited(text, "c.b", 2)
 
 

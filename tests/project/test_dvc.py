@@ -111,7 +111,7 @@ def test_a_stage_of_the_flow_waits_as_well(runs: Runs) -> None:
 def test_dvc_is_not_given_parameters_that_it_would_not_survive(runs: Runs) -> None:
     (runs.root / "params.yaml").write_text("[" * 100_000)
     done = runs.start(OURS)
-    assert done.communicate(timeout=300)[1].startswith("error: params.yaml: line 1: more than 30 mappings")
+    assert done.communicate(timeout=300)[1].startswith("error: params.yaml: line 1: more than 30 nested")
     assert done.returncode == 1
     with pytest.raises(MetashotError, match=r"params.yaml: line 1: more than 30"):
         dvc.graph(runs.root)

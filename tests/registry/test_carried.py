@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import json
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
 from serving import COLUMNS, GROUP, TASK, serving
 
+from metashot.lineage.document import Document
 from metashot.project import closure
 from metashot.registry import carried
 
@@ -96,9 +96,8 @@ def test_models_with_other_code_are_not_mixed_in_one_process(registered, task, t
     client = mlflow.MlflowClient(uri, uri)
     version = client.get_model_version_by_alias(GROUP, "champion")
     run = client.get_run(version.run_id)
-    lineage = json.loads(
-        Path(run.info.artifact_uri.removeprefix("file://"), "lineage.json").read_text(encoding="utf-8")
-    )
+    path = Path(run.info.artifact_uri.removeprefix("file://"), "lineage.json")
+    lineage = Document.parse(path.read_bytes(), "lineage.json")
     code, first = synthetic.carries(method="prototypical"), Path(version.source.removeprefix("file://"))
     source = code.files["registry/pyfunc_model.py"].replace(
         b"names[best] for best", b"names[best].upper() for best"

@@ -481,7 +481,7 @@ def test_runs_that_another_form_wrote_look_as_new_ones_do(told, tmp_path, monkey
     again = copied(root, tmp_path / "again")
     labels = cards.labels
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "form", lambda: "another")
+        patch.setattr(publishing, "form", lambda kind: "another")
         patch.setattr(cards, "headline", lambda comparison: "who won")
         patch.setattr(cards, "labels", lambda document: labels(document) | {"accuracy": "good"})
         publish(again)

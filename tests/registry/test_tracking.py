@@ -44,7 +44,7 @@ def test_a_repository_that_moved_shows_its_files_from_the_new_place(tmp_path):
     version = versions.resolve(client, GROUP)
     assert version.folder.is_relative_to(after)
     assert json.loads((version.folder / "MLmodel").read_text())["model_id"] == version.model.model_id
-    assert version.lineage["method"] == "matching"
+    assert version.lineage.method == "matching"
     assert version.model.artifact_location == version.entry.source
 
 
