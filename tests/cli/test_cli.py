@@ -260,14 +260,15 @@ def test_run_shows_what_is_made_though_register_fails_without_mlflow(repository,
 COMMAND = "import sys; from metashot.cli import app; sys.argv[0] = 'metashot'; app()"
 
 
-def shell(repository, *arguments: str, redirect: str = "", **environment: str):
-    """A command in a shell, as a person calls it, under an environment."""
+def shell(repository, *arguments: str, redirect: str = "", pass_fds=(), **environment: str):
+    """Run a command in a shell, as a person does, with these environment variables."""
     words = shlex.join([sys.executable, "-c", COMMAND, *arguments])
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{words} {redirect}"],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(synthetic.ROOT), **environment},
         capture_output=True,
+        pass_fds=pass_fds,
     )
 
 
@@ -299,7 +300,10 @@ def test_commands_print_in_any_encoding(environment, repository):
 
 
 def test_output_that_nobody_takes_is_no_traceback(repository):
-    done = shell(repository, "results", redirect="| true")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = shell(repository, "results", redirect=f">&{writer}", pass_fds=(writer,))
+    os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
     done = shell(repository, "results", redirect="| head -1")
     assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
