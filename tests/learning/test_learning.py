@@ -442,7 +442,7 @@ def test_training_episodes_are_varied_and_those_of_the_validation_are_not() -> N
     assert max(accuracy for *_, accuracy in progress.curve) > 0.3
 
 
-@pytest.mark.parametrize("lr", [1e30, 1e37])
+@pytest.mark.parametrize("lr", [1e20, 1e30])
 def test_divergence_stops_with_the_step_and_the_remedy(lr: float) -> None:
     with pytest.raises(MetashotError, match=r"training diverged: .* by step \d+ of 20 .*: lower lr"):
         run("maml", lr=lr)
