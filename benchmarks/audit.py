@@ -26,7 +26,7 @@ from metashot.results import gate
 from metashot.results.decision import decision_path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 from project import IDENTITY, Project  # noqa: E402
 
 GROUP = "glyphs-5w1s"
@@ -37,7 +37,7 @@ from importlib import import_module
 from pathlib import Path
 import torch
 stage = import_module("stages." + sys.argv[1])
-from metashot.scratch import Attempt
+from metashot.project.attempts import Attempt
 for line in sys.stdin:
     if (child := os.fork()) == 0:
         os.dup2(2, 1)  # standard output is for what follows
@@ -50,15 +50,16 @@ for line in sys.stdin:
 TIMED = """
 import logging, sys, time
 from pathlib import Path
-from metashot import auditing, publishing, tracking
+from metashot.audit import audit
+from metashot.registry import publish, tracking
 root = Path.cwd()
 with tracking.publishing(root) as client:
     client.search_experiments()
 started = time.perf_counter()
 if sys.argv[1] == "publish":
-    publishing.publish_all(root)
+    publish.publish_all(root)
 else:
-    found = auditing.audit(root, fresh=sys.argv[1] == "first")
+    found = audit.audit(root, fresh=sys.argv[1] == "first")
     wrong = [f"{one.name}: {c.name}: {c.detail}" for one in found for c in one.checks if c.verdict != "ok"]
     sys.exit("\\n".join(wrong)) if wrong else None
 print(time.perf_counter() - started)
