@@ -13,7 +13,7 @@ from metashot.errors import MetashotError
 from metashot.files import digest
 from metashot.lineage.lockfile import Cell, CrossTest, Lock
 from metashot.lineage.metrics import CrossMetrics, Metrics
-from metashot.lineage.origin import About, Origin
+from metashot.lineage.origin import DataFacts, Origin
 from metashot.lineage.record import Record, TrainingRecord
 from metashot.lineage.stored import Count, Md5, Name, Output, Sha256, Stored, malformed
 from metashot.project import entries
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Stored)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item(Stored):
+class Artifact(Stored):
     """A file or folder that a stage read or made; its size in bytes."""
 
     path: str
@@ -37,9 +37,9 @@ class Stage(Stored):
 
     key: Sha256
     cmd: str
-    deps: list[Item]
+    deps: list[Artifact]
     params: Mapping[str, Mapping[str, Any]]
-    outs: list[Item]
+    outs: list[Artifact]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Document(Stored):
         """
         stages = lock.ancestry(cell.train, cell.evaluate)
         processed, raw = f"data/processed/{cell.dataset}.parquet", f"data/raw/{cell.dataset}"
-        about = About.read(lock.file(_maker(stages, processed), processed))
+        about = DataFacts.read(lock.file(_maker(stages, processed), processed))
         return cls(
             format=1,
             name=cell.group,
@@ -190,7 +190,7 @@ class CrossDocument(Stored):
     model: Sha256
     result: Sha256
     tested: CrossMetrics
-    origin: Mapping[str, About]
+    origin: Mapping[str, DataFacts]
     stages: Mapping[str, Stage]
 
     @classmethod
@@ -210,7 +210,9 @@ class CrossDocument(Stored):
             model=test.cell.result,
             result=test.result,
             tested=_read(CrossMetrics, lock, test.entry, test.metrics),
-            origin={n: About.read(lock.file(_maker(stages, path), path)) for n, path in processed.items()},
+            origin={
+                n: DataFacts.read(lock.file(_maker(stages, path), path)) for n, path in processed.items()
+            },
             stages={name: Stage.of(stage) for name, stage in _listed(stages).items()},
         )
 

@@ -10,7 +10,7 @@ from metashot.lineage.stored import Count, Flag, Md5, Name, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class About(Stored):
+class DataFacts(Stored):
     """What a data file says about its samples.
 
     Attributes:
@@ -47,7 +47,7 @@ class About(Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin(About):
+class Origin(DataFacts):
     """The same, with the md5 of each raw file by its path."""
 
     files: Mapping[str, Md5]

@@ -17,9 +17,9 @@ from metashot.registry.tracking import (
     COMMIT,
     DECISION,
     FILES,
-    KIND,
     LINEAGE_FILE,
     NOTE,
+    RUN_TYPE,
     pages,
     publishing,
     tracking_uri,
@@ -148,7 +148,7 @@ def publish_pair(root: Path, first: Registered, second: Registered, difference: 
         runs = client.search_runs([experiment], this, max_results=1)
         when = max(version.run.info.end_time for version in (first, second))
         name = f"comparison: {first.name} against {second.name}"
-        tags = {KIND: "comparison", "mlflow.source.type": "JOB", COMPARISON: identity}
+        tags = {RUN_TYPE: "comparison", "mlflow.source.type": "JOB", COMPARISON: identity}
         run = runs[0] if runs else client.create_run(experiment, when, tags, run_name=name)
         models = [LoggedModelInput(version.model.model_id) for version in (first, second)]
         client.log_inputs(run.info.run_id, models=models)
@@ -339,7 +339,7 @@ class _Group:
         self.client.log_dict(run_id, document.written, LINEAGE_FILE)
         self.client.set_terminated(run_id, "FINISHED", when)
         tags = {**cards.cross_labels(document), NOTE: cards.cross_card(document), FORM: self.form}
-        for key, value in ({KIND: "cross", "mlflow.source.type": "JOB"} | tags).items():
+        for key, value in ({RUN_TYPE: "cross", "mlflow.source.type": "JOB"} | tags).items():
             self.client.set_tag(run_id, key, value)
         self.cross_tests[test.result] = self.client.get_run(run_id)
 

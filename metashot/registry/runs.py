@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from metashot.registry.tracking import FILES, KIND, LINEAGE, LINEAGE_FILE, NOTE, PUBLISHER
+from metashot.registry.tracking import FILES, LINEAGE, LINEAGE_FILE, NOTE, PUBLISHER, RUN_TYPE
 
 # Before MLflow, which reads when it is imported what this sets
 from metashot.results.decision import decision_path
@@ -240,7 +240,7 @@ class ComparisonRun:
             models: Logged models that are compared.
             when: In ms, the end of the last training among them.
         """
-        named = {KIND: "comparison", "mlflow.source.type": "JOB", **tags}
+        named = {RUN_TYPE: "comparison", "mlflow.source.type": "JOB", **tags}
         name = f"comparison: {cards.headline(self.comparison)}"
         run = run or self.client.create_run(self.experiment, when, named, run_name=name)
         run_id = run.info.run_id
@@ -291,7 +291,7 @@ def run_tags(document: Document) -> dict[str, str]:
     tree, origin = document.training.git, document.origin
     stages = [document.address(stage) for stage in ("train", "evaluate")]
     tags = {
-        KIND: "result",
+        RUN_TYPE: "result",
         **cards.labels(document),
         "metashot.dataset": document.dataset,
         "metashot.setting": document.setting,

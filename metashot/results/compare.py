@@ -16,7 +16,7 @@ from metashot.learning.statistics import Difference, holm, paired
 from metashot.lineage import document, lockfile
 from metashot.lineage.lockfile import Cell, Lock
 from metashot.lineage.metrics import Metrics
-from metashot.lineage.origin import About, marked
+from metashot.lineage.origin import DataFacts, marked
 from metashot.lineage.record import points
 from metashot.results.decision import Decision, Standing, decision_of, decision_path
 
@@ -198,7 +198,7 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     rows.sort(key=lambda row: (-row.accuracy, row.name))
     pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
     samples = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
-    about = About.read(samples)
+    about = DataFacts.read(samples)
     return Comparison(
         dataset,
         setting,

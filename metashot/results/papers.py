@@ -15,25 +15,25 @@ Shape = tuple[int, int]  # N-way, K-shot
 
 
 @dataclass(frozen=True)
-class Published:
+class Reported:
     """A paper's accuracies for a method, in percent by shape, with the reference."""
 
     source: str
     accuracies: Mapping[Shape, float]
 
 
-def _omniglot(source: str, *accuracies: float) -> Published:
+def _omniglot(source: str, *accuracies: float) -> Reported:
     shapes = ((5, 1), (5, 5), (20, 1), (20, 5))
-    return Published(source, dict(zip(shapes, accuracies, strict=True)))
+    return Reported(source, dict(zip(shapes, accuracies, strict=True)))
 
 
-def _cifar_fs(one_shot: float, five_shot: float) -> Published:
-    return Published("Bertinetto et al. 2019, arXiv:1805.08136", {(5, 1): one_shot, (5, 5): five_shot})
+def _cifar_fs(one_shot: float, five_shot: float) -> Reported:
+    return Reported("Bertinetto et al. 2019, arXiv:1805.08136", {(5, 1): one_shot, (5, 5): five_shot})
 
 
 PAPER = "_paper"  # what a data set ends with that is the one before it, trained for longer
 TRANSDUCTIVE = " (transductive)"  # a method whose published number depends on it has both
-PUBLISHED: Mapping[str, Mapping[str, Published]] = {
+PUBLISHED: Mapping[str, Mapping[str, Reported]] = {
     "omniglot": {
         "siamese": _omniglot(
             "Koch's network in table 1 of Finn et al. 2017, arXiv:1703.03400", 97.3, 98.4, 88.2, 97.0

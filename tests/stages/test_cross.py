@@ -24,7 +24,7 @@ from metashot.learning.models.episodes import load_manifest, sample
 from metashot.learning.models.methods.base import Problem
 from metashot.learning.models.methods.prototypical import Params, Prototypical
 from metashot.lineage.lockfile import Lock
-from metashot.registry.tracking import KIND, LINEAGE_FILE, connect
+from metashot.registry.tracking import LINEAGE_FILE, RUN_TYPE, connect
 
 FORM = images.form(16, 1)
 
@@ -143,7 +143,7 @@ def cross_tests(root: Path) -> list[dict]:
     """What MLflow shows of tests on other data: a dict for each run."""
     with connect(root) as client:
         (experiment,) = [e for e in client.search_experiments() if e.name == "glyphs-5w1s"]
-        found = client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'cross'")
+        found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TYPE}` = 'cross'")
         return [
             {
                 "name": run.info.run_name,

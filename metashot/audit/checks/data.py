@@ -16,7 +16,7 @@ from metashot.errors import MetashotError
 from metashot.learning.models.episodes import load_manifest
 from metashot.lineage.metrics import Metrics
 from metashot.lineage.objects import FOLDER, Missing
-from metashot.lineage.origin import About, Origin
+from metashot.lineage.origin import DataFacts, Origin
 
 
 def stored_bytes(claim: Claim) -> str:
@@ -44,7 +44,7 @@ def samples(claim: Claim) -> str:
     document, held, made = claim.document, claim.held, claim.outputs
     data_md5, data = made[document.data], held.path(made[document.data])
     files = held.listing(made[f"data/raw/{document.dataset}"])
-    origin = Origin(**{**vars(About.read(data)), "files": files}).written
+    origin = Origin(**{**vars(DataFacts.read(data)), "files": files}).written
     recorded = document.origin.written
     for key in {**origin, **recorded}:
         same(f"{key} of the data", recorded.get(key), origin.get(key))

@@ -125,7 +125,7 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.uint8], bytes]:
     return np.rint(255 * (1 + decibels / range_db)).astype(np.uint8)[None], digest
 
 
-class About(NamedTuple):
+class SoundHeader(NamedTuple):
     """The header of a sound file; rate in Hz."""
 
     seconds: float
@@ -133,10 +133,10 @@ class About(NamedTuple):
     channels: int
 
 
-def about(content: bytes) -> About:
+def about(content: bytes) -> SoundHeader:
     """Read the header of a sound file. Raises ValueError as `decode` does."""
     with _opened(content) as (file, frames):
-        return About(frames / file.samplerate, file.samplerate, file.channels)
+        return SoundHeader(frames / file.samplerate, file.samplerate, file.channels)
 
 
 def served(value: object, form: Form) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ _NAME = re.compile(r"(?!\.|__MACOSX$)[^/\\:]+")  # of a folder in a zip
 LabelOf = Callable[[object], str]
 
 
-class Row(NamedTuple):
+class TextRow(NamedTuple):
     """A row of a table: its place for messages, and its text, followed by its label if that was requested."""
 
     where: str
@@ -90,7 +90,7 @@ def items(prepare: Prepare, directory: Path) -> list[Item]:
     ]
 
 
-def read(content: bytes, where: str, columns: Sequence[str]) -> list[Row]:
+def read(content: bytes, where: str, columns: Sequence[str]) -> list[TextRow]:
     """The rows of a file.
 
     Args:
@@ -128,7 +128,7 @@ def _rows_of(
     parts: Sequence[str],
     label_of: LabelOf,
     mistakes: Mistakes,
-) -> Iterator[Row]:
+) -> Iterator[TextRow]:
     """The rows of a file without mistakes; see `read`."""
     empty, before = True, len(mistakes)
     for place, entry in tables.entries(content, where, columns, parts, mistakes):
@@ -139,7 +139,9 @@ def _rows_of(
         raise MetashotError(f"{where}: has no rows")
 
 
-def _row(entry: Any, columns: Sequence[str], place: str, label_of: LabelOf, mistakes: Mistakes) -> Row | None:
+def _row(
+    entry: Any, columns: Sequence[str], place: str, label_of: LabelOf, mistakes: Mistakes
+) -> TextRow | None:
     """Text and, if requested, label of an entry; None if they are missing or invalid, with a mistake."""
     if isinstance(entry, str):
         entry = [entry]
@@ -162,7 +164,7 @@ def _row(entry: Any, columns: Sequence[str], place: str, label_of: LabelOf, mist
         if not values[column].strip():
             mistakes.add(f"{place}:", f"{column} is empty")
             return None
-    return Row(place, tuple(values.values()))
+    return TextRow(place, tuple(values.values()))
 
 
 def _text(value: Any) -> str:
@@ -211,7 +213,7 @@ def contents(raw: Raw, root: Path, labels: tables.Labels) -> folders.Contents:
     return folders.Contents(samples, {}, 0, lines)
 
 
-def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> Iterator[Row]:
+def _rows(raw: Raw, root: Path, labels: tables.Labels, mistakes: Mistakes) -> Iterator[TextRow]:
     """The rows without mistakes of all files, or of the parts that ``raw`` names."""
     tables_by_name = tables.find(raw.path, root, SUFFIXES)
     if not tables_by_name:
