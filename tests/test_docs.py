@@ -247,7 +247,7 @@ class Reader(Project):
     """
 
     def __init__(self, folder: Path, drawn: Project) -> None:
-        super().__init__(folder / "metashot", drawn)
+        self.root = drawn.copy(folder / "metashot").root
         shutil.copy(ROOT / "Makefile", self.root)
         (self.root / ".venv").mkdir()
         for path in Path(sys.prefix).iterdir():

@@ -130,7 +130,7 @@ def test_files_are_fetched_from_a_server_whole_and_not_in_any_number(tmp_path, m
 
     with tracking.connect(root) as client:
         fetched = version(client)
-        assert fetched.lineage["dataset"] == "omniglotfetched"
+        assert fetched.lineage.dataset == "omniglotfetched"
         weights = root / "models/omniglotfetched-5w1s/matching/model.json"
         assert (fetched.folder / "artifacts/model.json").read_bytes() == weights.read_bytes()
         assert (fetched.folder / "registered_model_meta").exists()
