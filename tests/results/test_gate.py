@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,3 +194,13 @@ def test_adopted_champions_that_are_not_there_are_not_passed_over(tmp_path):
             synthetic.judge(root)
         (root / "champions/glyphs-5w1s").mkdir(exist_ok=True)
     assert lockfile.adopted(root, "omniglot", "5w1s") == []
+
+
+@pytest.mark.parametrize("barred", [set(c) for n in range(4) for c in combinations("abc", n)], ids=str)
+def test_the_incumbent_is_the_last_adopted_champion_that_is_not_barred(barred: set[str]) -> None:
+    adopted = [(None, SimpleNamespace(weights=weights)) for weights in "abc"]
+    bans = [Ban("maml", weights, "r" * 64, "", "", "") for weights in barred]
+    kept, later = gate.unbarred(adopted, bans)
+    free = [weights for weights in "abc" if weights not in barred]
+    assert (kept and kept[1].weights) == (free[-1] if free else None)
+    assert later == [weights for weights in "cba" if not free or weights > free[-1]]
