@@ -41,3 +41,24 @@ def test_before_anything_is_evaluated_it_is_one_line(tmp_path):
     (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     with pytest.raises(MetashotError, match="no method was evaluated yet"):
         papers.page(root)
+
+
+def test_published_accuracies_are_those_of_the_papers() -> None:
+    """Typed from the papers' tables a second time, with the digits that they print."""
+    omniglot = {  # 5-way 1-shot and 5-shot, 20-way 1-shot and 5-shot
+        "siamese": ("97.3", "98.4", "88.2", "97.0"),
+        "matching": ("98.1", "98.9", "93.8", "98.5"),
+        "prototypical": ("98.8", "99.7", "96.0", "98.9"),
+        "maml": ("98.7", "99.9", "95.8", "98.9"),
+        "reptile": ("95.39", "98.90", "88.14", "96.65"),
+        "reptile (transductive)": ("97.68", "99.48", "89.43", "97.12"),
+    }
+    cifar_fs = {"prototypical": ("55.5", "72.0"), "maml": ("58.9", "71.5")}
+    shapes = [(5, 1), (5, 5), (20, 1), (20, 5)]
+    for dataset, table in (("omniglot", omniglot), ("cifar_fs", cifar_fs)):
+        assert papers.PUBLISHED[dataset].keys() == table.keys()
+        for method, printed in table.items():
+            reported = papers.PUBLISHED[dataset][method].accuracies
+            assert list(reported) == shapes[: len(printed)]
+            for value, number in zip(reported.values(), printed, strict=True):
+                assert abs(value - float(number)) <= 0.0501, (method, number)
