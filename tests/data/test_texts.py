@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
-import models
 import numpy as np
 import pandas as pd
 import pytest
+import small_models
 import torch
 import yaml
 from project import ROOT, Project
@@ -615,7 +615,7 @@ def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in ("prototypical", "maml"):
         folder = root / f"models/{GROUP}/{method}"
         folder.mkdir(parents=True)
-        methods.save(models.build(method, problem), folder)
+        methods.save(small_models.build(method, problem), folder)
     return root
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
-from models import PARAMS
+from small_models import PARAMS
 
 from metashot.learning.augmentation import Augment
 from metashot.learning.models import backbones, methods

@@ -5,10 +5,10 @@ import dataclasses
 import json
 import math
 
-import models
 import pytest
+import small_models
 import torch
-from models import PARAMS
+from small_models import PARAMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +35,7 @@ NETWORKS = {
 
 
 def build(name: str, **changes: object) -> base.Method:
-    return models.build(name, base.Problem(FORM, NETWORKS[name], train_classes=20), **changes)
+    return small_models.build(name, base.Problem(FORM, NETWORKS[name], train_classes=20), **changes)
 
 
 def episodes(batch: int = 2, n_way: int = 3, k_shot: int = 1, n_query: int = 4, seed: int = 0) -> Episodes:
