@@ -74,15 +74,7 @@ def output(root: Path, *arguments: str) -> str:
         MetashotError: It failed.
     """
     _check_params(root)
-    done = subprocess.run(
-        command(arguments),
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        check=False,
-    )
+    done = _captured(root, command(arguments))
     if done.returncode and BUSY in done.stderr:
         locks.wait_for_dvc(root, partial(say, err=True))
         return output(root, *arguments)
@@ -161,15 +153,7 @@ def remote(root: Path) -> tuple[str, str] | None:
     Raises:
         MetashotError: DVC cannot open it.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN_REMOTE],
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        check=False,
-    )
+    done = _captured(root, [sys.executable, "-c", OPEN_REMOTE])
     if done.returncode:
         raise MetashotError(f"the DVC remote cannot be opened: {error_line(done.stderr.splitlines())}")
     if not done.stdout:
@@ -213,6 +197,19 @@ def error_line(lines: Sequence[str]) -> str:
     """Return the line of DVC's output that names the error."""
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or [line for line in lines if line.strip()] or ["no reason given"])[-1]
+
+
+def _captured(root: Path, command_line: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command as DVC runs, and keep what it prints."""
+    return subprocess.run(
+        command_line,
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
 
 
 def _check_params(root: Path) -> None:
