@@ -16,6 +16,9 @@ class Kind(Protocol):
     USE: Use
     """The kind as the user of a registered model sees it."""
 
+    FEATURES: tuple[str, ...]
+    """The fixed backbones (`metashot.learning.models.backbones`) that training-free methods choose from."""
+
     def decode(self, content: bytes, form: Form) -> tuple[Any, bytes]:
         """Array of a sample in a form, and a digest of 16 bytes that is equal for equal content.
 
@@ -41,5 +44,5 @@ KINDS: Catalogue[Kind] = Catalogue(
         "sounds": "sounds",
         "texts": "texts",
     },
-    ("Prepare", "USE", "decode", "served"),
+    ("Prepare", "USE", "FEATURES", "decode", "served"),
 )

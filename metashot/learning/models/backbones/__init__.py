@@ -18,6 +18,7 @@ BACKBONES: Catalogue[type[Params]] = Catalogue(
         "conv1d": "conv1d:Conv1dParams",
         "conv4": "conv4:Conv4Params",
         "dense": "dense:DenseParams",
+        "identity": "identity:IdentityParams",
         "ngrams": "ngrams:NgramsParams",
         "resnet12": "resnet12:Resnet12Params",
     },

@@ -1,9 +1,10 @@
 """What every backbone is made of: its parameters, its network, and layers that several of them use."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,10 @@ class Params(Section, ABC):
 
     Attributes:
         name: Of the backbone in the catalogue.
+        fixed: Whether it learns nothing by gradients, and so is for training-free methods only.
     """
+
+    fixed: ClassVar[bool] = False
 
     name: str
 
@@ -71,6 +75,13 @@ class Backbone(nn.Module, ABC):
     """
 
     features: int
+
+    def fit(self, samples: Iterable[Tensor]) -> None:
+        """Take constants from the training split, in buffers; by default there are none.
+
+        Args:
+            samples: Chunks ``[M, *shape]``; may be iterated more than once.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
