@@ -19,14 +19,15 @@ from metashot.data.preprocess import preprocess
 from metashot.data.sources import SOURCES
 from metashot.data.store import SampleSet
 from metashot.errors import MetashotError
-from metashot.learning import evaluation, statistics, training
+from metashot.learning import choosing, evaluation, statistics, training
+from metashot.learning.making import Log, Progress
 from metashot.learning.models import methods, runtime
 from metashot.learning.models.backbones import BACKBONES
 from metashot.learning.models.episodes import Manifest, sample
 from metashot.learning.models.methods import METHODS
-from metashot.learning.models.methods.base import Method, Problem
+from metashot.learning.models.methods.base import Method, Problem, TrainedMethod
+from metashot.learning.models.methods.training_free import TrainingFree
 from metashot.learning.statistics import Difference
-from metashot.learning.training import Progress
 
 __all__ = [
     "Difference",
@@ -141,9 +142,12 @@ def train(
     *,
     steps: int,
     seed: int = 0,
-    log: training.Log = lambda step, values: None,
+    log: Log = lambda step, values: None,
 ) -> Progress:
     """Meta-train a method in place, and leave it with the weights that validated best.
+
+    A method without training, such as ``ridge``, takes its constants from the training split and the
+    validation episodes; its ``steps`` are 0, and its training episodes are not looked at.
 
     Args:
         method: As `build` returns it; learning rate, episodes in a step and ``train_way`` are its parameters.
@@ -156,8 +160,15 @@ def train(
         log: Called with the step and named values, such as ``train_loss`` and ``val_accuracy``.
 
     Raises:
-        MetashotError: The training diverged, or the episodes have too few classes.
+        MetashotError: The training diverged, the episodes have too few classes, or the steps are not 0 for a
+            method without training.
     """
+    if isinstance(method, TrainingFree):
+        if steps:
+            raise MetashotError(f"steps: needs 0 steps, as nothing is trained (it is {steps})")
+        return choosing.choose([method], samples, val_samples, val_episodes)[-1]
+    if not isinstance(method, TrainedMethod):
+        raise MetashotError(f"{type(method).__name__} cannot be trained: it is no TrainedMethod")
     with runtime.reproducible(seed):
         return training.train(
             *(method, samples, episodes, val_samples, val_episodes),
@@ -175,8 +186,7 @@ def evaluate(method: Method, samples: SampleSet, episodes: Manifest) -> Evaluati
         samples: The split that the episodes are of.
         episodes: At least 2 of them.
     """
-    device = next(method.parameters()).device
-    correct = evaluation.correct_queries(method, samples.tensor(device), episodes)
+    correct = evaluation.correct_queries(method, samples.tensor(method.device), episodes)
     accuracies = correct / episodes.queries
     return Evaluation(accuracies, *statistics.mean_and_interval(accuracies))
 

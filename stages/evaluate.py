@@ -1,4 +1,4 @@
-"""Evaluate one trained model on the frozen test episodes, beside its own untrained network."""
+"""Evaluate one model on the frozen test episodes; where it was trained, beside its untrained network."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,8 @@ from metashot.data import store
 from metashot.files import md5, replacing
 from metashot.learning.evaluation import correct_in_each, correct_queries
 from metashot.learning.models import methods, runtime
-from metashot.learning.models.episodes import load_manifest
+from metashot.learning.models.episodes import Chunks, load_manifest
+from metashot.learning.models.methods.base import TrainedMethod
 from metashot.learning.statistics import mean_and_interval
 from metashot.lineage.metrics import Measured, Metrics
 from metashot.lineage.record import Record, Recorder
@@ -40,13 +41,16 @@ def main(dataset: str, setting: str, method: str) -> None:
     read = [folder / "model.safetensors", folder / "model.json", data, *paths.values()]
     recorder = Recorder("evaluate", (dataset, setting, method), device, {"seed": seed}, read)
     samples = test.tensor(device)
-    with runtime.reproducible(seed):  # the weights that training started from
-        untrained = type(model)(model.params, model.problem).to(device)
-
     correct = dict(zip(manifests, correct_in_each(model, samples, list(manifests.values())), strict=True))
     measured = {name: _measured(correct[name] / manifests[name].queries) for name in manifests}
     main_manifest, own = manifests[setting], measured.pop(setting)
-    first = main_manifest.head(UNTRAINED_EPISODES)
+    untrained: Measured | None = None
+    if isinstance(model, TrainedMethod):
+        with runtime.reproducible(seed):  # the weights that training started from
+            start = type(model)(model.params, model.problem).to(device)
+        start.fit(Chunks(store.load(data, "train").tensor(device)))
+        first = main_manifest.head(UNTRAINED_EPISODES)
+        untrained = _measured(correct_queries(start, samples, first) / first.queries)
     metrics = Metrics(
         accuracy=own.accuracy,
         ci95=own.ci95,
@@ -56,9 +60,9 @@ def main(dataset: str, setting: str, method: str) -> None:
         n_query=main_manifest.n_query,
         transductive=model.transductive,
         parameters=model.parameter_count(),
-        untrained=_measured(correct_queries(untrained, samples, first) / first.queries),
         extra=measured,
         manifest=md5(paths[setting]),
+        untrained=untrained,
     )
 
     results = Path(f"results/{cell}")

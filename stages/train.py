@@ -1,4 +1,4 @@
-"""Meta-train one method on one data set and setting."""
+"""Make one method's model of one data set and setting: by meta-training, or without training."""
 
 import os
 import sys
@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metashot.config.params import Seed, Threads, training
+from metashot.config.params import Seed, Threads, maker, training
 from metashot.data import store
 from metashot.files import replacing
 from metashot.learning.augmentation import Augment
+from metashot.learning.making import MAKERS, Order
 from metashot.learning.models import backbones, methods, runtime
 from metashot.learning.models.episodes import load_manifest
-from metashot.learning.models.methods.base import Problem
-from metashot.learning.training import train
 from metashot.lineage.record import Recorder, TrainingRecord
 from metashot.project.attempts import Attempt
 from stages import PARAMS, read_params, run, write_csv
@@ -27,12 +26,11 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     def log(step: int, values: Mapping[str, float]) -> None:
         attempt.tell({"step": step, "steps": steps, **values})
         if "val_accuracy" in values and not sys.stdout.isatty():  # a terminal shows a bar
-            line = (
-                f"step {step} of {steps}: loss {values['train_loss']:.4f}, "
-                f"validation {values['val_accuracy']:.2%}, {values['episodes_per_s']:.1f} episodes/s\n"
-            )
+            line = f"step {step} of {steps}: validation {values['val_accuracy']:.2%}"
+            if "train_loss" in values:
+                line += f", loss {values['train_loss']:.4f}, {values['episodes_per_s']:.1f} episodes/s"
             with suppress(OSError):  # a training outlives the reader of its output
-                os.write(1, line.encode())
+                os.write(1, f"{line}\n".encode())
 
     cls = methods.METHODS[method]
     seed: int = read_params("seed", Seed)
@@ -60,20 +58,21 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
         "budget": steps,
     }
     recorder = Recorder("train", (dataset, setting, method), device, resolved, [data, rows, val_rows])
+    order = Order(
+        samples=samples,
+        manifest=manifest,
+        val_samples=val_samples,
+        val_manifest=val_manifest,
+        backbone=backbone,
+        augment=augment.episodes,
+        steps=steps,
+        seed=seed,
+        device=device,
+        log=log,
+        checkpoint=attempt.checkpoint(recorder.record.key),
+    )
     with runtime.reproducible(seed):
-        model = cls(hyper, Problem(samples.form, backbone, len(samples.class_names))).to(device)
-        progress = train(
-            model,
-            samples,
-            manifest,
-            val_samples,
-            val_manifest,
-            steps=steps,
-            seed=seed,
-            log=log,
-            augment=augment.episodes,
-            checkpoint=attempt.checkpoint(recorder.record.key),
-        )
+        model, progress = MAKERS[maker(hyper)](cls, hyper, order)
 
     cell = f"{dataset}-{setting}/{method}"
     with replacing(Path(f"models/{cell}")) as partial:
@@ -84,6 +83,7 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
         partial.mkdir()
         record = recorder.ended(
             TrainingRecord,
+            params=resolved | {"backbone": asdict(model.problem.backbone), "chosen": model.chosen},
             started=progress.started,
             seconds=progress.seconds,
             resumed=progress.resumed,

@@ -44,7 +44,7 @@ def comparison(compared: Comparison, seconds: Mapping[str, float], versions: Map
         view.add_row(
             row.label + (" ★" if champion else ""),
             accuracy(row.accuracy, row.ci95),
-            accuracy(row.untrained_accuracy, row.untrained_ci95),
+            row.untrained,
             duration(seconds[row.name]),
             f"{row.parameters:,}",
             f"v{versions[row.name]}" if row.name in versions else "-",
@@ -172,7 +172,7 @@ def trace(traced: "Trace") -> RenderableType:
             "method": document.method,
             "accuracy": f"{metrics.shown}, {metrics.shape}, {metrics.episodes:,} episodes",
             **{f"  {name}": extra.shown for name, extra in metrics.extra.items()},
-            "untrained": metrics.untrained.shown,
+            "untrained": metrics.untrained.shown if metrics.untrained else "",
             "result": document.result,
             "key": document.key,
             **{f"  {name}": md5 for name, md5 in document.model.items()},

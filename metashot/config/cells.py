@@ -97,11 +97,20 @@ def _parts(
     group = f"{cell['dataset']}-{cell.get('setting')}"
     loaded = champions.get(group, []) if "method" not in cell else []
     methods = [cell["method"]] if "method" in cell else file.methods
+    kinds = closure.parts_in(modules, "kind", source_modules)
+    backbones, makers = {backbone for _, backbone in loaded}, set[str]()
+    for method in methods:
+        own = params.budgeted(data.budget.get(method))[1]
+        section = {**file.method.get(method, {}), **own}
+        makers.add(params.maker(section))
+        for kind in kinds:
+            backbones.update(params.networks(section, str(data.backbone.get("name")), kind))
     return {
         "source": {data.source},
-        "kind": closure.parts_in(modules, "kind", source_modules),
+        "kind": kinds,
         "method": {*methods, *(method for method, _ in loaded)},
-        "backbone": {str(data.backbone.get("name")), *(backbone for _, backbone in loaded)},
+        "backbone": backbones,
+        "maker": makers,
     }
 
 

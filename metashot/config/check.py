@@ -1,16 +1,19 @@
 """Check all of params.yaml, sections in use and others."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from metashot.config import params
+from metashot.data import Form
 from metashot.data.kinds import KINDS
 from metashot.data.sources import SOURCES
 from metashot.errors import MetashotError
 from metashot.learning import augmentation
+from metashot.learning.features import FEATURES
 from metashot.learning.models import backbones, methods
 
 SAMPLE = 10_000_000  # numbers that a sample may have
@@ -25,6 +28,8 @@ def check(path: Path) -> None:
     """
     for catalogue in (SOURCES, KINDS, methods.METHODS, backbones.BACKBONES):
         catalogue.check()
+    if missing := set(KINDS) - set(FEATURES):
+        raise MetashotError(f"metashot/learning/features.py: nothing for kind {min(missing)}: list some")
     file: params.File = params.read(path, "", params.File)
     for key in ("datasets", "settings", "methods"):
         names = getattr(file, key)
@@ -67,6 +72,11 @@ def check(path: Path) -> None:
                 f"{path}: data.{name}.prepare: a sample has {numbers:,} numbers, more than {SAMPLE:,}: "
                 "shrink it"
             )
+        if backbone.fixed:
+            raise MetashotError(
+                f"{path}: data.{name}.backbone: {backbone.name} is not trained: name it as features of a "
+                "training-free method, such as method.ridge"
+            )
         try:
             weights = backbone.count(prepare.form.shape)
         except MetashotError as error:
@@ -102,10 +112,26 @@ def check(path: Path) -> None:
         if unknown := set(data.budget) - set(file.method):
             raise MetashotError(f"{path}: data.{name}.budget.{min(unknown)}: no such method in `method`")
         for method, budget in data.budget.items():
-            params.training(path, f"data.{name}.budget.{method}", hypers[method], budget)
+            key = f"data.{name}.budget.{method}"
+            _, hyper = params.training(path, key, hypers[method], budget)
+            if params.maker(hyper) == "choosing":
+                _features(f"{path}: {key}", hyper.features, forms[name])
         for method in file.methods if name in file.datasets else ():
             if method not in data.budget:
                 raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")
+
+
+def _features(place: str, names: str | Sequence[str], form: Form) -> None:
+    """Raise a MetashotError unless a method without training can use fixed backbones of these names."""
+    for name in FEATURES[form.kind] if names == "auto" else names:
+        try:
+            cls = backbones.BACKBONES[name]
+            if cls.fixed:
+                cls(name=name).count(form.shape)
+        except MetashotError as error:
+            raise MetashotError(f"{place}: features: {error}") from None
+        if not cls.fixed:
+            raise MetashotError(f"{place}: features: {name} is trained: name backbones that are not")
 
 
 def _difference(one: Any, other: Any) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from metashot import plain_yaml
 from metashot.catalogue import Catalogue
 from metashot.errors import MetashotError, short
+from metashot.learning.features import FEATURES
 from metashot.section import Section
 
 Hyper = TypeVar("Hyper")
@@ -181,16 +182,41 @@ def training(path: Path, key: str, hyper: Hyper, budget: Any) -> tuple[int, Hype
         budget: The number of steps, or a mapping of ``steps`` and overriding hyper-parameters.
 
     Raises:
-        MetashotError: The steps are not a number above 0, or the method refuses a hyper-parameter.
+        MetashotError: The steps are not a number above 0, or, without training, not 0; or the method refuses
+            a hyper-parameter.
     """
     steps, overrides = budgeted(budget)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= STEPS:
-        raise MetashotError(
-            f"{path}: {key}: needs outer steps, a whole number above 0 and at most {STEPS:,} "
-            f"(it is {short(steps)})"
-        )
     section = {**asdict(hyper), **overrides}  # type: ignore[call-overload]
+    free = maker(section) == "choosing"
+    if not isinstance(steps, int) or isinstance(steps, bool) or not (1 - free <= steps <= (not free) * STEPS):
+        need = "0 outer steps, as nothing is trained"
+        if not free:
+            need = f"outer steps, a whole number above 0 and at most {STEPS:,}"
+        raise MetashotError(f"{path}: {key}: needs {need} (it is {short(steps)})")
     return steps, validate(section, type(hyper), key, f"{path}: ")
+
+
+def maker(hyper: Any) -> str:
+    """Name of the maker (`metashot.learning.making.MAKERS`) for a method with these hyper-parameters.
+
+    Args:
+        hyper: As a dataclass, or as a section of params.yaml. A method that chooses features is not trained.
+    """
+    keys = asdict(hyper) if is_dataclass(hyper) else hyper  # type: ignore[arg-type]
+    return "choosing" if "features" in keys else "training"
+
+
+def networks(section: Mapping[str, Any], backbone: str, kind: str) -> list[str]:
+    """Return the names of the backbones that a method may build on a data set.
+
+    Args:
+        section: The method's hyper-parameters, with the data set's overrides.
+        backbone: Name of the data set's backbone, for methods that are trained.
+        kind: Of its samples.
+    """
+    if maker(section) == "training":
+        return [backbone]
+    return list(FEATURES[kind] if section["features"] == "auto" else section["features"])
 
 
 def budgeted(budget: Any) -> tuple[Any, dict[str, Any]]:

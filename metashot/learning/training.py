@@ -3,75 +3,51 @@
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from metashot.data.store import SampleSet
 from metashot.errors import MetashotError, Preempted
 from metashot.learning import checkpoints
 from metashot.learning.evaluation import correct_queries
+from metashot.learning.making import Augmentation, Log, Order, Progress
 from metashot.learning.models import runtime
-from metashot.learning.models.episodes import Episodes, Manifest
-from metashot.learning.models.methods.base import Method
+from metashot.learning.models.episodes import Chunks, Manifest
+from metashot.learning.models.methods.base import Params, Problem, TrainedMethod
 
 POINTS = 100  # of the loss, in a training
 VALIDATIONS = 10
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what a kill loses at most
 
-Log = Callable[[int, Mapping[str, float]], None]
-Augmentation = Callable[[Episodes], Episodes]
 
-
-@dataclass
-class Progress:
-    """The state of a training beside weights and optimiser; in the end, how it went.
-
-    Attributes:
-        step: Outer steps taken.
-        best_step: Outer step of the best validation accuracy; the method ends with the weights of that step.
-        best_accuracy: That accuracy.
-        best_state: Those weights.
-        curve: ``(step, loss, validation accuracy)``; the loss is the mean since the last validation.
-        journal: What was logged, each with ``step``, ``time`` (Unix) and ``metrics``.
-        resumed: Steps after which the training was interrupted and resumed.
-        episodes_per_s: Training episodes per second, validation excluded.
-        training_seconds: Time spent on them.
-        started: Unix time of the first attempt.
-        seconds: Duration, interruptions excluded.
-        point_loss: Sum of the losses since the last point, on the method's device.
-        point_steps: Number of them.
-        curve_loss: Sum of the losses from the last validation to the last point.
-        curve_steps: Number of them.
-    """
-
-    point_loss: Tensor
-    step: int = 0
-    best_step: int = 0
-    best_accuracy: float = -1.0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-    journal: list[dict[str, Any]] = field(default_factory=list)
-    resumed: list[int] = field(default_factory=list)
-    episodes_per_s: float = 0.0
-    training_seconds: float = 0.0
-    started: float = field(default_factory=time.time)
-    seconds: float = 0.0
-    point_steps: int = 0
-    curve_loss: float = 0.0
-    curve_steps: int = 0
+def make(cls: type[TrainedMethod], hyper: Params, order: Order) -> tuple[TrainedMethod, Progress]:
+    """Build and train a method; see `train`."""
+    classes = len(order.samples.class_names)
+    method = cls(hyper, Problem(order.samples.form, order.backbone, classes)).to(order.device)
+    progress = train(
+        method,
+        order.samples,
+        order.manifest,
+        order.val_samples,
+        order.val_manifest,
+        steps=order.steps,
+        seed=order.seed,
+        log=order.log,
+        augment=order.augment,
+        checkpoint=order.checkpoint,
+    )
+    return method, progress
 
 
 def train(
-    method: Method,
+    method: TrainedMethod,
     samples: SampleSet,
     manifest: Manifest,
     val_samples: SampleSet,
@@ -86,7 +62,8 @@ def train(
     """Train ``method`` in place, and leave it with the weights that validated best.
 
     The optimiser is Adam. Its learning rate falls from the method's ``lr`` to 0 along half a cosine. The
-    weights are validated `VALIDATIONS` times, evenly spaced, the last time after the last step.
+    weights are validated before the first step, so that no training ends worse than it began, and then
+    `VALIDATIONS` times, evenly spaced, the last time after the last step.
 
     Args:
         method: On the device to train on. Learning rate, ``meta_batch`` and ``train_way`` are its parameters.
@@ -98,7 +75,7 @@ def train(
         steps: Outer steps.
         seed: Of the order of episodes.
         log: Called with the step and named values: ``train_loss``, ``lr``, ``episodes_per_s`` and, where it
-            was measured, ``val_accuracy``.
+            was measured, ``val_accuracy``; before the first step that alone.
         augment: Varies the samples of training episodes.
         checkpoint: File to resume from if it exists, with the same bits to come as without the interruption.
             It is written every `CHECKPOINT_SECONDS`, after the last step, and on SIGTERM and SIGINT, which
@@ -121,7 +98,7 @@ class _Training:
 
     def __init__(
         self,
-        method: Method,
+        method: TrainedMethod,
         samples: SampleSet,
         manifest: Manifest,
         val_samples: SampleSet,
@@ -131,8 +108,10 @@ class _Training:
         augment: Augmentation,
     ) -> None:
         self.method, self.steps, self.log, self.augment = method, steps, log, augment
-        self.device = next(method.parameters()).device
+        self.device = method.device
         self.samples, self.val_samples = samples.tensor(self.device), val_samples.tensor(self.device)
+        with torch.no_grad():
+            method.fit(Chunks(self.samples))
         self.manifest = manifest.narrow(min(method.params.train_way, manifest.n_way))
         self.val_manifest = val_manifest
         adam = without_compile_wrappers(torch.optim.Adam)
@@ -167,6 +146,8 @@ class _Training:
         holding = runtime.signals_held() if self.checkpoint else nullcontext([])
         began = time.perf_counter() - progress.seconds  # when an uninterrupted training would have begun
         self.method.train()
+        if not progress.curve:
+            self.tell({"val_accuracy": self.validate(None)})
         with (
             holding as signals,
             tqdm(
@@ -219,10 +200,15 @@ class _Training:
         progress.point_loss, progress.point_steps = torch.zeros((), device=self.device), 0
         metrics = {"train_loss": loss, "lr": lr, "episodes_per_s": progress.episodes_per_s}
         if validates:
-            metrics["val_accuracy"] = self.validate()
-        progress.journal.append({"step": progress.step, "time": time.time(), "metrics": metrics})
-        self.log(progress.step, metrics)
+            metrics["val_accuracy"] = self.validate(progress.curve_loss / progress.curve_steps)
+            progress.curve_loss, progress.curve_steps = 0.0, 0
+        self.tell(metrics)
         return loss
+
+    def tell(self, metrics: Mapping[str, float]) -> None:
+        """Add a point to the journal, and log it."""
+        self.progress.journal.append({"step": self.progress.step, "time": time.time(), "metrics": metrics})
+        self.log(self.progress.step, metrics)
 
     def require_finite(self, loss: float) -> None:
         """Raise a MetashotError if the loss or a weight is NaN or infinite."""
@@ -232,13 +218,12 @@ class _Training:
                 f"of {self.steps} (loss {loss}): lower lr (now {self.method.params.lr:g})"
             )
 
-    def validate(self) -> float:
+    def validate(self, loss: float | None) -> float:
         """Add a point to the curve, and keep the weights if they are the best so far; return the accuracy."""
         progress = self.progress
         correct = correct_queries(self.method, self.val_samples, self.val_manifest)
         accuracy = float(correct.mean()) / self.val_manifest.queries
-        progress.curve.append((progress.step, progress.curve_loss / progress.curve_steps, accuracy))
-        progress.curve_loss, progress.curve_steps = 0.0, 0
+        progress.curve.append((progress.step, loss, accuracy))
         if accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_step = accuracy, progress.step
             progress.best_state = {name: value.clone() for name, value in self.method.state_dict().items()}

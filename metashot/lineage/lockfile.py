@@ -45,6 +45,13 @@ class Cell:
         """Digest of both stages' inputs and outputs: the identity of the run and of the model version."""
         return digest([self.train.result, self.evaluate.result])
 
+    def backbones(self, kind: str) -> list[str]:
+        """Return the names of the backbones that the model may have, on samples of a kind."""
+        locked = self.train.params["params.yaml"]
+        own = params.budgeted(locked[f"data.{self.dataset}.budget.{self.method}"])[1]
+        section = {**locked[f"method.{self.method}"], **own}
+        return params.networks(section, str(locked[f"data.{self.dataset}.backbone"]["name"]), kind)
+
     @property
     def model(self) -> str:
         """Folder of model.safetensors and model.json."""

@@ -40,7 +40,8 @@ class Metrics(Measured):
         n_query: Queries of a class.
         transductive: Whether an answer depends on the other queries of its episode.
         parameters: Number of trained parameters.
-        untrained: The same network with the weights that training started from, on the first episodes.
+        untrained: The same network with the weights that training started from, on the first episodes; None
+            for methods without training.
         extra: The same model on the episodes of the extra settings, by name.
         manifest: md5 of the setting's test episodes.
     """
@@ -50,9 +51,9 @@ class Metrics(Measured):
     n_query: Count
     transductive: Flag
     parameters: Count
-    untrained: Measured
     extra: Mapping[Name, Measured]
     manifest: Md5
+    untrained: Measured | None = None
 
     @property
     def shape(self) -> str:

@@ -179,7 +179,9 @@ def _parse(path: str, content: bytes) -> tuple[list[str], tuple[str, str, dict[s
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Catalogue":
-            what, _, listed, *_ = node.args
+            what, where, listed, *_ = node.args
+            if isinstance(where, ast.Name) and where.id == "__package__":
+                package = package.rpartition(".")[0]
             modules = {key: value.partition(":")[0] for key, value in ast.literal_eval(listed).items()}
             catalogue = ast.literal_eval(what), package, modules
     return names, catalogue

@@ -44,10 +44,8 @@ ANSWER = [  # of answers alone: tables are checked by the model, which says more
 
 
 def parts(kind: str, cell: Cell) -> dict[str, list[str]]:
-    """Return what a model uses of each catalogue: its kind of samples, its method and its backbone."""
-    params = cell.train.params["params.yaml"]
-    backbone = params[f"data.{cell.dataset}.backbone"]["name"]
-    return {"kind": [kind], "method": [cell.method], "backbone": [str(backbone)]}
+    """Return what a model uses of each catalogue: its kind of samples, its method and its backbones."""
+    return {"kind": [kind], "method": [cell.method], "backbone": cell.backbones(kind)}
 
 
 class Earlier(MetashotError):

@@ -272,14 +272,12 @@ class ComparisonRun:
 
 def measured(metrics: Metrics) -> dict[str, dict[str, float]]:
     """Return the metrics of an evaluation for MLflow, by the manifest they were measured on."""
-    shown = {
-        "test": {
-            "test_accuracy": metrics.accuracy,
-            "test_ci95": metrics.ci95,
+    shown = {"test": {"test_accuracy": metrics.accuracy, "test_ci95": metrics.ci95}}
+    if metrics.untrained:
+        shown["test"] |= {
             "untrained_accuracy": metrics.untrained.accuracy,
             "untrained_ci95": metrics.untrained.ci95,
         }
-    }
     for name, extra in metrics.extra.items():
         values = {f"test_accuracy_{name}": extra.accuracy, f"test_ci95_{name}": extra.ci95}
         shown[f"test-{name}"] = values

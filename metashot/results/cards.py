@@ -23,8 +23,7 @@ def overview(comparison: Comparison) -> str:
     for row in comparison.rows:
         mark = "★" if row == champion else ""
         trained = accuracy(row.accuracy, row.ci95)
-        untrained = accuracy(row.untrained_accuracy, row.untrained_ci95)
-        lines.append(f"| {mark} | {row.label} | {trained} | {untrained} | {row.parameters:,} |")
+        lines.append(f"| {mark} | {row.label} | {trained} | {row.untrained} | {row.parameters:,} |")
     notes = [f"{note}." for note in (*comparison.decision.reasons, *comparison.footnotes)]
     return "\n\n".join(["\n".join(lines), *notes, *_differences(comparison)])
 
@@ -90,7 +89,7 @@ def model_card(document: Document) -> str:
     rows = [
         (shape, metrics),
         *((f"{name}, same model", measured) for name, measured in metrics.extra.items()),
-        (f"{shape}, untrained", metrics.untrained),
+        *([(f"{shape}, untrained", metrics.untrained)] if metrics.untrained else []),
     ]
     numbers = [f"| {name} | {measured.shown} | {measured.episodes:,} |" for name, measured in rows]
     commit = f"commit {trained.git.commit[:10]}" if trained.git.commit else "no commit"

@@ -64,8 +64,8 @@ def adopt(root: Path, dataset: str, setting: str) -> Row | None:
         }
         with (kept / "dvc.lock").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
-    backbone = cell.train.params["params.yaml"][f"data.{dataset}.backbone"]["name"]
-    cells.list_adopted(root, group, cell.method, str(backbone))
+    for backbone in cell.backbones(comparison.kind):
+        cells.list_adopted(root, group, cell.method, backbone)
     dvc.output(root, "add", f"{CHAMPIONS}/{group}")
     return champion
 

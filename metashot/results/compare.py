@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from metashot.errors import MetashotError
+from metashot.formatting import accuracy
 from metashot.learning.statistics import Difference, holm, paired
 from metashot.lineage import document, lockfile
 from metashot.lineage.lockfile import Cell, Lock
@@ -36,8 +37,8 @@ class Row:
     method: str
     accuracy: float
     ci95: float
-    untrained_accuracy: float
-    untrained_ci95: float
+    untrained_accuracy: float | None
+    untrained_ci95: float | None
     parameters: int
     transductive: bool
     extra: Mapping[str, Mapping[str, float]]
@@ -49,6 +50,13 @@ class Row:
     def name(self) -> str:
         """The method's name, marked where a current model of the same method may stand beside it."""
         return f"{self.method} (incumbent)" if self.incumbent else self.method
+
+    @property
+    def untrained(self) -> str:
+        """The accuracy of its untrained backbone as people read it; a dash where nothing was trained."""
+        if self.untrained_accuracy is None or self.untrained_ci95 is None:
+            return "-"
+        return accuracy(self.untrained_accuracy, self.untrained_ci95)
 
     @property
     def label(self) -> str:
@@ -351,8 +359,8 @@ def _row(cell: Cell, metrics: Metrics, incumbent: bool = False) -> Row:
         method=cell.method,
         accuracy=metrics.accuracy,
         ci95=metrics.ci95,
-        untrained_accuracy=metrics.untrained.accuracy,
-        untrained_ci95=metrics.untrained.ci95,
+        untrained_accuracy=metrics.untrained.accuracy if metrics.untrained else None,
+        untrained_ci95=metrics.untrained.ci95 if metrics.untrained else None,
         parameters=metrics.parameters,
         transductive=metrics.transductive,
         extra={name: measured.written for name, measured in metrics.extra.items()},

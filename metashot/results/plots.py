@@ -29,13 +29,18 @@ def comparison_plot(comparison: Comparison) -> bytes:
         mpl.rcdefaults()
         figure = Figure(figsize=(9, 1.9 + 0.5 * len(rows)), dpi=120, layout="constrained")
         axes = figure.subplots()
-        for y, row in enumerate(rows):
-            axes.plot([100 * row.untrained_accuracy, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
         places = range(len(rows))
+        starts = [
+            (y, row, row.untrained_accuracy, row.untrained_ci95)
+            for y, row in enumerate(rows)
+            if row.untrained_accuracy is not None and row.untrained_ci95 is not None
+        ]
+        for y, row, start, _ in starts:
+            axes.plot([100 * start, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
         axes.errorbar(
-            [100 * row.untrained_accuracy for row in rows],
-            places,
-            xerr=[100 * row.untrained_ci95 for row in rows],
+            [100 * start for *_, start, _ in starts],
+            [y for y, *_ in starts],
+            xerr=[100 * ci95 for *_, ci95 in starts],
             fmt="o",
             color=GREY,
             markerfacecolor="white",

@@ -28,7 +28,12 @@ def parameters(claim: Claim) -> str:
     same("budget in the record", resolved["budget"], steps)
     for key, value in {**locked[f"method.{cell.method}"], **own}.items():
         same(f"{key} in the record", resolved["method"].get(key), value)
-    for part in ("backbone", "augment"):
+    parts = {"backbone", "augment"}
+    if params.maker(resolved["method"]) == "choosing":
+        parts.remove("backbone")
+        name, known = resolved["backbone"]["name"], cell.backbones(claim.document.origin.kind)
+        same("backbone.name in the record", name, name if name in known else ", ".join(known))
+    for part in sorted(parts):
         for key, value in locked[f"data.{cell.dataset}.{part}"].items():
             same(f"{part}.{key} in the record", resolved[part].get(key), value)
     return f"{len(expected)} as dvc.lock has them"

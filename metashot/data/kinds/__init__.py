@@ -16,9 +16,6 @@ class Kind(Protocol):
     USE: Use
     """The kind as the user of a registered model sees it."""
 
-    FEATURES: tuple[str, ...]
-    """The fixed backbones (`metashot.learning.models.backbones`) that training-free methods choose from."""
-
     def decode(self, content: bytes, form: Form) -> tuple[Any, bytes]:
         """Array of a sample in a form, and a digest of 16 bytes that is equal for equal content.
 
@@ -44,5 +41,5 @@ KINDS: Catalogue[Kind] = Catalogue(
         "sounds": "sounds",
         "texts": "texts",
     },
-    ("Prepare", "USE", "FEATURES", "decode", "served"),
+    ("Prepare", "USE", "decode", "served"),
 )

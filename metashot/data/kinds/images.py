@@ -29,7 +29,6 @@ UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),  # what Pillow's decoders raise
     *(MemoryError, OverflowError, IndexError, KeyError, TypeError),
 )
-FEATURES: tuple[str, ...] = ("identity",)
 
 
 USE = Use(

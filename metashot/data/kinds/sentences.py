@@ -25,7 +25,6 @@ ENCODER = "METASHOT_ENCODER"  # environment variable: where the encoder is, if i
 _LOCK = threading.Lock()
 
 Encode = Callable[[str], NDArray[np.float32]]
-FEATURES: tuple[str, ...] = ("identity",)
 
 
 USE = replace(

@@ -12,7 +12,6 @@ from metashot.data.kinds.base import Use, described
 from metashot.section import Section
 
 LARGEST = float(np.finfo(np.float32).max)
-FEATURES: tuple[str, ...] = ("identity",)
 
 
 USE = Use(

@@ -159,6 +159,25 @@ class Manifest:
             pq.write_table(table, partial, compression="zstd")
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """All samples of a split, in their order, some at a time, `scaled`.
+
+    Attributes:
+        samples: ``[M, *shape]``.
+        size: Samples in a chunk, but for the last.
+    """
+
+    samples: "Tensor | Streamed"
+    size: int = 250
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        import torch
+
+        rows = torch.arange(len(self.samples), device=self.samples.device)
+        return (scaled(self.samples[part]) for part in torch.split(rows, self.size))
+
+
 def scaled(samples: "Tensor") -> "Tensor":
     """Convert samples for a network: uint8 to float in [0, 1]; other types stay."""
     return samples.float().div_(255) if samples.element_size() == 1 else samples

@@ -1,51 +1,55 @@
 """Dense: a linear map of vectors, as of a frozen encoder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metashot.errors import MetashotError
-from metashot.learning.models.backbones.base import LENGTH, WIDEST, Backbone, Params, require_between
+from metashot.learning.models.backbones.base import LENGTH, Backbone, Params
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseParams(Params):
-    """Parameters of `Dense`.
-
-    Attributes:
-        width: Features.
-    """
+    """Parameters of `Dense`: none."""
 
     name: Literal["dense"]
-    width: int
-
-    def __post_init__(self) -> None:
-        require_between(self, "width", 2, WIDEST)
 
     def build(self, shape: tuple[int, ...]) -> Backbone:
         """See `Params.build`."""
-        return Dense(shape, self.width)
+        return Dense(shape)
 
 
 class Dense(Backbone):
-    """A normalised linear map of vectors, trained on top of a frozen encoder.
+    """A linear map of centred vectors of one length, trained on top of a frozen encoder.
 
-    Initialised as a rotation (or a projection of one), which preserves the encoder's distances. Layer
-    normalisation as in `Ngrams`.
+    It starts as the identity: before the first step, features are the encoder's vectors, less their mean over
+    the training split and divided by their length (Wang et al. 2019, arXiv:1911.04623).
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+    centre: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         if len(shape) != 1:
             raise MetashotError(f"the dense network takes vectors, not samples of shape {list(shape)}")
-        self.linear = nn.Linear(shape[0], width, bias=False)
-        nn.init.orthogonal_(self.linear.weight)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        nn.init.constant_(self.norm.weight, LENGTH / width**0.5)
-        self.features = width
+        (self.features,) = shape
+        self.register_buffer("centre", torch.zeros(shape))
+        self.linear = nn.Linear(*shape, *shape, bias=False)
+        nn.init.eye_(self.linear.weight)
+
+    def fit(self, samples: Iterable[Tensor]) -> None:
+        """See `Backbone.fit`: the mean of the vectors."""
+        total, count = torch.zeros_like(self.centre, dtype=torch.float64), 0
+        for chunk in samples:
+            total += chunk.sum(0, dtype=torch.float64)
+            count += len(chunk)
+        self.centre.copy_(total / count)
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
-        """Vectors ``[M, D]`` to features ``[M, width]``; no batch statistics."""
-        features: Tensor = self.norm(self.linear(x))
-        return features
+        """Vectors ``[M, D]`` to features ``[M, D]`` of length `LENGTH`; no batch statistics."""
+        mapped: Tensor = self.linear(F.normalize(x - self.centre, dim=-1))
+        return LENGTH * F.normalize(mapped, dim=-1)

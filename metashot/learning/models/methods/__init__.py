@@ -25,14 +25,18 @@ METHODS: Catalogue[type[Method]] = Catalogue(
     "method",
     __name__,
     {
+        "centroid": "centroid:Centroid",
         "maml": "maml:Maml",
         "matching": "matching:Matching",
+        "neighbour": "neighbour:Neighbour",
         "prototypical": "prototypical:Prototypical",
+        "r2d2": "r2d2:R2d2",
         "reptile": "reptile:Reptile",
+        "ridge": "ridge:Ridge",
         "siamese": "siamese:Siamese",
         "transfer": "transfer:Transfer",
     },
-    ("params_type", "backward", "predict"),
+    ("params_type", "predict"),
 )
 
 

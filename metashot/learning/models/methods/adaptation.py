@@ -58,7 +58,7 @@ def _cores() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
 
-class Adaptation(base.Method):
+class Adaptation(base.TrainedMethod):
     """A network that is adapted to each support set by a few steps of gradient descent.
 
     A backbone, its features scaled to one length, under a linear classifier that starts at zero in each task.
@@ -72,7 +72,6 @@ class Adaptation(base.Method):
 
     def __init__(self, params: Params, problem: base.Problem) -> None:
         super().__init__(params, problem)
-        self.backbone = problem.backbone.build(problem.form.shape)
         self.transductive = params.query_norm == "query"
         self._of_thread = threading.local()
 
@@ -100,6 +99,7 @@ class Adaptation(base.Method):
         if not hasattr(self._of_thread, "backbone"):
             self._of_thread.backbone = copy.deepcopy(self.backbone)
         below = {name: value for name, value in weights.items() if name != HEAD}
+        below |= dict(self.backbone.named_buffers())  # those of the copy may be of before `fit`
         features = functional_call(self._of_thread.backbone, below, (samples, stats_rows))
         square = features.square().mean(1, keepdim=True)
         scaled: Tensor = features * (square + EPS).rsqrt() * (LENGTH / features.shape[1] ** 0.5)

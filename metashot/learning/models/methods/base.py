@@ -1,9 +1,10 @@
 """The interface of few-shot methods to training and evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def require_positive(params: "Params", *keys: str) -> None:
 
 @dataclass(frozen=True)
 class Params(Section):
-    """Hyper-parameters every method has; each method adds its own.
+    """Hyper-parameters every trained method has; each method adds its own.
 
     Attributes:
         lr: Learning rate of the outer optimiser (Adam) at the start.
@@ -54,7 +55,7 @@ class Problem:
     Attributes:
         form: What a sample is.
         backbone: The network that turns it into features.
-        train_classes: Classes of the meta-training split; None for a model that only predicts.
+        train_classes: Classes of the meta-training split; None for a model that is not trained.
     """
 
     form: Form
@@ -63,28 +64,40 @@ class Problem:
 
 
 class Method(nn.Module, ABC):
-    """A few-shot classifier that learns from batches of episodes.
+    """A few-shot classifier.
 
-    The catalogue in `methods` names it; it is built from its ``Params`` and a `Problem`.
+    The catalogue in `methods` names it; it is built from its hyper-parameters and a `Problem`.
 
     Attributes:
         params_type: The class of its hyper-parameters.
         params: Its hyper-parameters.
         problem: What it was built for.
+        backbone: The network.
         transductive: Whether a prediction looks at the other queries of its episode.
     """
 
-    params_type: ClassVar[type[Params]]
+    params_type: ClassVar[type[Section]]
     transductive: bool = False
 
-    def __init__(self, params: Params, problem: Problem) -> None:
+    def __init__(self, params: Any, problem: Problem) -> None:
         super().__init__()
         self.params = params
         self.problem = problem
+        self.backbone = problem.backbone.build(problem.form.shape)
 
-    @abstractmethod
-    def backward(self, episodes: Episodes) -> Tensor:
-        """Leave the meta-gradient of a batch of episodes in ``.grad``; return the loss, a detached scalar."""
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    def fit(self, samples: Iterable[Tensor]) -> None:
+        """Take constants from the training split; see `Backbone.fit`."""
+        self.backbone.fit(samples)
+
+    @property
+    def chosen(self) -> Mapping[str, float]:
+        """Constants that validation episodes chose, by name; none for methods that learn all by gradients."""
+        return {}
 
     @abstractmethod
     def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -110,6 +123,17 @@ class Method(nn.Module, ABC):
         return sum(value.numel() for name, value in self.named_parameters() if name in needed)
 
 
+class TrainedMethod(Method):
+    """A method that learns from batches of episodes."""
+
+    params_type: ClassVar[type[Params]]
+    params: Params
+
+    @abstractmethod
+    def backward(self, episodes: Episodes) -> Tensor:
+        """Leave the meta-gradient of a batch of episodes in ``.grad``; return the loss, a detached scalar."""
+
+
 class EmbeddingMethod(Method):
     """A method that embeds samples one by one and classifies the embeddings.
 
@@ -117,25 +141,11 @@ class EmbeddingMethod(Method):
     evaluation embeds every sample once however many episodes it is in.
     """
 
-    def __init__(self, params: Params, problem: Problem) -> None:
-        super().__init__(params, problem)
-        self.backbone = problem.backbone.build(problem.form.shape)
-
     def embed(self, samples: Tensor) -> Tensor:
         """Samples ``[..., *shape]`` to embeddings ``[..., D]``."""
         batch = samples.shape[: samples.dim() - len(self.problem.form.shape)]
         features: Tensor = self.backbone(samples.flatten(0, len(batch) - 1))
         return features.reshape(*batch, -1)
-
-    @abstractmethod
-    def loss(self, episodes: Episodes) -> Tensor:
-        """The training objective (scalar)."""
-
-    def backward(self, episodes: Episodes) -> Tensor:
-        """See `Method.backward`."""
-        loss = self.loss(episodes)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
 
     @abstractmethod
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -151,15 +161,29 @@ class EmbeddingMethod(Method):
             ``[B, M, N]``, log-probabilities up to a constant.
         """
 
+    def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """See `Method.predict`."""
+        return self.classify(self.embed(support), support_labels, self.embed(query), n_way).softmax(-1)
+
+
+class TrainedEmbedding(EmbeddingMethod, TrainedMethod):
+    """A method that learns the embedding."""
+
+    @abstractmethod
+    def loss(self, episodes: Episodes) -> Tensor:
+        """The training objective (scalar)."""
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """See `TrainedMethod.backward`."""
+        loss = self.loss(episodes)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def embed_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Support ``[B, N*K, D]`` and query ``[B, N*Q, D]`` embeddings from one pass over all the samples."""
         together = self.embed(torch.cat([episodes.support, episodes.query], dim=1))
         shots = episodes.support.shape[1]
         return together[:, :shots], together[:, shots:]
-
-    def predict(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """See `Method.predict`."""
-        return self.classify(self.embed(support), support_labels, self.embed(query), n_way).softmax(-1)
 
 
 def classification(episodes: Episodes, logits: Callable[[Tensor], Tensor]) -> Tensor:

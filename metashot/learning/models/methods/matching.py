@@ -26,7 +26,7 @@ class Params(base.Params):
         base.require_positive(self, "temperature")
 
 
-class Matching(base.EmbeddingMethod):
+class Matching(base.TrainedEmbedding):
     """Attention over the support set: a query's label is the weighted mean of theirs (equation 1)."""
 
     params_type: ClassVar = Params

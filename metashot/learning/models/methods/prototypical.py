@@ -26,7 +26,7 @@ class Params(base.Params):
         base.require_positive(self, "temperature")
 
 
-class Prototypical(base.EmbeddingMethod):
+class Prototypical(base.TrainedEmbedding):
     """Softmax over negative squared Euclidean distances to the class means (equation 2)."""
 
     params_type: ClassVar = Params

@@ -54,7 +54,7 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
     return (attract + repel) / 2
 
 
-class Siamese(base.EmbeddingMethod):
+class Siamese(base.TrainedEmbedding):
     """Twin networks trained on pairs; a query belongs to the class of the support sample nearest to it."""
 
     params_type: ClassVar = Params

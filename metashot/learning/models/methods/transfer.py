@@ -39,7 +39,7 @@ class Params(base.Params):
         base.require_positive(self, "scale", "head_steps", "head_lr")
 
 
-class Transfer(base.EmbeddingMethod):
+class Transfer(base.TrainedEmbedding):
     """Classifies all training classes at once in training, then fits a new head to each support set."""
 
     params_type: ClassVar = Params

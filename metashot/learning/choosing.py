@@ -1,0 +1,113 @@
+"""Make a model without training: constants of the training split, and a choice on validation episodes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metashot.data.store import SampleSet
+from metashot.learning.evaluation import answers, embedded
+from metashot.learning.features import FEATURES
+from metashot.learning.making import Order, Progress
+from metashot.learning.models import backbones
+from metashot.learning.models.episodes import Chunks, Manifest
+from metashot.learning.models.methods.base import Problem
+from metashot.learning.models.methods.training_free import Params, TrainingFree
+from metashot.output import say
+
+SCALES = torch.logspace(0, 3, 31).tolist()  # of scores, which lie within a few units
+
+M = TypeVar("M", bound=TrainingFree)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was tried on the validation episodes.
+
+    Attributes:
+        features: Name of the fixed backbone.
+        values: The method's constants.
+        accuracy: On the validation episodes.
+    """
+
+    features: str
+    values: Mapping[str, float]
+    accuracy: float
+
+    def __str__(self) -> str:
+        """As people read it: ``hog, strength 0.1: validation 71.23%``."""
+        names = [self.features, *(f"{name} {value:g}" for name, value in self.values.items())]
+        return f"{', '.join(names)}: validation {self.accuracy:.2%}"
+
+
+def make(cls: type[TrainingFree], hyper: Params, order: Order) -> tuple[TrainingFree, Progress]:
+    """Build a method on each of its features, and choose; see `choose`. Prints what was tried."""
+    form = order.samples.form
+    names = FEATURES[form.kind] if hyper.features == "auto" else hyper.features
+    networks = (backbones.params_of({"name": name}) for name in names)
+    candidates = [cls(hyper, Problem(form, network)).to(order.device) for network in networks]
+    method, tried, progress = choose(candidates, order.samples, order.val_samples, order.val_manifest)
+    for result in tried:
+        say(result)
+    return method, progress
+
+
+@torch.no_grad()
+def choose(
+    candidates: Sequence[M], samples: SampleSet, val_samples: SampleSet, val_manifest: Manifest
+) -> tuple[M, list[Tried], Progress]:
+    """Fit each candidate to the training split, and take the one that is most accurate in validation.
+
+    Candidates that are equally accurate stay in their order, and so do the values of a candidate's
+    constants. The scale of the scores is the one with the lowest cross-entropy.
+
+    Args:
+        candidates: The same method on several fixed backbones, on the device to compute on.
+        samples: The training split.
+        val_samples: The validation split.
+        val_manifest: Validation episodes.
+
+    Returns:
+        The best candidate with its constants set; what was tried, best first; and how it went, as of a
+        training without a step.
+    """
+    started, began = time.time(), time.perf_counter()
+    device = candidates[0].device
+    train_tensor, val_tensor = samples.tensor(device), val_samples.tensor(device)
+    tried: list[tuple[Tried, M]] = []
+    for method in candidates:
+        method.eval()
+        method.fit(Chunks(train_tensor))
+        source = embedded(method, val_tensor, [val_manifest])
+        for values in method.options():
+            scores, labels = _scores(method, values, source, val_manifest)
+            accuracy = float((scores.argmax(-1) == labels).double().mean())
+            tried.append((Tried(method.problem.backbone.name, values, accuracy), method))
+    tried.sort(key=lambda pair: -pair[0].accuracy)
+    best, method = tried[0]
+    scores, labels = _scores(method, best.values, embedded(method, val_tensor, [val_manifest]), val_manifest)
+    scale = min(SCALES, key=lambda scale: float(F.cross_entropy(scale * scores, labels)))
+    method.set({"scale": scale})
+    seconds = time.perf_counter() - began
+    progress = Progress(
+        torch.zeros(()),
+        best_accuracy=best.accuracy,
+        curve=[(0, None, best.accuracy)],
+        journal=[{"step": 0, "time": started + seconds, "metrics": {"val_accuracy": best.accuracy}}],
+        started=started,
+        seconds=seconds,
+    )
+    return method, [result for result, _ in tried], progress
+
+
+def _scores(
+    method: TrainingFree, values: Mapping[str, float], source: Tensor, manifest: Manifest
+) -> tuple[Tensor, Tensor]:
+    """Scores ``[M, N]`` and labels ``[M]`` of all queries, with these constants and the scale 1."""
+    method.set({**values, "scale": 1.0})
+    scores, labels = zip(*answers(method, source, manifest), strict=True)
+    return torch.cat([part.flatten(0, 1) for part in scores]), torch.cat([part.flatten() for part in labels])
