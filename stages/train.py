@@ -37,9 +37,11 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     threads: int = read_params("threads", Threads)
     usual = read_params(f"method.{method}", cls.params_type)
     budget = read_params(f"data.{dataset}.budget.{method}", Any)
-    backbone = read_params(f"data.{dataset}.backbone", backbones.BACKBONES)
     augment: Augment = read_params(f"data.{dataset}.augment", Augment)
     steps, hyper = training(PARAMS, f"data.{dataset}.budget.{method}", usual, budget)
+    backbone: backbones.Params | None = None
+    if maker(hyper) == "training":  # the others choose one
+        backbone = read_params(f"data.{dataset}.backbone", backbones.BACKBONES)
 
     runtime.keep_freed_memory()
     runtime.use_threads(threads)
@@ -53,7 +55,7 @@ def main(dataset: str, setting: str, method: str, *, attempt: Attempt) -> None:
     resolved = {
         "seed": seed,
         "method": asdict(hyper),
-        "backbone": asdict(backbone),
+        "backbone": asdict(backbone) if backbone else None,
         "augment": asdict(augment),
         "budget": steps,
     }

@@ -28,7 +28,7 @@ class Order:
         manifest: Training episodes.
         val_samples: The validation split.
         val_manifest: Validation episodes.
-        backbone: Network of a method that is trained.
+        backbone: Network of a method that is trained; None for one that chooses a fixed backbone.
         augment: Varies the samples of training episodes.
         steps: Outer steps.
         seed: Of the order of episodes.
@@ -41,7 +41,7 @@ class Order:
     manifest: Manifest
     val_samples: SampleSet
     val_manifest: Manifest
-    backbone: backbones.Params
+    backbone: backbones.Params | None
     augment: Augmentation
     steps: int
     seed: int

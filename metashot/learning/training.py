@@ -29,6 +29,7 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what a kill loses at most
 
 def make(cls: type[TrainedMethod], hyper: Params, order: Order) -> tuple[TrainedMethod, Progress]:
     """Build and train a method; see `train`."""
+    assert order.backbone is not None, "a method that is trained needs a network"
     classes = len(order.samples.class_names)
     method = cls(hyper, Problem(order.samples.form, order.backbone, classes)).to(order.device)
     progress = train(

@@ -19,12 +19,13 @@ from metashot.data.store import SampleSet
 from metashot.errors import MetashotError
 from metashot.learning import training
 from metashot.learning.evaluation import correct_in_each, correct_queries
+from metashot.learning.making import Progress
 from metashot.learning.models import methods, runtime
 from metashot.learning.models.backbones.conv4 import Conv4Params
 from metashot.learning.models.episodes import Episodes, Manifest, load_manifest, sample
 from metashot.learning.models.methods.base import Method, Problem
 from metashot.learning.statistics import mean_and_interval
-from metashot.learning.training import POINTS, VALIDATIONS, Progress, train, without_compile_wrappers
+from metashot.learning.training import POINTS, VALIDATIONS, train, without_compile_wrappers
 
 FORM = images.form(16, 1)
 BACKBONE = Conv4Params(name="conv4", width=8, downsample="pool")
@@ -327,11 +328,39 @@ def test_training_learns(name: str) -> None:
 
 def test_the_best_validated_weights_are_kept_and_the_curve_tells() -> None:
     _, progress, points = run("prototypical", steps=40)
-    assert len(progress.curve) == VALIDATIONS
+    assert len(progress.curve) == 1 + VALIDATIONS
     best = max(accuracy for *_, accuracy in progress.curve)
     assert progress.best_step == next(step for step, _, accuracy in progress.curve if accuracy == best)
     measured = [(step, values["val_accuracy"]) for step, values in points if "val_accuracy" in values]
     assert measured == [(step, accuracy) for step, _, accuracy in progress.curve]
+
+
+def test_a_training_that_makes_it_worse_ends_as_it_began() -> None:
+    method = build("prototypical")
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    images, val = image_set(seed=0), image_set(seed=1)
+    learn = method.backward
+
+    def harmful(episodes: Episodes) -> Tensor:
+        loss = learn(episodes)
+        for parameter in method.parameters():
+            parameter.data.zero_()  # so that all samples are alike
+        return loss
+
+    method.backward = harmful
+    progress = train(
+        method,
+        images,
+        draw(images, episodes=30),
+        val,
+        draw(val, episodes=10),
+        steps=40,
+        seed=0,
+        log=lambda step, values: None,
+    )
+    assert progress.best_step == 0
+    assert progress.best_accuracy == progress.curve[0][2] > max(a for *_, a in progress.curve[1:])
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
 
 
 def test_kept_weights_have_the_best_validation_accuracy() -> None:
@@ -345,7 +374,8 @@ def test_kept_weights_have_the_best_validation_accuracy() -> None:
 
 def test_the_learning_rate_falls_along_half_a_cosine() -> None:
     *_, points = run("prototypical", steps=50)
-    for step, values in points:
+    assert points[0] == (0, {"val_accuracy": pytest.approx(points[0][1]["val_accuracy"])})
+    for step, values in points[1:]:
         assert math.isclose(
             values["lr"], 5e-3 * (1 + math.cos(math.pi * (step - 1) / 50)) / 2, rel_tol=1e-6, abs_tol=1e-12
         )
@@ -353,7 +383,7 @@ def test_the_learning_rate_falls_along_half_a_cosine() -> None:
 
 def test_fewer_steps_than_validations_still_validate_the_last() -> None:
     _, progress, _ = run("prototypical", steps=3)
-    assert [step for step, *_ in progress.curve] == [1, 2, 3]
+    assert [step for step, *_ in progress.curve] == [0, 1, 2, 3]
 
 
 def test_points_are_means_of_the_losses_since_the_last_one() -> None:
@@ -367,15 +397,17 @@ def test_points_are_means_of_the_losses_since_the_last_one() -> None:
             **{"steps": 250, "seed": 0, "log": points.__setitem__},
         )
     assert len(losses) == progress.step == 250
-    assert len(points) == POINTS == 100
-    assert list(points) == [-(-250 * point // 100) for point in range(1, 101)]  # evenly, up to the last
+    assert len(points) == 1 + POINTS == 101
+    assert list(points) == [-(-250 * point // 100) for point in range(101)]  # evenly, up to the last
+    assert points[0] == {"val_accuracy": progress.curve[0][2]}
+    assert progress.curve[0][1] is None  # no step, no loss
     since = 0
-    for step, values in points.items():
+    for step, values in list(points.items())[1:]:
         mean = sum(losses[since:step]) / (step - since)
         assert math.isclose(values["train_loss"], float(mean), rel_tol=1e-5)
         since = step
-    assert [step for step, *_ in progress.curve] == list(range(25, 251, 25))
-    for step, loss, _ in progress.curve:
+    assert [step for step, *_ in progress.curve] == list(range(0, 251, 25))
+    for step, loss, _ in progress.curve[1:]:
         assert math.isclose(loss, float(sum(losses[step - 25 : step])) / 25, rel_tol=1e-5)
     assert [point["step"] for point in progress.journal] == list(points)
     assert [point["metrics"] for point in progress.journal] == list(points.values())
@@ -406,9 +438,9 @@ def test_time_for_training_is_counted_without_validation(monkeypatch: pytest.Mon
         **{"steps": 20, "seed": 0, "log": points.__setitem__},
     )
     assert progress.training_seconds == 20
-    assert progress.seconds == 20 + VALIDATIONS * 10
+    assert progress.seconds == 20 + (1 + VALIDATIONS) * 10
     assert progress.episodes_per_s == 2  # a step has two
-    assert {values["episodes_per_s"] for values in points.values()} == {2}
+    assert {points[step]["episodes_per_s"] for step in points if step} == {2}
 
 
 @pytest.mark.parametrize(("train_way", "classes"), [(3, 3), (5, 5), (40, 11)])
@@ -438,7 +470,7 @@ def test_training_episodes_are_varied_and_those_of_the_validation_are_not() -> N
         **{"steps": 4, "seed": 0, "log": lambda *_: None, "augment": darker},
     )
     assert varied == [2] * 4
-    assert all(math.isclose(loss, math.log(5), rel_tol=1e-4) for _, loss, _ in progress.curve)  # all alike
+    assert all(math.isclose(loss, math.log(5), rel_tol=1e-4) for _, loss, _ in progress.curve[1:])
     assert max(accuracy for *_, accuracy in progress.curve) > 0.3
 
 
@@ -457,7 +489,7 @@ def test_the_learning_core_imports_without_the_pipeline_packages() -> None:
         "        if name.split('.')[0] in refused.split():\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "from metashot.learning import training, evaluation, statistics, augmentation, checkpoints\n"
+        "from metashot.learning import training, choosing, evaluation, statistics, augmentation, checkpoints\n"
         "from metashot.learning.models import backbones, methods, runtime, episodes\n"
         "from metashot.data import store\n"
         "methods.METHODS.check()\n"

@@ -4,16 +4,17 @@ import math
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
-from small_models import PARAMS
+from small_models import FREE, PARAMS
 
 from metashot.learning.augmentation import Augment
 from metashot.learning.models import backbones, methods
 from metashot.learning.models.backbones.conv1d import Conv1dParams
 from metashot.learning.models.backbones.conv4 import Conv4Params
 from metashot.learning.models.backbones.dense import DenseParams
+from metashot.learning.models.backbones.identity import IdentityParams
 from metashot.learning.models.backbones.ngrams import NgramsParams
 from metashot.learning.models.backbones.resnet12 import Resnet12Params
-from metashot.learning.models.methods import base
+from metashot.learning.models.methods import base, ridge, training_free
 
 BELOW_ONE = math.nextafter(1, 0)
 LARGEST = 1e30
@@ -28,7 +29,8 @@ NETWORKS = [
         NgramsParams(name="ngrams", buckets=8, width=4, drop_rate=0.0),
         {"buckets": (2, 16_777_216), "width": (2, 16_384), "drop_rate": (0.0, BELOW_ONE)},
     ),
-    (DenseParams(name="dense", width=4), {"width": (2, 16_384)}),
+    (DenseParams(name="dense"), {}),
+    (IdentityParams(name="identity"), {}),
 ]
 
 
@@ -69,6 +71,23 @@ def test_limits_of_methods(name: str) -> None:
                 cls(**PARAMS[name] | {key: beyond})
 
 
+@pytest.mark.parametrize("features", [(), "", ("hog", "hog")])
+def test_features_to_choose_from_are_named_once(features: object) -> None:
+    with pytest.raises(ValueError, match=r"^features: needs at least one name"):
+        training_free.Params(features=features)
+    assert training_free.Params(features=("hog", "identity")).features == ("hog", "identity")
+
+
+def test_limits_of_the_strengths_of_a_ridge() -> None:
+    for limit in (5e-324, LARGEST):
+        assert ridge.Params(features="auto", strengths=(1.0, limit)).strengths[1] == limit
+    for beyond in (0.0, -1.0, 1.01e30, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"^strengths: must be positive"):
+            ridge.Params(features="auto", strengths=(1.0, beyond))
+    with pytest.raises(ValueError, match=r"^strengths: needs at least one"):
+        ridge.Params(features="auto", strengths=())
+
+
 @pytest.mark.parametrize(("key", "most"), [("shift", 1), ("rotate", 180), ("scale", 1), ("jitter", 1)])
 def test_limits_of_augmentation(key: str, most: float) -> None:
     assert getattr(Augment(), key) == 0
@@ -96,10 +115,10 @@ def test_weights_are_counted_without_making_them(backbone: backbones.Params) -> 
     assert not any(weight.is_meta for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", PARAMS)
+@pytest.mark.parametrize("name", PARAMS | FREE)
 def test_parameters_cannot_be_changed(name: str) -> None:
     """A model and its record say the same of them, whatever a program does."""
-    params = methods.METHODS[name].params_type(**PARAMS[name])
+    params = methods.METHODS[name].params_type(**(PARAMS | FREE)[name])
     for value in (params, Augment(), *(backbone for backbone, _ in NETWORKS)):
         for key in asdict(value):
             with pytest.raises(FrozenInstanceError):
@@ -115,8 +134,11 @@ def test_parameters_are_given_by_name(value: object) -> None:
 @pytest.mark.parametrize(
     ("cls", "missing"),
     [
-        (base.Method, {"backward", "predict"}),
-        (base.EmbeddingMethod, {"loss", "classify"}),
+        (base.Method, {"predict"}),
+        (base.TrainedMethod, {"backward", "predict"}),
+        (base.EmbeddingMethod, {"classify"}),
+        (base.TrainedEmbedding, {"loss", "classify"}),
+        (training_free.TrainingFree, {"scores"}),
         (backbones.Params, {"build"}),
         (backbones.Backbone, {"forward"}),
     ],

@@ -8,7 +8,7 @@ import math
 import pytest
 import small_models
 import torch
-from small_models import PARAMS
+from small_models import FREE, PARAMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +20,7 @@ from metashot.learning.models.backbones.base import BatchNorm
 from metashot.learning.models.backbones.conv1d import Conv1dParams
 from metashot.learning.models.backbones.conv4 import Block, Conv4Params, Downsample
 from metashot.learning.models.backbones.dense import DenseParams
+from metashot.learning.models.backbones.identity import IdentityParams
 from metashot.learning.models.backbones.ngrams import NgramsParams
 from metashot.learning.models.backbones.resnet12 import Resnet12Params
 from metashot.learning.models.episodes import Episodes
@@ -31,7 +32,7 @@ GRADIENT = ("maml", "reptile")  # their inner loop has no use for pooling
 NETWORKS = {
     name: Conv4Params(name="conv4", width=4, downsample="stride" if name in GRADIENT else "pool")
     for name in PARAMS
-}
+} | dict.fromkeys(FREE, IdentityParams(name="identity"))
 
 
 def build(name: str, **changes: object) -> base.Method:
@@ -79,7 +80,7 @@ def test_a_training_step_fills_every_gradient_and_prediction_is_a_distribution(n
 
 
 @pytest.mark.parametrize("k_shot", [1, 3])
-@pytest.mark.parametrize("name", PARAMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_order_of_queries_support_and_classes_changes_nothing_but_order(name: str, k_shot: int) -> None:
     method, e = build(name).eval().double(), double(episodes(k_shot=k_shot))
     expected = method.predict(e.support, e.support_labels, e.query, 3)
@@ -97,7 +98,7 @@ def test_order_of_queries_support_and_classes_changes_nothing_but_order(name: st
     torch.testing.assert_close(found[..., renamed], expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(PARAMS) - {"maml"}))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"maml"}))
 def test_without_transduction_a_query_is_answered_as_if_alone(name: str) -> None:
     method, e = build(name).eval().double(), double(episodes())
     assert not method.transductive
@@ -114,7 +115,7 @@ def test_maml_with_query_statistics_is_transductive_and_says_so() -> None:
     assert (together[:, :6] - some).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", PARAMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_saved_model_predicts_the_same_and_needs_no_pickle(name: str, tmp_path) -> None:
     method, e = build(name).eval(), episodes()
     methods.save(method, tmp_path)
@@ -454,7 +455,7 @@ BACKBONES = [
         NgramsParams(name="ngrams", buckets=16, width=4, drop_rate=0.1),
         Form("texts", (9,), "int32", {}),
     ),
-    (DenseParams(name="dense", width=4), Form("sentences", (6,), "float32", {})),
+    (DenseParams(name="dense"), Form("sentences", (6,), "float32", {})),
 ]
 
 
@@ -540,14 +541,12 @@ def repeated(labels: Tensor, times: int) -> Tensor:
 
 @pytest.mark.parametrize("times", [2, 7])
 @pytest.mark.parametrize("k_shot", [1, 3])
-@pytest.mark.parametrize("name", PARAMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_class_shown_several_times_over_weighs_no_more(name: str, k_shot: int, times: int) -> None:
     # A backbone without batch statistics, which depend on the support set as a whole
     form = Form("sentences", (6,), "float32", {})
-    cls = methods.METHODS[name]
-    hyper = cls.params_type(**PARAMS[name])
-    backbone = DenseParams(name="dense", width=5)
-    method = cls(hyper, base.Problem(form, backbone, train_classes=20)).eval().double()
+    backbone = IdentityParams(name="identity") if name in FREE else DenseParams(name="dense")
+    method = small_models.build(name, base.Problem(form, backbone, train_classes=20)).eval().double()
     g = torch.Generator().manual_seed(1)
     support, query = (torch.randn(2, rows, 6, generator=g, dtype=torch.double) for rows in (4 * k_shot, 9))
     labels = torch.arange(4).repeat_interleave(k_shot)
@@ -598,14 +597,28 @@ def test_one_step_is_nearest_class_by_inner_product(n_way: int) -> None:
 
 @pytest.mark.parametrize("width", [5, 9])
 def test_features_under_the_classifier_have_one_length(width: int) -> None:
-    cls = methods.METHODS["maml"]
-    problem = base.Problem(Form("sentences", (6,), "float32", {}), DenseParams(name="dense", width=width))
-    method = cls(cls.params_type(**PARAMS["maml"]), problem).double()
+    form = Form("texts", (6,), "int32", {})
+    backbone = NgramsParams(name="ngrams", buckets=16, width=width, drop_rate=0.0)
+    method = small_models.build("maml", base.Problem(form, backbone)).double()
     weights = {**method.weights(), "head": torch.eye(width).double()}
-    features = method.logits(weights, torch.randn(7, 6).double(), 7)
+    texts = torch.randint(1, 1000, (7, 6))
+    features = method.logits(weights, texts, 7)
     torch.testing.assert_close(features.norm(dim=1), torch.full((7,), 8.0).double(), rtol=1e-3, atol=0)
     small = {**weights, "norm.weight": 1e-6 * weights["norm.weight"]}
-    assert (method.logits(small, torch.randn(7, 6).double(), 7).norm(dim=1) < 1e-3).all()
+    assert (method.logits(small, texts, 7).norm(dim=1) < 1e-3).all()
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile"])
+def test_constants_that_are_fitted_after_a_prediction_count_in_the_next(name: str) -> None:
+    """Threads adapt copies of the backbone; the mean of the training split must not be that of the copy."""
+    problem = base.Problem(Form("sentences", (6,), "float32", {}), DenseParams(name="dense"))
+    support, query = torch.randn(1, 3, 6), torch.randn(1, 4, 6)
+    late, early = small_models.build(name, problem), small_models.build(name, problem)
+    late.predict(support, torch.arange(3)[None], query, 3)
+    for method in (late, early):
+        method.fit([torch.randn(5, 6, generator=torch.Generator().manual_seed(0)) + 3])
+    answers = [method.predict(support, torch.arange(3)[None], query, 3) for method in (late, early)]
+    torch.testing.assert_close(*answers, rtol=0, atol=0)
 
 
 def test_an_inner_step_needs_samples_and_labels() -> None:

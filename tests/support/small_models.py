@@ -12,12 +12,18 @@ PARAMS = {
     "transfer": METRIC | {"head": "cosine", "scale": 10.0, "head_steps": 5, "head_lr": 0.1},
     "maml": GRADIENT | {"second_order": True, "query_norm": "query"},
     "reptile": GRADIENT | {"inner_shot": 2, "query_norm": "support"},
+    "r2d2": METRIC | {"strength": 1.0, "scale": 10.0},
 }
+FREE = {
+    "centroid": {"features": "auto"},
+    "ridge": {"features": "auto", "strengths": (0.1, 1.0)},
+    "neighbour": {"features": "auto"},
+}  # methods without training
 
 
 def build(name: str, problem: Problem, **changes: object) -> Method:
-    """A method with the hyper-parameters in `PARAMS`, ``changes`` applied; the same weights each time."""
+    """A method as `PARAMS` or `FREE` has it, ``changes`` applied; the same weights each time."""
     cls = methods.METHODS[name]
-    params = cls.params_type(**PARAMS[name] | changes)
+    params = cls.params_type(**(PARAMS | FREE)[name] | changes)
     with runtime.reproducible(0):
         return cls(params, problem)

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metashot.learning.models.methods.base import class_weights
-
 
 def ridge_regression(samples: Tensor, targets: Tensor, strength: Tensor) -> Tensor:
     """Weights that minimise ``|XW - Y|^2 + strength |W|^2``, differentiable in all three arguments.
@@ -40,7 +38,9 @@ def weighted_targets(support_labels: Tensor, n_way: int, dtype: torch.dtype) -> 
         dtype: Of the results.
 
     Returns:
-        One-hot labels ``[B, M, N]``, and weights ``[B, M, 1]`` with which all classes count alike.
+        One-hot labels ``[B, M, N]``, and weights ``[B, M, 1]`` with which every class counts like the
+        smallest. In classes of one size each sample weighs 1.
     """
-    each = class_weights(support_labels, n_way, dtype).gather(1, support_labels)
-    return F.one_hot(support_labels, n_way).to(dtype), each.unsqueeze(-1)
+    targets = F.one_hot(support_labels, n_way).to(dtype)
+    counts = targets.sum(1, keepdim=True)  # [B, 1, N]
+    return targets, (targets * counts.amin(-1, keepdim=True) / counts).sum(-1, keepdim=True)
