@@ -45,7 +45,7 @@ def test_the_parameters_of_the_repository_are_right(path: Path) -> None:
         (lambda p: p["setting"].update({"../x": p["setting"]["5w1s"]}), "params.yaml: setting.../x"),
         (
             lambda p: p["methods"].append("nearest"),
-            "params.yaml: methods: unknown method 'nearest': there are maml, matching, ",
+            "params.yaml: methods: unknown method 'nearest': there are centroid, maml, ",
         ),
         (lambda p: p["method"].update(nearest={}), "params.yaml: method.nearest: unknown method 'nearest'"),
         (lambda p: p["method"].update(base={}), "params.yaml: method.base: unknown method 'base'"),

@@ -43,6 +43,7 @@ def test_a_list_is_what_another_reader_of_imports_finds(cell: str) -> None:
         "metashot.data.kinds": ["metashot.data.kinds.images"],
         "metashot.learning.models.methods": ["metashot.learning.models.methods.maml"],
         "metashot.learning.models.backbones": ["metashot.learning.models.backbones.conv4"],
+        "metashot.learning.making": ["metashot.learning.training"],
     }
     found: set[str] = set()
     todo = [f"stages.{cell.partition('/')[0]}"]

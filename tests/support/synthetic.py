@@ -279,7 +279,8 @@ def cell(
         save(method, root / model)
     about = json.loads((root / model / "model.json").read_text())
     backbone = about.get("backbone", {"name": "conv4", "width": 8, "downsample": "pool"})
-    name, params = f"{group}-{method}", {"params.yaml": {"seed": 0, f"data.{ds}.backbone": backbone}}
+    section = {f"data.{ds}.backbone": backbone, f"data.{ds}.budget.{method}": 1, f"method.{method}": {}}
+    name, params = f"{group}-{method}", {"params.yaml": {"seed": 0, **section}}
     extra = {f"setting.{s}.extra": {"5w5s": {"n_way": 5, "k_shot": 5, "episodes": 1000}}}
     return {
         f"train@{name}": _stage(
