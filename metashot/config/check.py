@@ -26,10 +26,10 @@ def check(path: Path) -> None:
     Raises:
         MetashotError: The first section that is wrong, with the offending key.
     """
-    for catalogue in (SOURCES, KINDS, methods.METHODS, backbones.BACKBONES):
+    for catalogue in (SOURCES, KINDS, FEATURES, methods.METHODS, backbones.BACKBONES):
         catalogue.check()
     if missing := set(KINDS) - set(FEATURES):
-        raise MetashotError(f"metashot/learning/features.py: nothing for kind {min(missing)}: list some")
+        raise MetashotError(f"metashot/learning/features: nothing for kind {min(missing)}: add a module")
     file: params.File = params.read(path, "", params.File)
     for key in ("datasets", "settings", "methods"):
         names = getattr(file, key)
@@ -123,7 +123,7 @@ def check(path: Path) -> None:
 
 def _features(place: str, names: str | Sequence[str], form: Form) -> None:
     """Raise a MetashotError unless a method without training can use fixed backbones of these names."""
-    for name in FEATURES[form.kind] if names == "auto" else names:
+    for name in FEATURES[form.kind].NAMES if names == "auto" else names:
         try:
             cls = backbones.BACKBONES[name]
             if cls.fixed:

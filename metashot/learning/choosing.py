@@ -47,7 +47,7 @@ class Tried:
 def make(cls: type[TrainingFree], hyper: Params, order: Order) -> tuple[TrainingFree, Progress]:
     """Build a method on each of its features, and choose; see `choose`. Prints what was tried."""
     form = order.samples.form
-    names = FEATURES[form.kind] if hyper.features == "auto" else hyper.features
+    names = FEATURES[form.kind].NAMES if hyper.features == "auto" else hyper.features
     networks = (backbones.params_of({"name": name}) for name in names)
     candidates = [cls(hyper, Problem(form, network)).to(order.device) for network in networks]
     method, tried, progress = choose(candidates, order.samples, order.val_samples, order.val_manifest)

@@ -298,7 +298,7 @@ def test_every_method_learns_from_vectors(name: str, prepared: Path) -> None:
     hyper = cls.params_type(**section | {"train_way": 5, "meta_batch": 2})
     splits = {split: store.load(prepared, split) for split in ("train", "val", "test")}
     torch.manual_seed(0)
-    network = DenseParams(name="dense", width=16)
+    network = DenseParams(name="dense")
     method = cls(hyper, Problem(splits["train"].form, network, len(splits["train"].class_names)))
     train_, val = (
         sample(
@@ -334,7 +334,7 @@ def published(prepared: Path, static: Path, tmp_path_factory: pytest.TempPathFac
     cls = methods.METHODS["prototypical"]
     hyper = params.read(ROOT / "params.yaml", "method.prototypical", cls.params_type)
     torch.manual_seed(0)
-    method = cls(hyper, Problem(form, DenseParams(name="dense", width=16)))
+    method = cls(hyper, Problem(form, DenseParams(name="dense")))
     trained = beside / "trained/models/mine-5w1s/prototypical"
     trained.mkdir(parents=True)
     methods.save(method, trained)

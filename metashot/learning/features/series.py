@@ -1,0 +1,3 @@
+"""Series: what is told from them without training."""
+
+NAMES = ("identity",)
