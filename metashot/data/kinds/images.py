@@ -29,7 +29,7 @@ UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),  # what Pillow's decoders raise
     *(MemoryError, OverflowError, IndexError, KeyError, TypeError),
 )
-FEATURES: tuple[str, ...] = ("identity",)
+FEATURES: tuple[str, ...] = ("hog", "colours", "identity")
 
 
 USE = Use(

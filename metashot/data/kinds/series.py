@@ -12,7 +12,10 @@ from metashot.data.kinds.base import Use, described
 from metashot.section import Section
 
 LARGEST = float(np.finfo(np.float32).max)
-FEATURES: tuple[str, ...] = ("identity",)
+FEATURES: tuple[str, ...] = (
+    *("series_statistics", "minirocket", "statistics_minirocket", "outline_statistics_minirocket"),
+    *("outline", "identity"),
+)
 
 
 USE = Use(

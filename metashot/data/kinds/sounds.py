@@ -27,7 +27,7 @@ _CHUNKS = 1000  # of a WAV file before its sound, at most
 _UNKNOWN = (1 << 63) - 1  # libsndfile's number of frames of a FLAC file that was piped
 _DECODED = 1 << 28  # values of a stream to decode to reach its middle, at most: takes seconds
 _BLOCK = 1 << 20  # values in memory at once, over all channels
-FEATURES: tuple[str, ...] = ("identity",)
+FEATURES: tuple[str, ...] = ("mfcc", "mfcc_statistics", "identity")
 
 
 USE = Use(

@@ -22,7 +22,7 @@ from metashot.data.kinds.base import Use, described
 from metashot.section import Section
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # a punctuation mark counts as a word
-FEATURES: tuple[str, ...] = ()
+FEATURES: tuple[str, ...] = ("tfidf",)
 
 
 USE = Use(
