@@ -36,16 +36,16 @@ def test_statistics_are_those_of_numpy() -> None:
 
 def test_zeros_around_a_series_do_not_count_but_for_its_length() -> None:
     inside = RANDOM.normal(size=(1, CHANNELS, 20))
-    stretched = np.stack([np.interp(np.linspace(0, 19, LENGTH), np.arange(20), line) for line in inside[0]])[
-        None
-    ]
-    padded = np.pad(inside, ((0, 0), (0, 0), (7, 13)))
-    for network in (SeriesStatistics((CHANNELS, LENGTH)), Outline((CHANNELS, LENGTH))):
-        first, second = network.double().describe(torch.from_numpy(np.concatenate([padded, stretched])))
-        if isinstance(network, SeriesStatistics):
-            assert (first[-1], second[-1]) == (0.5, 1)
-            first, second = first[:-1], second[:-1]
-        torch.testing.assert_close(first, second, atol=1e-9, rtol=1e-9)
+    times = np.linspace(0, 19, LENGTH)
+    whole = np.stack([np.interp(times, np.arange(20), line) for line in inside[0]])[None]
+    padded = torch.from_numpy(np.pad(inside, ((0, 0), (0, 0), (7, 13))))
+    statistics = SeriesStatistics((CHANNELS, LENGTH)).double()
+    first, second = statistics.describe(torch.cat([padded, torch.from_numpy(whole)]))
+    assert (first[-1], second[-1]) == (0.5, 1)
+    torch.testing.assert_close(first[:-1], second[:-1], atol=1e-9, rtol=1e-9)
+    alone = Outline((CHANNELS, 20)).double().describe(torch.from_numpy(inside))
+    outline = Outline((CHANNELS, LENGTH)).double().describe(padded)
+    torch.testing.assert_close(outline, alone, atol=1e-9, rtol=1e-9)
 
 
 def test_an_outline_is_the_series_at_a_few_times() -> None:
