@@ -170,7 +170,7 @@ BASELINES: Mapping[str, Mapping[str, tuple[Features, tuple[str, ...]]]] = {
 
 
 def raw(dataset: str, sets: Mapping[str, SampleSet]) -> dict[str, list[Any]]:
-    """Texts, sounds and series of a data set as they lie in the raw files, by split, in the order of the store.
+    """Texts, sounds and series of a data set as the raw files have them, by split, in the order of the store.
 
     Samples that preprocessing dropped, because another split has them too, are told by their digests.
     """

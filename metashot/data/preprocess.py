@@ -8,7 +8,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain, count, groupby, islice
 from pathlib import Path
@@ -50,7 +50,7 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
     counts = Counter((item.key.split, item.key.path) for item in items)
     if lines := unfit(counts, prepare.disjoint):
         raise MetashotError(f"{raw}: {lines[0]}")
-    form = prepare.form
+    form = _measured(prepare.form, items)
     about: dict[str, object] = {
         **asdict(source.ABOUT),
         "classes": "disjoint" if prepare.disjoint else "shared",
@@ -86,6 +86,31 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
             say(f"{raw}: removed {removed:,} samples that are in two splits", err=True)
+
+
+def _measured(form: Form, items: Iterable[Item]) -> Form:
+    """The form with what its kind measures in the training split, without what is in another split too.
+
+    Samples that cannot be read are left out: decoding reports them.
+    """
+    measure = getattr(KINDS[form.kind], "measured", None)
+    if not measure:
+        return form
+
+    def contents(training: bool) -> Iterator[bytes]:
+        for item in items:
+            if (item.key.split == "train") == training:
+                with suppress(SampleError):
+                    yield item.read()
+
+    def alone() -> Iterator[bytes]:
+        others = {hashlib.blake2b(content, digest_size=16).digest() for content in contents(False)}
+        for content in contents(True):
+            if hashlib.blake2b(content, digest_size=16).digest() not in others:
+                yield content
+
+    measured: Form = measure(form, alone())
+    return measured
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:

@@ -8,7 +8,11 @@ from metashot.data.kinds.base import Use
 
 
 class Kind(Protocol):
-    """A module that decodes one kind of samples."""
+    """A module that decodes one kind of samples.
+
+    It may also have ``measured(form, contents) -> Form``, which adds to the decoding what the contents of the
+    training split say (`series.measured`); preprocessing calls it before it decodes.
+    """
 
     Prepare: type[Any]
     """Frozen dataclass of the keys of ``prepare`` that all sources of the kind share."""

@@ -1,3 +1,3 @@
 """Sounds: what is told from them without training."""
 
-NAMES = ("identity",)
+NAMES = ("mfcc", "mfcc_statistics", "identity")

@@ -1,3 +1,3 @@
 """Texts: what is told from them without training."""
 
-NAMES = ("identity",)
+NAMES = ("tfidf",)
