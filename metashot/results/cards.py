@@ -110,8 +110,8 @@ def model_card(document: Document) -> str:
     ]
     if origin.encoder:
         limits.append(
-            f"Its samples are vectors of a pretrained encoder, which {origin.encoder.shown_classes}: what is new "
-            "to training may be known to the encoder."
+            f"Its samples are vectors of a pretrained encoder, which {origin.encoder.shown_classes}: what is "
+            "new to training may be known to the encoder."
         )
     if origin.synthetic:
         limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")

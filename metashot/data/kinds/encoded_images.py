@@ -89,9 +89,9 @@ def served(value: object, form: Form) -> NDArray[np.uint8]:
 
 
 def _scaled(image: Image.Image, form: Form) -> NDArray[np.uint8]:
-    size, sides = form.decoding["image_size"], np.array(image.size)
-    # A picture's middle, or all of it
-    middle = (sides - sides.min()) / 2 if form.decoding["fit"] == "crop" else sides * 0.0
-    box = (*middle, *(sides - middle))
+    size, side = form.decoding["image_size"], min(image.size)
+    if form.decoding["fit"] == "crop":
+        left, top = ((length - side) // 2 for length in image.size)
+        image = image.crop((left, top, left + side, top + side))
     filter_ = Image.Resampling[form.decoding["interpolation"].upper()]
-    return np.asarray(image.resize((size, size), filter_, box)).transpose(2, 0, 1)
+    return np.asarray(image.resize((size, size), filter_)).transpose(2, 0, 1)
