@@ -34,7 +34,7 @@ from mlflow.entities.model_registry import ModelVersion
 from metashot.files import digest, md5
 from metashot.learning.statistics import Difference
 from metashot.lineage import record
-from metashot.lineage.document import Document, flat
+from metashot.lineage.document import Document, encoder_files, flat
 from metashot.lineage.lockfile import Cell, Lock
 from metashot.lineage.metrics import Metrics
 from metashot.lineage.record import Point, TrainingRecord
@@ -172,7 +172,12 @@ class ResultRun:
             (folder / name).write_bytes(content)
         for name in self.document.model:  # in the cache their names are digests
             shutil.copyfile(self.lock.file(self.cell.train, f"{self.cell.model}/{name}"), weights / name)
-        return carried.files_digest(described, self.document.model)
+        paths = encoder_files(self.lock, self.cell, self.document.encoder)
+        encoder = carried.encoder(self.document, paths)
+        for name in encoder:
+            (weights / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(paths[name], weights / name)
+        return carried.files_digest(described, {**self.document.model, **encoder})
 
     def _log_results(self, run_id: str, model: LoggedModel, data: Mapping[str, DatasetInput]) -> None:
         """The evaluation, linked to the model and to the episodes it was measured on, and what it took.
@@ -302,6 +307,7 @@ def run_tags(document: Document) -> dict[str, str]:
         "metashot.git_dirty": str(tree.dirty).lower(),
         "metashot.synthetic": str(origin.synthetic).lower(),
         "metashot.known_classes": str(origin.known_classes).lower(),
+        **({"metashot.encoder": origin.encoder.mark} if origin.encoder else {}),
         "metashot.transductive": str(document.metrics.transductive).lower(),
         "metashot.device": document.training.device.type,
         "mlflow.source.name": stages[0],

@@ -7,6 +7,7 @@ from metashot.files import replacing
 from metashot.formatting import accuracy, duration
 from metashot.learning.statistics import Difference
 from metashot.lineage.document import CrossDocument, Document
+from metashot.lineage.origin import DataFacts, EncoderFacts
 from metashot.results.compare import Comparison, in_points, shown
 
 
@@ -53,7 +54,7 @@ def labels(document: Document) -> dict[str, str]:
         "method": document.method,
         "setting": document.setting,
         "accuracy": document.metrics.shown,
-        "data": f"{document.dataset} {document.data_md5[:8]}",
+        "data": f"{document.dataset} {document.data_md5[:8]}{_pretrained(document.origin)}",
     }
 
 
@@ -63,7 +64,8 @@ def cross_labels(document: CrossDocument) -> dict[str, str]:
         "method": document.method,
         "setting": document.name.partition("-")[2],
         "accuracy": document.tested.shown,
-        "data": f"{document.other} {document.tested.tested_on.data[:8]}",
+        "data": f"{document.other} {document.tested.tested_on.data[:8]}"
+        f"{_pretrained(document.origin[document.other])}",
     }
 
 
@@ -105,6 +107,11 @@ def model_card(document: Document) -> str:
         "not tried.",
         "One training, one seed: the interval is over test episodes only.",
     ]
+    if origin.encoder:
+        limits.append(
+            f"Its samples are vectors of a pretrained encoder, which {origin.encoder.shown_classes}: what is "
+            "new to training may be known to the encoder."
+        )
     if origin.synthetic:
         limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")
     parts = [
@@ -112,6 +119,7 @@ def model_card(document: Document) -> str:
         f"{metrics.n_query} queries per class, chance {metrics.chance:.1%}.",
         "| test episodes of | accuracy (95 % interval) | episodes |\n|:--|--:|--:|\n" + "\n".join(numbers),
         f"**Data.** {origin.source}. Licence: {origin.licence}. {origin.citation}".rstrip(),
+        *([_encoder(origin.encoder)] if origin.encoder else []),
         f"**Training.** {metrics.parameters:,} parameters, {trained.steps:,} outer steps in "
         f"{duration(trained.seconds)} on {trained.device.name} ({trained.device.type}), best validation at "
         f"step {trained.best_step:,}; {commit}{', tree changed' if trained.git.dirty else ''}.",
@@ -121,6 +129,19 @@ def model_card(document: Document) -> str:
         "from here.",
     ]
     return "\n\n".join(parts)
+
+
+def _pretrained(data: DataFacts) -> str:
+    return " (pretrained encoder)" if data.encoder else ""
+
+
+def _encoder(encoder: EncoderFacts) -> str:
+    """What made the vectors that a model was trained on."""
+    files = f"Files `{encoder.md5}`." if encoder.md5 else "Its files are not part of the lineage."
+    return (
+        f"**Encoder.** {encoder.name}, pretrained and not changed here, on "
+        f"{encoder.trained_on or 'data that nobody states'}. As stated, it {encoder.shown_classes}. {files}"
+    )
 
 
 def usage(name: str, kind: str) -> str:

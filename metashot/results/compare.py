@@ -98,6 +98,7 @@ class Comparison:
     setting: str
     synthetic: bool
     known_classes: bool
+    encoder: str
     kind: str
     n_way: int
     k_shot: int
@@ -116,7 +117,7 @@ class Comparison:
     @property
     def data(self) -> str:
         """The data set as people read it, with its marks."""
-        return marked(self.dataset, synthetic=self.synthetic, known_classes=self.known_classes)
+        return marked(self.dataset, self.synthetic, self.known_classes, self.encoder)
 
     @property
     def protocol(self) -> str:
@@ -212,6 +213,7 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
         setting,
         about.synthetic,
         about.known_classes,
+        about.encoder.mark if about.encoder else "",
         about.kind,
         **shared,
         rows=rows,

@@ -16,11 +16,13 @@ FEATURES: Catalogue[Features] = Catalogue(
     "features",
     __name__,
     {
+        "encoded_images": "encoded_images",
         "images": "images",
         "sentences": "sentences",
         "series": "series",
         "sounds": "sounds",
         "texts": "texts",
+        "vectors": "vectors",
     },
     ("NAMES",),
 )
