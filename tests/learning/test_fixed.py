@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metashot.data.kinds import KINDS
 from metashot.errors import MetashotError
+from metashot.learning.features import FEATURES
 from metashot.learning.models import runtime
 from metashot.learning.models.backbones import BACKBONES, Backbone, params_of
 
@@ -21,7 +22,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
 CASES = [
     (name, kind, shape)
     for kind, shapes in SHAPES.items()
-    for name in KINDS[kind].FEATURES
+    for name in FEATURES[kind].NAMES
     for shape in shapes
 ]
 every = pytest.mark.parametrize(("name", "kind", "shape"), CASES)
@@ -106,5 +107,5 @@ def test_samples_of_another_kind_are_refused(name: str) -> None:
 
 def test_every_kind_has_features_that_exist() -> None:
     for kind in KINDS:
-        assert KINDS[kind].FEATURES
-        assert all(BACKBONES[name].fixed for name in KINDS[kind].FEATURES)
+        assert FEATURES[kind].NAMES
+        assert all(BACKBONES[name].fixed for name in FEATURES[kind].NAMES)
