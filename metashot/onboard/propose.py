@@ -19,6 +19,7 @@ from metashot.onboard.inspect import Inspection
 SEEDS = 200  # tried to find a draw of classes close to the shares
 BUDGET: Mapping[str, int] = {"maml": 150, "reptile": 400, "transfer": 300}
 STEPS = 200  # outer steps of the other methods
+LR = 1e-4  # of trainings that start from an encoder's features: with more they forget what it knows
 GROUPS = 10  # of duplicates in a warning
 
 
@@ -59,8 +60,12 @@ class Proposal:
         split = self.division if self.division == "listed" else asdict(self.division)
         return {**self.inspection.prepare, "repeated": self.repeated, "split": split}
 
-    def section(self, methods: Sequence[str]) -> dict[str, Any]:
-        """The section ``data.<name>`` of params.yaml."""
+    def section(self, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The section ``data.<name>`` of params.yaml.
+
+        Args:
+            methods: The sections ``method.<method>`` of the methods to compare.
+        """
         inspector = self.inspection.inspector
         defaults = inspector.defaults(self.inspection.prepare)
         return {
@@ -68,8 +73,19 @@ class Proposal:
             "raw": {**self.inspection.gathered.raw, "md5": self.inspection.md5},
             "prepare": {**self.detected, **defaults.pop("prepare")},
             **defaults,
-            "budget": {method: BUDGET.get(method, STEPS) for method in methods},
+            "budget": {
+                method: _budget(method, hyper, defaults["backbone"]["name"])
+                for method, hyper in methods.items()
+            },
         }
+
+
+def _budget(method: str, hyper: Mapping[str, Any], backbone: str) -> int | dict[str, Any]:
+    """The budget of a method on a backbone."""
+    if params.maker(hyper) == "choosing":
+        return 0
+    steps = BUDGET.get(method, STEPS)
+    return {"steps": steps, "lr": LR} if backbone == "dense" else steps
 
 
 def name_of(folder: Path) -> str:
@@ -121,10 +137,9 @@ def write(root: Path, proposal: Proposal) -> None:
         MetashotError: The text of params.yaml cannot be edited.
     """
     path, name = root / "params.yaml", proposal.name
-    methods = params.read(path, "methods", list[str])
-    text = path.read_bytes().decode()
-    section = proposal.section(methods)
     file: params.File = params.read(path, "", params.File)
+    text = path.read_bytes().decode()
+    section = proposal.section({method: file.method[method] for method in file.methods})
     if known := file.data.get(name):
         for part, values in {"raw": section["raw"], "prepare": proposal.detected}.items():
             for key, value in values.items():
