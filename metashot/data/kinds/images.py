@@ -29,7 +29,7 @@ UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),  # what Pillow's decoders raise
     *(MemoryError, OverflowError, IndexError, KeyError, TypeError),
 )
-FEATURES: tuple[str, ...] = ("hog", "colours", "identity")
+FEATURES: tuple[str, ...] = ("hog", "hog_fine", "colours", "identity")
 
 
 USE = Use(

@@ -44,11 +44,9 @@ class Colours(Backbone):
 
 
 def histograms(x: Tensor) -> Tensor:
-    """Shares of the pixels of pictures ``[M, C, H, W]`` at each combination of levels: ``[M, LEVELS ** C]``."""
+    """Shares ``[M, LEVELS ** C]`` of the pixels of pictures ``[M, C, H, W]`` at the combinations of levels."""
     levels = torch.arange(LEVELS, device=x.device)
-    near = (1 - (x.flatten(2)[..., None] * (LEVELS - 1) - levels).abs()).clamp_min(
-        0
-    )  # [M, C, pixels, LEVELS]
+    near = (1 - (x.flatten(2)[..., None] * (LEVELS - 1) - levels).abs()).clamp_min(0)
     *others, last = near.unbind(1)
     joint = x.new_ones(len(x), near.shape[2], 1)
     for channel in others:
