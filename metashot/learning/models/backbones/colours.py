@@ -44,7 +44,7 @@ class Colours(Backbone):
 
 
 def histograms(x: Tensor) -> Tensor:
-    """Shares ``[M, LEVELS ** C]`` of the pixels of pictures ``[M, C, H, W]`` at the combinations of levels."""
+    """Shares ``[M, LEVELS ** C]`` of the pixels of pictures ``[M, C, H, W]`` at combinations of levels."""
     levels = torch.arange(LEVELS, device=x.device)
     near = (1 - (x.flatten(2)[..., None] * (LEVELS - 1) - levels).abs()).clamp_min(0)
     *others, last = near.unbind(1)
