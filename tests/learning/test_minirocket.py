@@ -1,6 +1,6 @@
 """MiniRocket against loops over kernels, taps and steps, as the paper describes it.
 
-Features and dilations were also compared with aeon 1.6.0's, given its biases and channels: equal to the bit.
+Features and dilations were also compared with aeon 1.6.0's, given its biases and channels: they were equal.
 """
 
 import numpy as np

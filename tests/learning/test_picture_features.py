@@ -13,10 +13,10 @@ from metashot.learning.models.backbones.hog import Hog
 RANDOM = np.random.default_rng(0)
 
 
-def reference(picture: np.ndarray) -> np.ndarray:
+def reference(picture: np.ndarray, along: int) -> np.ndarray:
     """Histograms of oriented gradients by a loop over pixels, cells and blocks."""
     channels, height, width = picture.shape
-    size = min(height, width) / hog.CELLS
+    size = min(height, width) / along
     cells = np.zeros((round(height / size) + 1, round(width / size) + 1, hog.DIRECTIONS))
     for y in range(height):
         for x in range(width):
@@ -48,18 +48,18 @@ def reference(picture: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks)
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 23)])
-def test_hog_is_that_of_a_loop_over_pixels(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "along"), [((1, 28, 28), 4), ((3, 16, 23), 4), ((1, 20, 16), 8)])
+def test_hog_is_that_of_a_loop_over_pixels(shape: tuple[int, ...], along: int) -> None:
     pictures = RANDOM.random((2, *shape))
-    network = Hog(shape).double()
+    network = Hog(shape, along).double()
     np.testing.assert_allclose(
-        network(torch.from_numpy(pictures)).numpy(), [reference(p) for p in pictures], atol=1e-6
+        network(torch.from_numpy(pictures)).numpy(), [reference(p, along) for p in pictures], atol=1e-6
     )
 
 
 def test_hog_sees_direction_and_not_sign_or_level() -> None:
     ramp = torch.linspace(0, 0.5, 28).expand(28, 28)
-    network = Hog((1, 28, 28))
+    network = Hog((1, 28, 28), 4)
     first = network(ramp[None, None])
     torch.testing.assert_close(network(0.5 - ramp[None, None]), first)
     torch.testing.assert_close(network(ramp[None, None] + 0.4), first, atol=1e-4, rtol=1e-4)

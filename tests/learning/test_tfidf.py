@@ -46,9 +46,9 @@ def test_inner_products_are_those_of_scikit_learn_but_for_collisions() -> None:
 def test_document_frequencies_are_those_of_texts_not_of_occurrences() -> None:
     network = Tfidf((4,))
     network.fit([torch.tensor([[5, 5, 5, 0], [5, 9, 0, 0]]), torch.tensor([[9, 7, 9, 7]])])
-    bucket = {number: int(tfidf._mixed(torch.tensor(number))) % tfidf.BUCKETS for number in (5, 7, 9, 11)}
     for number, count in ((5, 2), (7, 1), (9, 2), (11, 0)):
-        assert network.idf[bucket[number]] == pytest.approx(1 + np.log(4 / (1 + count)))
+        for table, place in zip(network.idf, tfidf._places(torch.tensor(number)), strict=True):
+            assert table[place] == pytest.approx(1 + np.log(4 / (1 + count)))
 
 
 def test_what_occurs_often_counts_by_its_logarithm_and_order_does_not() -> None:

@@ -1,3 +1,3 @@
 """Pictures: what is told from them without training."""
 
-NAMES = ("hog", "colours", "identity")
+NAMES = ("hog", "hog_fine", "colours", "identity")

@@ -20,6 +20,7 @@ BACKBONES: Catalogue[type[Params]] = Catalogue(
         "conv4": "conv4:Conv4Params",
         "dense": "dense:DenseParams",
         "hog": "hog:HogParams",
+        "hog_fine": "hog:HogParams",
         "identity": "identity:IdentityParams",
         "mfcc": "mfcc:MfccParams",
         "mfcc_statistics": "mfcc_statistics:MfccStatisticsParams",

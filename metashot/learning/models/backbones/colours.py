@@ -9,6 +9,7 @@ from torch import Tensor
 from metashot.learning.models.backbones.base import Backbone, Params, picture_shape
 
 LEVELS = 6  # of each channel
+LARGEST = 1 << 26  # pixels times features at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,16 @@ class Colours(Backbone):
 
     def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
         """Pictures ``[M, C, H, W]`` in [0, 1] to features ``[M, LEVELS ** C]``, of length 1."""
-        levels = torch.arange(LEVELS, device=x.device)
-        near = (1 - (x.flatten(2)[..., None] * (LEVELS - 1) - levels).abs()).clamp_min(
-            0
-        )  # [M, C, H * W, LEVELS]
-        *others, last = near.unbind(1)
-        joint = x.new_ones(len(x), near.shape[2], 1)
-        for channel in others:
-            joint = (joint[..., None] * channel[:, :, None]).flatten(2)
-        return (joint.mT @ last).flatten(1).div(near.shape[2]).clamp_min(0).sqrt()
+        rows = max(1, LARGEST // (self.features * x.shape[2] * x.shape[3]))
+        return torch.cat([histograms(part) for part in torch.split(x, rows)]).sqrt()
+
+
+def histograms(x: Tensor) -> Tensor:
+    """Shares ``[M, LEVELS ** C]`` of the pixels of pictures ``[M, C, H, W]`` at combinations of levels."""
+    levels = torch.arange(LEVELS, device=x.device)
+    near = (1 - (x.flatten(2)[..., None] * (LEVELS - 1) - levels).abs()).clamp_min(0)
+    *others, last = near.unbind(1)
+    joint = x.new_ones(len(x), near.shape[2], 1)
+    for channel in others:
+        joint = (joint[..., None] * channel[:, :, None]).flatten(2)
+    return (joint.mT @ last).flatten(1) / near.shape[2]

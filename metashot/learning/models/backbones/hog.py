@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from metashot.learning.models.backbones.base import Backbone, Params, picture_shape
 
 DIRECTIONS = 9  # from 0 to 180 degrees
-CELLS = 4  # that fit along the shorter side
+CELLS = {"hog": 4, "hog_fine": 8}  # that fit along the shorter side
 BLOCK = 2  # cells along its side
 CLIPPED = 0.2  # largest value of a normalised block
 EPSILON = 1e-2
@@ -19,15 +19,15 @@ EPSILON = 1e-2
 
 @dataclass(frozen=True, kw_only=True)
 class HogParams(Params):
-    """Parameters of `Hog`: none."""
+    """Parameters of `Hog`: none; the name tells the size of cells."""
 
     fixed: ClassVar[bool] = True
 
-    name: Literal["hog"]
+    name: Literal["hog", "hog_fine"]
 
     def build(self, shape: tuple[int, ...]) -> Backbone:
         """See `Params.build`."""
-        return Hog(shape)
+        return Hog(shape, CELLS[self.name])
 
 
 class Hog(Backbone):
@@ -42,10 +42,10 @@ class Hog(Backbone):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], cells: int) -> None:
         super().__init__()
-        _, height, width = picture_shape(shape, "HOG", CELLS)
-        self.cell = min(height, width) / CELLS
+        _, height, width = picture_shape(shape, "HOG", cells)
+        self.cell = min(height, width) / cells
         rows, columns = shares(height, self.cell), shares(width, self.cell)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from metashot.errors import MetashotError
 from metashot.learning.models.backbones.base import Backbone, Params
-from metashot.learning.models.backbones.standardised import Standardised
 
-COEFFICIENTS = 20
+COEFFICIENTS = 13
 STEPS = 24  # that the active part is brought to
-ACTIVE = 0.35  # share of the way from the quietest to the loudest frame
+ACTIVE = 0.2  # share of the way from the quietest to the loudest frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +29,28 @@ class MfccParams(Params):
         return Mfcc(shape)
 
 
-class Mfcc(Standardised):
+class Mfcc(Backbone):
     """Mel-frequency cepstral coefficients and their deltas, of the active part, stretched to `STEPS` frames.
 
     Davis and Mermelstein 1980 (doi:10.1109/TASSP.1980.1163420), from the log-mel spectrogram that
-    `metashot.data.kinds.sounds` makes.
+    `metashot.data.kinds.sounds` makes. Of each coefficient its mean over the active part is taken off, and
+    with it much of the voice, the microphone and the room.
     """
 
     cosines: Tensor
 
     def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
         mels = mel_bands(shape)
         coefficients = min(COEFFICIENTS, mels)
-        super().__init__(2 * coefficients * STEPS)
+        self.features = 2 * coefficients * STEPS
         self.register_buffer("cosines", dct(mels)[:coefficients], persistent=False)
 
-    def describe(self, x: Tensor) -> Tensor:
-        """Spectrograms ``[M, 1, mels, frames]`` to ``[M, 2 * coefficients * STEPS]``."""
-        frames = with_deltas(self.cosines @ x.squeeze(1))
-        start, end = active(x)
-        return stretched(frames, start, end, STEPS).flatten(1)
+    def forward(self, x: Tensor, stats_rows: int | None = None) -> Tensor:
+        """Spectrograms ``[M, 1, mels, frames]`` to features ``[M, 2 * coefficients * STEPS]``."""
+        frames = self.cosines @ x.squeeze(1)
+        mean = (frames * active_share(x)).sum(2, keepdim=True)
+        return stretched(with_deltas(frames - mean), *active(x), STEPS).flatten(1)
 
 
 def mel_bands(shape: tuple[int, ...]) -> int:
@@ -80,6 +81,13 @@ def active(x: Tensor) -> tuple[Tensor, Tensor]:
     least, most = level.amin(1, keepdim=True), level.amax(1, keepdim=True)
     loud = (level >= least + ACTIVE * (most - least)).to(torch.uint8)  # all, where all are equal
     return loud.argmax(1), level.shape[1] - 1 - loud.flip(1).argmax(1)
+
+
+def active_share(x: Tensor) -> Tensor:
+    """Weights ``[M, 1, frames]`` of the frames for a mean over the active part."""
+    (start, end), places = active(x), torch.arange(x.shape[-1], device=x.device)
+    inside = ((places >= start[:, None]) & (places <= end[:, None])).to(x)[:, None]
+    return inside / inside.sum(2, keepdim=True)
 
 
 def stretched(frames: Tensor, start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metashot.learning.models.backbones.base import Backbone, Params
-from metashot.learning.models.backbones.mfcc import COEFFICIENTS, active, dct, mel_bands, with_deltas
+from metashot.learning.models.backbones.mfcc import COEFFICIENTS, active_share, dct, mel_bands, with_deltas
 from metashot.learning.models.backbones.standardised import Standardised
 
 
@@ -38,9 +38,7 @@ class MfccStatistics(Standardised):
     def describe(self, x: Tensor) -> Tensor:
         """Spectrograms ``[M, 1, mels, frames]`` to statistics ``[M, 4 * coefficients]``."""
         frames = with_deltas(self.cosines @ x.squeeze(1))
-        (start, end), places = active(x), torch.arange(x.shape[-1], device=x.device)
-        chosen = ((places >= start[:, None]) & (places <= end[:, None])).to(x)[:, None]
-        share = chosen / chosen.sum(2, keepdim=True)
+        share = active_share(x)
         mean = (frames * share).sum(2)
         variance = ((frames - mean[..., None]).square() * share).sum(2)
         return torch.cat([mean, variance.sqrt()], 1)

@@ -48,6 +48,7 @@ class Minirocket(Backbone):
     """
 
     weights: Tensor
+    kernels: Tensor
     chosen: Tensor
     biases: Tensor
 
@@ -60,6 +61,7 @@ class Minirocket(Backbone):
         weights = -torch.ones(TAPS, len(KERNELS), 1)
         weights[torch.tensor(KERNELS).T, torch.arange(len(KERNELS))] = 2
         self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("kernels", torch.tensor(KERNELS), persistent=False)
         self.register_buffer("chosen", drawn_channels(shape[0], len(self.dilations)))
         self.register_buffer("biases", torch.zeros(self.features))
 
@@ -111,13 +113,20 @@ class Minirocket(Backbone):
 
         Sums in a fixed order: a convolution's may round otherwise in another batch, and a bias is a step.
         """
-        added = x.new_zeros(len(x), len(KERNELS), x.shape[2])
-        for channel, chosen in zip(x.unbind(1), self.chosen[number].unbind(1), strict=True):
-            added += channel[:, None] * chosen[:, None]
+        added = x
+        if x.shape[1] > 1:
+            added = x.new_zeros(len(x), len(KERNELS), x.shape[2])
+            for channel, chosen in zip(x.unbind(1), self.chosen[number].unbind(1), strict=True):
+                added += channel[:, None] * chosen[:, None]
         padded = F.pad(added, [TAPS // 2 * dilation] * 2)
+        taps = [padded[..., tap * dilation : tap * dilation + x.shape[2]] for tap in range(TAPS)]
+        if x.shape[1] == 1:  # all kernels see the same series: three sums instead of nine
+            beside = torch.cat(taps, 1)
+            one, two, three = (beside.index_select(1, places) for places in self.kernels.unbind(1))
+            return 3 * (one + two + three) - beside.sum(1, keepdim=True)
         outputs = torch.zeros_like(added)
-        for tap, weights in enumerate(self.weights):
-            outputs += weights * padded[..., tap * dilation : tap * dilation + x.shape[2]]
+        for tap, weights in zip(taps, self.weights, strict=True):
+            outputs += weights * tap
         return outputs
 
 

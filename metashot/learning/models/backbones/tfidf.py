@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from metashot.errors import MetashotError
 from metashot.learning.models.backbones.base import Backbone, Params
 
-BUCKETS = 2**18  # of document frequencies
-WIDTH = 2**13
+TABLES = 4  # of document frequencies
+BUCKETS = 2**18  # of a table
+WIDTH = 2**14
 MIXING = 0x9E3779B1  # 2^32 divided by the golden ratio, and prime: Knuth's multiplicative hashing
 
 
@@ -35,7 +36,8 @@ class Tfidf(Backbone):
     An n-gram that occurs c times in a text, and in d of the M training texts, weighs 1 + log c times 1 +
     log((1 + M) / (1 + d)); one that training never saw weighs most. Signed feature hashing (Weinberger et al.
     2009, arXiv:0902.2206) adds the weights up, so that inner products are right on average. Document
-    frequencies are counted in `BUCKETS`.
+    frequencies are the least of several tables' counts (the count-min sketch of Cormode and Muthukrishnan
+    2005, doi:10.1016/j.jalgor.2003.12.001).
     """
 
     idf: Tensor
@@ -45,14 +47,16 @@ class Tfidf(Backbone):
         if len(shape) != 1:
             raise MetashotError(f"TF-IDF takes numbered n-grams, not samples of shape {list(shape)}")
         self.features = WIDTH
-        self.register_buffer("idf", torch.ones(BUCKETS))
+        self.register_buffer("idf", torch.ones(TABLES, BUCKETS))
 
     def fit(self, samples: Iterable[Tensor]) -> None:
         """Count the texts that each n-gram is in."""
-        texts, counts = 0, torch.zeros(BUCKETS, dtype=torch.int64, device=self.idf.device)
+        texts, counts = 0, torch.zeros(self.idf.shape, dtype=torch.int64, device=self.idf.device)
         for chunk in samples:
-            buckets = torch.where(chunk == 0, BUCKETS, _mixed(chunk) % BUCKETS).sort(dim=1).values
-            counts += torch.bincount(buckets[_first(buckets)], minlength=BUCKETS + 1)[:BUCKETS]
+            for table, places in enumerate(_places(chunk.long())):
+                buckets = torch.where(chunk == 0, BUCKETS, places).sort(dim=1).values
+                first = buckets[_first(buckets)]
+                counts[table] += torch.bincount(first, minlength=BUCKETS + 1)[:BUCKETS]
             texts += len(chunk)
         self.idf.copy_(1 + ((1 + texts) / (1 + counts.double())).log())
 
@@ -60,11 +64,21 @@ class Tfidf(Backbone):
         """Numbered n-grams ``[M, length]``, 0 for none, to features ``[M, WIDTH]``."""
         ngrams = x.long().sort(dim=1).values
         times = torch.searchsorted(ngrams, ngrams, right=True) - torch.searchsorted(ngrams, ngrams)
+        idf = torch.stack([table[places] for table, places in zip(self.idf, _places(ngrams), strict=True)])
+        weights = (1 + times.to(idf).log()) * idf.amax(0) * (ngrams != 0) * _first(ngrams)
         mixed = _mixed(ngrams)
-        weights = (1 + times.to(self.idf).log()) * self.idf[mixed % BUCKETS] * (ngrams != 0) * _first(ngrams)
         places, signs = (mixed >> 13) % WIDTH, 1 - 2 * (mixed >> 31)
         hashed = weights.new_zeros(len(x), WIDTH).scatter_add(1, places, signs * weights)
         return F.normalize(hashed)
+
+
+def _places(ngrams: Tensor) -> list[Tensor]:
+    """Bucket of each number in each table."""
+    places = []
+    for _ in range(TABLES):
+        ngrams = _mixed(ngrams + 1)
+        places.append(ngrams % BUCKETS)
+    return places
 
 
 def _mixed(ngrams: Tensor) -> Tensor:
