@@ -17,7 +17,7 @@ from metashot.data import sources
 from metashot.data.files import folders, local, split_lists
 from metashot.errors import SampleError, grouped
 from metashot.onboard import near_duplicates
-from metashot.onboard.inspectors import OF_SOURCE, Gathered, Inspector, SampleInspection, choose
+from metashot.onboard.inspectors import OF_SOURCE, Gathered, Inspector, SampleInspection, choose, encoded
 
 SPLIT_NAMES = {*split_lists.SPLITS, "training", "valid", "validation", "testing", "dev", "eval"}
 
@@ -109,7 +109,9 @@ def inspect(raw: folders.Raw, root: Path, known: Mapping[str, Any] | None = None
     Raises:
         MetashotError: Nothing is at the path, or a zip file or lists of splits cannot be used at all.
     """
-    inspector = OF_SOURCE[known["source"]] if known else choose(raw, root)
+    inspector: Inspector = encoded.of(
+        OF_SOURCE[known["source"]] if known else choose(raw, root), raw, root, known
+    )
     gathered = inspector.gather(raw, root, known["raw"] if known else {})
 
     def inspect_sample(name: str, read: Callable[[], bytes]) -> SampleInspection | SampleError:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +20,13 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
 ODDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+LINE = 90  # characters of a title
 CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
+
+
+def _title(comparison: Comparison) -> str:
+    """Data set with its marks, and shape of the episodes, on as many lines as they need."""
+    return fill(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", LINE)
 
 
 def comparison_plot(comparison: Comparison) -> bytes:
@@ -79,7 +86,7 @@ def comparison_plot(comparison: Comparison) -> bytes:
         axes.set_axisbelow(True)
         notes = ["test accuracy, mean and 95 % interval", *comparison.footnotes]
         axes.set_xlabel("\n".join(notes), fontsize=12)
-        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        figure.suptitle(_title(comparison), fontsize=15)
         axes.set_title(
             f"the same {comparison.episodes:,} test episodes for all, {comparison.n_query} queries per class",
             fontsize=11,
@@ -139,7 +146,7 @@ def differences_plot(comparison: Comparison) -> bytes:
         lead = f"lead of {comparison.rows[0].label} in percentage points, mean and 95 % interval"
         notes = [lead + "; logarithmic beyond 1" * far, *comparison.footnotes]
         figure.supxlabel("\n".join(notes), fontsize=11)
-        figure.suptitle(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", fontsize=15)
+        figure.suptitle(_title(comparison), fontsize=15)
         axes.set_title(
             f"the same {comparison.episodes:,} test episodes for all; filled where p < 0.05, "
             "corrected for all pairs (Holm)",

@@ -9,8 +9,11 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+import synthetic
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,6 +25,9 @@ from metashot.data.kinds import encoded_images
 from metashot.data.preprocess import preprocess
 from metashot.data.sources import encoded_folder
 from metashot.errors import MetashotError
+from metashot.learning.models import methods
+from metashot.learning.models.backbones.dense import DenseParams
+from metashot.learning.models.methods.base import Problem
 from metashot.lineage.origin import DataFacts
 
 RANDOM = np.random.default_rng(0)
@@ -301,6 +307,37 @@ def test_a_vector_that_is_not_finite_is_a_mistake_in_its_picture(timm_small: Pat
     save_file(tensors, broken / "model.safetensors")
     samples = [np.zeros((3, 48, 48), np.uint8)] * 2
     assert kinds.arrays(encoded_images, samples, form_of(broken, 512))[1] == [0, 1]
+
+
+def test_a_registered_model_of_pictures_carries_its_encoder(
+    timm_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And pins timm; its answers are those of the method itself on vectors encoded here."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv(encoders.VARIABLE, raising=False)
+    form = form_of(timm_small, 512)
+    cls = methods.METHODS["prototypical"]
+    torch.manual_seed(0)
+    problem = Problem(form, DenseParams(name="dense", width=512))
+    method = cls(cls.params_type(**synthetic.PARAMS["prototypical"]), problem)
+    trained = tmp_path / "trained/models/mine-5w1s/prototypical"
+    trained.mkdir(parents=True)
+    methods.save(method, trained)
+    versions = synthetic.publish(
+        tmp_path / "trained", tmp_path / "root", "mine", ["prototypical"], encoder=timm_small
+    )
+    folder = Path(versions["prototypical"].source.removeprefix("file://"))
+    pins = (folder / "requirements.txt").read_text()
+    assert {"timm", "torchvision", "pillow"} <= {pin.split("==")[0] for pin in pins.split()}
+    contents = [drawn() for _ in range(5)]
+    table = pd.DataFrame({"image": contents, "label": ["a", "b", None, None, None]})
+    answers = mlflow.pyfunc.load_model(str(folder)).predict(table)
+    vectors = encoded_images.encode([encoded_images.served(content, form) for content in contents], form)
+    vectors = torch.from_numpy(vectors)[None]
+    with torch.no_grad():
+        truth = method.predict(vectors[:, :2], torch.arange(2)[None], vectors[:, 2:], 2)[0].numpy()
+    given = [[row[name] for name in "ab"] for row in answers["probabilities"]]
+    np.testing.assert_allclose(given, truth, rtol=1e-4, atol=1e-7)
 
 
 def test_a_real_encoder_tells_real_pictures_apart(shared_data: Path, tmp_path: Path) -> None:

@@ -242,11 +242,15 @@ def forget() -> None:
 
 
 def encode(encoder: Encoder, samples: Sequence[Any], form: Form) -> NDArray[np.float32]:
-    """Vectors ``[M, width]``. Raises MetashotError if the encoder gives others than the form says."""
+    """Vectors ``[M, width]`` of an encoder. Raises MetashotError if it fails."""
     try:
-        vectors = encoder(samples)
+        return encoder(samples)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise MetashotError(f"{find(form)}: the encoder fails ({reason_of(error)})") from error
+
+
+def checked(vectors: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
+    """Vectors of an encoder. Raises MetashotError unless they have as many numbers as the form says."""
     if vectors.shape[1:] != form.shape:
         numbers = "x".join(map(str, vectors.shape[1:]))
         raise MetashotError(f"{find(form)}: its vectors have {numbers} numbers: set prepare.width to that")

@@ -74,7 +74,12 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.uint8], bytes]:
 
 
 def encode(samples: Sequence[NDArray[np.uint8]], form: Form) -> NDArray[np.float32]:
-    """See `Kind.encode`."""
+    """See `kinds.Encoded`."""
+    return encoders.checked(vectors(samples, form), form)
+
+
+def vectors(samples: Sequence[NDArray[np.uint8]], form: Form) -> NDArray[np.float32]:
+    """The same, as many numbers as the encoder gives."""
     options: Any = (form.decoding["image_size"], tuple(form.decoding["mean"]), tuple(form.decoding["std"]))
     encoder = encoders.loaded(form, options, partial(PictureEncoder, form=form))
     return encoders.encode(encoder, samples, form)

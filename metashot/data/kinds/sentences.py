@@ -50,7 +50,12 @@ def decode(content: bytes, form: Form) -> tuple[str, bytes]:
 
 
 def encode(samples: Sequence[str], form: Form) -> NDArray[np.float32]:
-    """See `Kind.encode`."""
+    """See `kinds.Encoded`."""
+    return encoders.checked(vectors(samples, form), form)
+
+
+def vectors(samples: Sequence[str], form: Form) -> NDArray[np.float32]:
+    """The same, as many numbers as the encoder gives."""
     return encoders.encode(encoders.loaded(form, None, SentenceEncoder), samples, form)
 
 

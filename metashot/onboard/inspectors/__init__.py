@@ -9,10 +9,12 @@ from metashot.data.sources import series_table, text_table
 from metashot.errors import MetashotError
 from metashot.onboard import channels
 from metashot.onboard.inspectors.base import Gathered, Inspector, SampleInspection
+from metashot.onboard.inspectors.encoded import EncodedPictures, EncodedTexts
 from metashot.onboard.inspectors.pictures import Pictures
 from metashot.onboard.inspectors.series import Series
 from metashot.onboard.inspectors.sounds import Sounds
 from metashot.onboard.inspectors.texts import Texts, named_columns
+from metashot.onboard.inspectors.vectors import Vectors, is_vectors
 
 __all__ = [
     "OF_SOURCE",
@@ -20,16 +22,17 @@ __all__ = [
     "SERIES",
     "SOUNDS",
     "TEXTS",
+    "VECTORS",
     "Gathered",
     "Inspector",
     "SampleInspection",
     "choose",
 ]
 
-PICTURES, SOUNDS, TEXTS, SERIES = Pictures(), Sounds(), Texts(), Series()
+PICTURES, SOUNDS, TEXTS, SERIES, VECTORS = Pictures(), Sounds(), Texts(), Series(), Vectors()
 OF_SOURCE: Mapping[str, Inspector] = {
-    inspector.source: inspector for inspector in (PICTURES, SOUNDS, TEXTS, SERIES)
-} | {"sentence_table": TEXTS}
+    inspector.source: inspector for inspector in (PICTURES, SOUNDS, TEXTS, SERIES, VECTORS)
+} | {"encoded_folder": EncodedPictures(), "sentence_table": EncodedTexts()}
 
 
 def choose(raw: folders.Raw, root: Path) -> Inspector:
@@ -61,7 +64,10 @@ def choose(raw: folders.Raw, root: Path) -> Inspector:
     has_series = False
     for name, read in local.samples(raw.path, root, SERIES.suffixes).items():
         try:
-            schema = columnar.schema(read(), name, columnar.suffix_of(name))
+            content = read()
+            schema = columnar.schema(content, name, columnar.suffix_of(name))
+            if is_vectors(content, name, schema):
+                return VECTORS
         except MetashotError:
             continue
         text_columns = [field.name for field in schema if columnar.is_text(field.type)]
