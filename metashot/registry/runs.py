@@ -50,6 +50,7 @@ from metashot.results.compare import Comparison
 FORM = "metashot.form"  # of a finished run: digest of the modules that say how it looks
 STANDING = "standing"  # of a run: whether its model is champion or challenger
 STAGES = "metashot.stages"  # of a run: digest of the stages of its lineage, by which its commit is found
+GAIN = "metashot.gain"  # of a comparison: what meta-training gained
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
 CROSS_TEST = "metashot.crossing"  # digest of a test on another data set's episodes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
@@ -256,10 +257,12 @@ class ComparisonRun:
 
                 Path(folder, "differences.png").write_bytes(plots.differences_plot(self.comparison))
             self.client.log_artifacts(run_id, folder)
-        self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in self._lead().items()])
+        values = {**self._lead(), **gained(self.comparison)}
+        self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in values.items()])
         self.client.set_terminated(run_id, "FINISHED", when)
-        for key, value in {NOTE: cards.overview(self.comparison), FORM: self.form}.items():
-            self.client.set_tag(run_id, key, value)
+        headline = {GAIN: self.comparison.headline} if self.comparison.gains else {}
+        for key, text in {**headline, NOTE: cards.overview(self.comparison), FORM: self.form}.items():
+            self.client.set_tag(run_id, key, text)
         return self.client.get_run(run_id)
 
     def _lead(self) -> dict[str, float]:
@@ -328,6 +331,15 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     return {**shown, "lead_p": p_value, **needed}
 
 
+def gained(comparison: Comparison) -> dict[str, float]:
+    """Return what meta-training gained as MLflow metrics: fractions and half widths, for each setting."""
+    values = {}
+    for gain in comparison.gains:
+        of = "" if gain.setting == comparison.setting else f"_{gain.setting}"
+        values |= {f"gain{of}": gain.difference.mean, f"gain_ci95{of}": gain.difference.ci95}
+    return values
+
+
 def data_inputs(read: Mapping[str, tuple[str, int]], other: str = "") -> dict[str, DatasetInput]:
     """Return the data among files that were read: name and digest are DVC's path and md5.
 
@@ -363,6 +375,8 @@ def form(kind: str) -> str:
     """Digest of all that determines how runs of a kind of samples look: if it changes, they are rewritten."""
     modules = (
         "results/cards.py",
+        "results/compare.py",
+        "results/differences.py",
         "results/plots.py",
         "lineage/document.py",
         "lineage/metrics.py",

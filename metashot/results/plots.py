@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from metashot.data.kinds import images
 from metashot.errors import MetashotError
 from metashot.formatting import accuracy
-from metashot.results.compare import Comparison, shown
+from metashot.results.compare import Comparison
+from metashot.results.differences import shown
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"

@@ -1,8 +1,9 @@
 """A comparison written by hand: six models, one of them an incumbent, and what the best leads by."""
 
 from metashot.learning.statistics import Difference
-from metashot.results.compare import Comparison, Pair, Row
+from metashot.results.compare import Comparison, Row
 from metashot.results.decision import Decision, Standing
+from metashot.results.differences import Pair
 
 FAR = (
     Difference(0.0012, -0.0068, 0.0092, 0.77, 380, 260, 360, 90_481),
@@ -61,6 +62,7 @@ def made(differences=FAR, p_values=(0.77, 0.0004, 0.0, 0.0, 0.0), champion: int 
         setting="5w1s",
         synthetic=True,
         known_classes=True,
+        encoder="",
         kind="images",
         n_way=5,
         k_shot=1,
