@@ -66,16 +66,20 @@ class Row:
         return accuracy(self.untrained_accuracy, self.untrained_ci95)
 
     @property
+    def marks(self) -> str:
+        """The marks that the footnotes explain."""
+        marks = {"†": self.transductive, "‡": self.incumbent, "§": self.pretrained}
+        return "".join(mark for mark, applies in marks.items() if applies)
+
+    @property
     def label(self) -> str:
-        """The method's name, with the marks that the footnotes explain where it needs them."""
-        marks = ("†" if self.transductive else "") + ("‡" if self.incumbent else "")
-        marks += "§" if self.pretrained else ""
-        return f"{self.method} {marks}".rstrip()
+        """The method's name with its marks."""
+        return f"{self.method} {self.marks}".rstrip()
 
     @property
     def on_features(self) -> str:
-        """The label, with the chosen features where there was a choice: ``ridge on hog``."""
-        return f"{self.label} on {self.features}" if self.features else self.label
+        """The same with the features where they were chosen: ``ridge on hog §``."""
+        return f"{self.method} on {self.features} {self.marks}".rstrip() if self.features else self.label
 
 
 @dataclass(frozen=True)
@@ -345,7 +349,8 @@ def _answered(lock: Lock, name: str, evaluated: Sequence[tuple[Cell, Metrics]]) 
     }
     if len(drawn) > 1:
         return {}
-    return {cell.method: counted(lock.file(cell.evaluate, cell.episodes), name) for cell in cells}
+    counts = {cell.method: counted(lock.file(cell.evaluate, cell.episodes), name) for cell in cells}
+    return {method: accuracies for method, accuracies in counts.items() if len(accuracies)}
 
 
 def _shared(metrics: Metrics) -> dict[str, Any]:

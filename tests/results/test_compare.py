@@ -33,9 +33,10 @@ METHODS = list(synthetic.ACCURACY)
 WIDEST = Difference(1.0, 0.9, 1.1, 0.0012, 3334, 3333, 3333, 4_000_000_000)
 
 
-def counted(root: Path, method: str) -> np.ndarray:
+def counted(root: Path, method: str, setting: str = "5w1s") -> np.ndarray:
     """Accuracy in each test episode, as the evaluation's file has it."""
     table = pandas.read_parquet(root / f"results/glyphs-5w1s/{method}/episodes.parquet")
+    table = table[table.setting == setting]
     return (table.correct / table.queries).to_numpy()
 
 

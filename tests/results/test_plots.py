@@ -21,6 +21,10 @@ from PIL import Image
 from metashot.results import plots
 
 PICTURES = Path(__file__).with_name("pictures")
+ENCODER = (
+    "pretrained encoder: resnet10t.c3_in1k, trained on ImageNet-1k, 1.2 million pictures of 1,000 classes; "
+    "may have seen classes of these data"
+)
 LEVEL = 17  # of 256, between those of the files
 ROUNDING = 4  # levels of 256 by which a processor's rounding may change an edge
 
@@ -54,7 +58,7 @@ def curve() -> bytes:
 
 
 def minutes() -> bytes:
-    """Eight methods, so that colours and marks come again; from below what is drawn to above it."""
+    """Ten methods, so that colours and marks come again; from below what is drawn to above it."""
     times = (0.3, 1, 3, 9.5, 30)
     ends = (0.9996, 0.985, 0.97, 0.9, 0.8, 0.62, 0.4, 0.08)
     starts = (0.3, 0.27, 0.24, 0.21, 0.18, 0.15, 0.12, 0.0004)
@@ -62,16 +66,23 @@ def minutes() -> bytes:
         f"method {n}": [(time / (1 + n), a + (b - a) * x / 4) for x, time in enumerate(times)]
         for n, (a, b) in enumerate(zip(starts, ends, strict=True))
     }
-    return plots.minutes_plot("flowers, 5-way 1-shot", dict(reversed(curves.items())))
+    points = {f"without training {n}": [(0.02 * n, 0.5 + 0.2 * n)] for n in (1, 2)}
+    return plots.minutes_plot("flowers, 5-way 1-shot", dict(reversed(curves.items())) | points)
 
 
 DRAWN: dict[str, Callable[[], bytes]] = {
     "comparison": lambda: plots.comparison_plot(comparisons.made()),
+    "comparison-groups": lambda: plots.comparison_plot(comparisons.grouped()),
+    "comparison-encoder": lambda: plots.comparison_plot(comparisons.grouped(-0.0145, -0.0101, ENCODER)),
+    "differences-groups": lambda: plots.differences_plot(comparisons.grouped(-0.001, 0.003)),
     "differences-far": lambda: plots.differences_plot(comparisons.made()),
     "differences-close": lambda: plots.differences_plot(
         replace(comparisons.made(comparisons.CLOSE, (1.0, 1.0, 0.0174)), known_classes=False)
     ),
     "learning-curve": curve,
+    "learning-curve-point": lambda: plots.learning_curve(
+        "ridge on flowers, 5w1s", [{"step": 0, "val_accuracy": 0.9312}]
+    ),
     "minutes": minutes,
     "answers": answers,
 }
