@@ -37,6 +37,7 @@ def comparison(compared: Comparison, seconds: Mapping[str, float], versions: Map
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
     notes = [*compared.gained, *compared.decision.reasons, *compared.footnotes]
     view.caption, view.caption_justify = Text("\n".join(notes)), "left"
+    view.caption.stylize("bold", 0, len(compared.headline))
     view.add_column("method", no_wrap=True)
     for column in ("accuracy", "untrained", "train time", "parameters", "model"):
         view.add_column(column, justify="right", no_wrap=True)

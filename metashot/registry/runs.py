@@ -333,7 +333,7 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
 
 def gained(comparison: Comparison) -> dict[str, float]:
     """Return what meta-training gained as MLflow metrics: fractions and half widths, for each setting."""
-    values = {}
+    values: dict[str, float] = {}
     for gain in comparison.gains:
         of = "" if gain.setting == comparison.setting else f"_{gain.setting}"
         values |= {f"gain{of}": gain.difference.mean, f"gain_ci95{of}": gain.difference.ci95}

@@ -1,4 +1,4 @@
-"""What meta-training gained: against SciPy's paired test on the evaluations' own counts, wherever it is shown."""
+"""What meta-training gained: SciPy's paired test on the evaluations' own counts, wherever it is shown."""
 
 import io
 import json
@@ -223,8 +223,8 @@ def test_a_card_says_that_nothing_was_trained_and_what_was_chosen(repository: Pa
     ridge, trained = (Document.of_cell(lock, lock.cell("glyphs", "5w1s", m)) for m in ("ridge", "matching"))
     card = cards.model_card(ridge)
     assert (
-        "**Training.** Nothing was trained: features `hog`, with strength 0.1 and scale 3.98107, chosen on the "
-        "validation episodes in 42 s on a processor (cpu); commit cccccccccc.\n"
+        "**Training.** Nothing was trained: features `hog`, with strength 0.1 and scale 3.98107, chosen on "
+        "the validation episodes in 42 s on a processor (cpu); commit cccccccccc.\n"
     ) in card
     assert "untrained" not in card
     assert "111,936 parameters, 20 outer steps in 42 s" in cards.model_card(trained)
