@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run omniglot paper test drills mutants lint ui bench peers clean
+.PHONY: help run omniglot paper test drills mutants lint ui bench peers baselines clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -71,6 +71,15 @@ bench: .venv/installed ## speed, as ratios against named alternatives
 
 peers: .venv/installed .venv-peers/installed ## speed, against other few-shot libraries in an environment of their own
 	.venv-peers/bin/python -m benchmarks.peers
+
+.venv-baselines/installed: .venv/installed benchmarks/baselines.txt
+	uv venv --quiet --clear --python .venv/bin/python .venv-baselines
+	uv pip install --quiet --python .venv-baselines/bin/python --no-deps -r benchmarks/baselines.txt
+	@touch $@
+
+# ONLY=glyphs-5w1s takes one data set and setting alone
+baselines: .venv-baselines/installed ## what scikit-learn reaches on the same test episodes, and the champion's lead
+	.venv-baselines/bin/python -m benchmarks.baselines $(ONLY)
 
 clean: ## remove what the pipeline made and checkpoints; the DVC cache, MLflow's records and .venv stay
 	rm -rf data/code data/raw data/processed data/episodes data/params.ok models results records reports .metashot

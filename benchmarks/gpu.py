@@ -69,7 +69,7 @@ NETWORKS = {
         Form("texts", (64,), "int32", {}),
         0.5,
     ),
-    "dense": Network(DenseParams(name="dense", width=64), Form("sentences", (96,), "float32", {}), 0.4),
+    "dense": Network(DenseParams(name="dense"), Form("sentences", (96,), "float32", {}), 0.4),
 }
 
 

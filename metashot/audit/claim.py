@@ -82,6 +82,12 @@ class Claim:
         return self.held.listing(self.cell.weights)
 
     @cached_property
+    def encoder(self) -> dict[str, str]:
+        """The md5 of each file of a pretrained encoder that the model carries, which DVC has."""
+        held = self.document.encoder
+        return carried.encoder(self.document, {name: self.held.path(md5) for name, md5 in held.items()})
+
+    @cached_property
     def described(self) -> carried.Files:
         """The other files of the registered model, as publish writes them of git, DVC and MLflow's ids."""
         model, kind = self.version.model, self.document.origin.kind

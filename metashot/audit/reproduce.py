@@ -20,7 +20,7 @@ from metashot import files
 from metashot.audit.evidence import Evidence
 from metashot.audit.trees import Tree
 from metashot.audit.verdict import Differs, Unknown, same, where
-from metashot.data.kinds.sentences import ENCODER
+from metashot.data.encoders import VARIABLE
 from metashot.errors import MetashotError
 from metashot.lineage import history
 from metashot.lineage.history import PastLock
@@ -151,8 +151,8 @@ class _Reproduction:
             self._lay(tree, dep)
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         prepare = entry.params.get("params.yaml", {}).get(f"data.{self.cell.dataset}.prepare", {})
-        if encoder := prepare.get("encoder"):
-            environment.setdefault(ENCODER, str(self.held.root / encoder))
+        if encoder := prepare.get("encoder"):  # of an earlier metashot, which kept none in DVC
+            environment.setdefault(VARIABLE, str(self.held.root / encoder))
         done = subprocess.run(
             [sys.executable, *entry.command[1:]],
             cwd=tree,

@@ -190,6 +190,7 @@ def trace(traced: "Trace") -> RenderableType:
             "source": origin.marked(origin.source),
             "licence": origin.licence,
             "citation": origin.citation,
+            "encoder": (origin.encoder.md5 or "files not here") if origin.encoder else "",
             **{f"  {name}": f"md5 {md5}" for name, md5 in origin.files.items()},
         },
     )

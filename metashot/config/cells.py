@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from metashot.config import params
+from metashot.config.networks import networks
 from metashot.errors import MetashotError
 from metashot.files import replacing
 from metashot.project import closure, declared
@@ -100,17 +101,17 @@ def _parts(
     kinds = closure.parts_in(modules, "kind", source_modules)
     backbones, makers = {backbone for _, backbone in loaded}, set[str]()
     for method in methods:
-        own = params.budgeted(data.budget.get(method))[1]
-        section = {**file.method.get(method, {}), **own}
+        section, budget = file.method.get(method, {}), data.budget.get(method)
         makers.add(params.maker(section))
         for kind in kinds:
-            backbones.update(params.networks(section, str(data.backbone.get("name")), kind))
+            backbones.update(networks(section, budget, str(data.backbone.get("name")), kind))
     return {
         "source": {data.source},
         "kind": kinds,
         "method": {*methods, *(method for method, _ in loaded)},
         "backbone": backbones,
         "maker": makers,
+        "features": kinds,
     }
 
 

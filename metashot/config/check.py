@@ -1,18 +1,16 @@
 """Check all of params.yaml, sections in use and others."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from metashot.config import params
-from metashot.data import Form
 from metashot.data.kinds import KINDS
 from metashot.data.sources import SOURCES
 from metashot.errors import MetashotError
-from metashot.learning import augmentation
+from metashot.learning import augmentation, choosing
 from metashot.learning.features import FEATURES
 from metashot.learning.models import backbones, methods
 
@@ -26,10 +24,10 @@ def check(path: Path) -> None:
     Raises:
         MetashotError: The first section that is wrong, with the offending key.
     """
-    for catalogue in (SOURCES, KINDS, methods.METHODS, backbones.BACKBONES):
+    for catalogue in (SOURCES, KINDS, FEATURES, methods.METHODS, backbones.BACKBONES):
         catalogue.check()
     if missing := set(KINDS) - set(FEATURES):
-        raise MetashotError(f"metashot/learning/features.py: nothing for kind {min(missing)}: list some")
+        raise MetashotError(f"metashot/learning/features: nothing for kind {min(missing)}: add a module")
     file: params.File = params.read(path, "", params.File)
     for key in ("datasets", "settings", "methods"):
         names = getattr(file, key)
@@ -115,23 +113,13 @@ def check(path: Path) -> None:
             key = f"data.{name}.budget.{method}"
             _, hyper = params.training(path, key, hypers[method], budget)
             if params.maker(hyper) == "choosing":
-                _features(f"{path}: {key}", hyper.features, forms[name])
+                try:
+                    choosing.networks(hyper.features, forms[name])
+                except MetashotError as error:
+                    raise MetashotError(f"{path}: {key}: features: {error}") from None
         for method in file.methods if name in file.datasets else ():
             if method not in data.budget:
                 raise MetashotError(f"{path}: data.{name}.budget.{method}: missing")
-
-
-def _features(place: str, names: str | Sequence[str], form: Form) -> None:
-    """Raise a MetashotError unless a method without training can use fixed backbones of these names."""
-    for name in FEATURES[form.kind] if names == "auto" else names:
-        try:
-            cls = backbones.BACKBONES[name]
-            if cls.fixed:
-                cls(name=name).count(form.shape)
-        except MetashotError as error:
-            raise MetashotError(f"{place}: features: {error}") from None
-        if not cls.fixed:
-            raise MetashotError(f"{place}: features: {name} is trained: name backbones that are not")
 
 
 def _difference(one: Any, other: Any) -> str:

@@ -11,7 +11,6 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from metashot import plain_yaml
 from metashot.catalogue import Catalogue
 from metashot.errors import MetashotError, short
-from metashot.learning.features import FEATURES
 from metashot.section import Section
 
 Hyper = TypeVar("Hyper")
@@ -204,19 +203,6 @@ def maker(hyper: Any) -> str:
     """
     keys = asdict(hyper) if is_dataclass(hyper) else hyper  # type: ignore[arg-type]
     return "choosing" if "features" in keys else "training"
-
-
-def networks(section: Mapping[str, Any], backbone: str, kind: str) -> list[str]:
-    """Return the names of the backbones that a method may build on a data set.
-
-    Args:
-        section: The method's hyper-parameters, with the data set's overrides.
-        backbone: Name of the data set's backbone, for methods that are trained.
-        kind: Of its samples.
-    """
-    if maker(section) == "training":
-        return [backbone]
-    return list(FEATURES[kind] if section["features"] == "auto" else section["features"])
 
 
 def budgeted(budget: Any) -> tuple[Any, dict[str, Any]]:

@@ -25,8 +25,7 @@ def refresh(root: Path, dataset: str) -> bool | None:
     raw = params.read(path, f"{key}.raw", module.Raw)
     pins = {f"{key}.raw.md5": (raw.md5, module.digest(raw, root))}
     if isinstance(module, Encoded):
-        prepare = params.read(path, f"{key}.prepare", module.Prepare)
-        pins[f"{key}.prepare.encoder_md5"] = prepare.encoder_md5, module.encoder_digest(prepare, root)
+        pins[f"{key}.raw.encoder_md5"] = raw.encoder_md5, module.encoder_digest(raw, root)
     text = path.read_bytes().decode()
     new = {pin: now for pin, (before, now) in pins.items() if now != before}
     for pin, now in new.items():

@@ -8,7 +8,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain, count, groupby, islice
 from pathlib import Path
@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metashot.data import Form, Item, store
+from metashot.data import Form, Item, kinds, store
 from metashot.data.kinds import KINDS
-from metashot.data.sources import Prepare, Source
+from metashot.data.sources import Encoded, Prepare, Pretrained, Source
 from metashot.errors import MetashotError, SampleError, grouped
 from metashot.files import md5, replacing
 from metashot.output import say
 
 REASONS = 10  # named in a message about unreadable samples
 CHUNK = 16  # samples that a thread decodes in one go
+ENCODED = 512  # samples in a row group where they go through an encoder: a whole number of its batches
 ROW_GROUP = 1 << 20  # bytes of samples in a row group; a row group never contains two splits
 
 
@@ -50,11 +51,14 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
     counts = Counter((item.key.split, item.key.path) for item in items)
     if lines := unfit(counts, prepare.disjoint):
         raise MetashotError(f"{raw}: {lines[0]}")
-    form = prepare.form
+    form = source.form(prepare, raw) if isinstance(source, Encoded) else prepare.form
+    form = _measured(form, items)
     about: dict[str, object] = {
         **asdict(source.ABOUT),
         "classes": "disjoint" if prepare.disjoint else "shared",
     }
+    if isinstance(source, Pretrained) and (facts := source.encoder_facts(prepare, raw)):
+        about["encoder"] = facts
     first_samples = _FirstSamples()
     kept: Counter[tuple[str, str]] = Counter()
     with (
@@ -86,6 +90,31 @@ def preprocess(source: Source, prepare: Prepare, raw: Path, target: Path) -> Non
         if prepare.repeated == "remove":
             about["removed"] = removed = counts.total() - kept.total()
             say(f"{raw}: removed {removed:,} samples that are in two splits", err=True)
+
+
+def _measured(form: Form, items: Iterable[Item]) -> Form:
+    """The form with what its kind measures in the training split, without what is in another split too.
+
+    Samples that cannot be read are left out: decoding reports them.
+    """
+    measure = getattr(KINDS[form.kind], "measured", None)
+    if not measure:
+        return form
+
+    def contents(training: bool) -> Iterator[bytes]:
+        for item in items:
+            if (item.key.split == "train") == training:
+                with suppress(SampleError):
+                    yield item.read()
+
+    def alone() -> Iterator[bytes]:
+        others = {hashlib.blake2b(content, digest_size=16).digest() for content in contents(False)}
+        for content in contents(True):
+            if hashlib.blake2b(content, digest_size=16).digest() not in others:
+                yield content
+
+    measured: Form = measure(form, alone())
+    return measured
 
 
 def unfit(counts: Mapping[tuple[str, str], int], disjoint: bool, removed: bool = False) -> Sequence[str]:
@@ -181,7 +210,7 @@ def _decoded(
     Raises MetashotError that names the samples that cannot be decoded, once for each reason, or the reason
     why none can.
     """
-    decode = KINDS[form.kind].decode
+    kind = KINDS[form.kind]
     failures: list[tuple[str, str]] = []
 
     def decode_chunk(chunk: Sequence[Item]) -> list[tuple[Any, bytes]]:
@@ -193,12 +222,14 @@ def _decoded(
                 failures.append((error.where, error.reason))
                 continue
             try:
-                decoded.append(decode(content, form))  # a MetashotError concerns all samples, and ends it
+                decoded.append(
+                    kind.decode(content, form)
+                )  # a MetashotError concerns all samples, and ends it
             except ValueError as error:
                 failures.append((item.origin, f"is {error}"))
         return decoded
 
-    rows = max(1, ROW_GROUP // form.nbytes)
+    rows = ENCODED if isinstance(kind, kinds.Encoded) else max(1, ROW_GROUP // form.nbytes)
     number = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for _, group in groupby(items, key=lambda item: item.key.split):
@@ -212,7 +243,10 @@ def _decoded(
                 decoded = list(chain.from_iterable(pool.map(decode_chunk, chunks)))
                 if failures:  # go on, to report all of them together
                     continue
-                samples = np.stack([array for array, _ in decoded])
+                samples, infinite = kinds.arrays(kind, [sample for sample, _ in decoded], form)
+                if infinite:
+                    failures += [(part[row].origin, f"is {kinds.INFINITE}") for row in infinite]
+                    continue
                 digests = [digest for _, digest in decoded]
                 with replacing(file) as partial, partial.open("wb") as out:
                     np.savez(

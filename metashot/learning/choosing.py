@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metashot.data import Form
 from metashot.data.store import SampleSet
+from metashot.errors import MetashotError
 from metashot.learning.evaluation import answers, embedded
 from metashot.learning.features import FEATURES
 from metashot.learning.making import Order, Progress
@@ -47,13 +49,37 @@ class Tried:
 def make(cls: type[TrainingFree], hyper: Params, order: Order) -> tuple[TrainingFree, Progress]:
     """Build a method on each of its features, and choose; see `choose`. Prints what was tried."""
     form = order.samples.form
-    names = FEATURES[form.kind] if hyper.features == "auto" else hyper.features
-    networks = (backbones.params_of({"name": name}) for name in names)
-    candidates = [cls(hyper, Problem(form, network)).to(order.device) for network in networks]
+    candidates = [cls(hyper, Problem(form, n)).to(order.device) for n in networks(hyper.features, form)]
     method, tried, progress = choose(candidates, order.samples, order.val_samples, order.val_manifest)
     for result in tried:
         say(result)
     return method, progress
+
+
+def networks(features: Literal["auto"] | Sequence[str], form: Form) -> list[backbones.Params]:
+    """Return the fixed backbones to choose from; with ``auto`` those of the kind that take such samples.
+
+    Raises:
+        MetashotError: One that is named does not exist, is trained, or takes no such samples; or with
+            ``auto`` none does.
+    """
+    found, refusals = [], []
+    for name in FEATURES[form.kind].NAMES if features == "auto" else features:
+        cls = backbones.BACKBONES[name]
+        if not cls.fixed:
+            raise MetashotError(f"{name} is trained: name backbones that are not")
+        network = cls(name=name)
+        try:
+            network.count(form.shape)
+        except MetashotError as error:
+            if features != "auto":
+                raise
+            refusals.append(str(error))
+        else:
+            found.append(network)
+    if not found:
+        raise MetashotError(f"none for these samples: {'; '.join(refusals)}")
+    return found
 
 
 @torch.no_grad()

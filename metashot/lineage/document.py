@@ -4,11 +4,13 @@ The document is a function of dvc.lock and the files that it names: anyone who h
 one. Each MLflow run carries it, signatures sign it, and an audit compares everything else with it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+from metashot.data.encoders import FOLDER
 from metashot.errors import MetashotError
 from metashot.files import digest
 from metashot.lineage.lockfile import Cell, CrossTest, Lock
@@ -153,6 +155,12 @@ class Document(Stored):
         return self.training.inputs[self.data].md5
 
     @property
+    def encoder(self) -> dict[str, str]:
+        """The md5 of each file of the encoder that lies beside the raw files, by its path there."""
+        held = self.origin.files if self.origin.encoder else {}
+        return {path: md5 for path, md5 in held.items() if path.startswith(f"{FOLDER}/")}
+
+    @property
     def weights(self) -> str:
         """DVC's digest of the model's folder, as `Cell.weights`."""
         outs = self.stages[self.address("train")].outs
@@ -215,6 +223,28 @@ class CrossDocument(Stored):
             },
             stages={name: Stage.of(stage) for name, stage in _listed(stages).items()},
         )
+
+
+def encoder_files(lock: Lock, cell: Cell, names: Iterable[str]) -> dict[str, Path]:
+    """Return the path of each file of an encoder, by its path among the raw files.
+
+    Args:
+        lock: Where they are.
+        cell: The result.
+        names: As in `Document.encoder`.
+
+    Raises:
+        MetashotError: As `Lock.file`.
+    """
+    raw = f"data/raw/{cell.dataset}"
+    entry, paths = _maker(lock.ancestry(cell.train, cell.evaluate), raw), dict[str, Path]()
+    folder: Path | None = None
+    for name in names:
+        if folder is None or not (folder / name).is_file():  # else it was checked with the first
+            path = lock.file(entry, f"{raw}/{name}")
+            folder = path.parents[name.count("/")]
+        paths[name] = folder / name if (folder / name).is_file() else path
+    return paths
 
 
 def metrics(lock: Lock, cell: Cell) -> Metrics:

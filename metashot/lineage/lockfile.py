@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from metashot import plain_yaml
 from metashot.config import params
+from metashot.config.networks import networks
 from metashot.errors import MetashotError
 from metashot.files import digest, md5
 from metashot.project.entries import RECORDS, Entry, entries, pointed, self_and_parents, whole
@@ -48,9 +49,9 @@ class Cell:
     def backbones(self, kind: str) -> list[str]:
         """Return the names of the backbones that the model may have, on samples of a kind."""
         locked = self.train.params["params.yaml"]
-        own = params.budgeted(locked[f"data.{self.dataset}.budget.{self.method}"])[1]
-        section = {**locked[f"method.{self.method}"], **own}
-        return params.networks(section, str(locked[f"data.{self.dataset}.backbone"]["name"]), kind)
+        backbone = str(locked[f"data.{self.dataset}.backbone"]["name"])
+        budget = locked[f"data.{self.dataset}.budget.{self.method}"]
+        return networks(locked[f"method.{self.method}"], budget, backbone, kind)
 
     @property
     def model(self) -> str:

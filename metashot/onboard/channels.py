@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from metashot.data.files import Files, tables
+from metashot.data.files import Files, columnar, tables
 from metashot.data.sources import series_table
 from metashot.errors import MetashotError, Mistakes
 
@@ -55,21 +55,21 @@ def columns_of(files: Files, path: str) -> Columns:
     reasons: defaultdict[str, set[str]] = defaultdict(set)
     mistakes = Mistakes()
     for name, read in files.items():
-        origin = series_table.origin_of(path, name)
-        table = series_table.typed(read(), origin, series_table.suffix_of(name))
+        origin = columnar.origin_of(path, name)
+        table = columnar.typed(read(), origin, columnar.suffix_of(name))
         if first is None:
             first = table.schema
             _refuse_other(first, origin)
         if not {"id", "label"} <= {*table.column_names}:
             continue  # reported when its series are read
         column = table.column(table.column_names.index("id")).combine_chunks()
-        ids = np.asarray(series_table.encoded_names(column, "id", origin).indices)
+        ids = np.asarray(columnar.encoded_names(column, "id", origin).indices)
         index = _index(table.schema)
         for number, field in enumerate(table.schema):
             if field.name in series_table.RESERVED:
                 continue
             column, where = table.column(number).combine_chunks(), f"{origin}: column {field.name!r}"
-            if not (series_table.is_number(field.type) or pa.types.is_temporal(field.type)):
+            if not (columnar.is_number(field.type) or pa.types.is_temporal(field.type)):
                 left_out[field.name] = _describe_other(column, where, mistakes)
                 continue
             values = _values(column)
@@ -150,12 +150,12 @@ def _values(column: pa.Array) -> NDArray[np.float64]:
 
 def _describe_other(column: pa.Array, where: str, mistakes: Mistakes) -> str:
     """The type of a column that is not of numbers; one with mostly numbers is added to ``mistakes``."""
-    if not series_table.is_text(column.type):
+    if not columnar.is_text(column.type):
         return "empty" if pa.types.is_null(column.type) else str(column.type)
     text = compute.utf8_trim_whitespace(column.cast(pa.string()))
-    text = compute.if_else(compute.is_in(text, pa.array(series_table.MISSING)), None, text)
-    numeric = compute.match_substring_regex(text, f"^({series_table.NUMBER}|{series_table.DECIMAL_COMMA})$")
-    if (compute.mean(numeric).as_py() or 0) > NUMERIC and (error := series_table.not_numbers(text, where)):
+    text = compute.if_else(compute.is_in(text, pa.array(columnar.MISSING)), None, text)
+    numeric = compute.match_substring_regex(text, f"^({columnar.NUMBER}|{columnar.DECIMAL_COMMA})$")
+    if (compute.mean(numeric).as_py() or 0) > NUMERIC and (error := columnar.not_numbers(text, where)):
         mistakes.add_line(error)
     return "text"
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from metashot import untrusted
+from metashot.data.encoders import CARRIED, FOLDER
 from metashot.errors import MetashotError
 from metashot.files import digest
 from metashot.lineage.document import Document
@@ -30,6 +31,7 @@ from metashot.project import closure
 PACKAGE = Path(__file__).parents[1]
 LOCK = "requirements.lock"
 ARTIFACTS = "artifacts"  # the folder of the files that DVC keeps
+ENCODER = f"{ARTIFACTS}/{FOLDER}/"  # the beginning of the names of an encoder's files, where it is carried
 ZIP, MLMODEL = "code.zip", "MLmodel"
 PACKAGES = "requirements.txt", "conda.yaml", "python_env.yaml"
 META = "registered_model_meta"  # MLflow writes it whenever a model is loaded from its registry
@@ -186,6 +188,17 @@ def described(code: Code, document: Document, model_id: str, run_id: str, create
     }
     texts[MLMODEL] = json.dumps(about, indent=2) + "\n"  # which is YAML as well
     return {ZIP: code.zip, **{name: text.encode() for name, text in texts.items()}}
+
+
+def encoder(document: Document, paths: Mapping[str, Path]) -> dict[str, str]:
+    """Return the md5 of each file of the encoder that a model carries; none of one that is too large.
+
+    Args:
+        document: The lineage of its result.
+        paths: The path of each file of the encoder, as `Document.encoder` names it.
+    """
+    size = sum(path.stat().st_size for path in paths.values())
+    return document.encoder if size <= CARRIED else {}
 
 
 def meta(name: str, version: str) -> bytes:

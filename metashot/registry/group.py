@@ -61,6 +61,7 @@ def registered_model(client: MlflowClient, comparison: Comparison) -> None:
         "metashot.setting": comparison.setting,
         "metashot.synthetic": str(comparison.synthetic).lower(),
         "metashot.known_classes": str(comparison.known_classes).lower(),
+        **({"metashot.encoder": comparison.encoder} if comparison.encoder else {}),
     }
     try:
         existing = client.get_registered_model(comparison.group)

@@ -18,9 +18,9 @@ from typing import NamedTuple, cast
 
 from metashot import untrusted
 from metashot.config import params
-from metashot.data import Form, label
+from metashot.data import Form, encoders, label
 from metashot.data.files import Read, folders, local, walk
-from metashot.data.kinds import KINDS, sentences, texts
+from metashot.data.kinds import KINDS, Encoded, texts
 from metashot.data.kinds.base import Use
 from metashot.data.sources import text_table
 from metashot.errors import MetashotError
@@ -151,7 +151,8 @@ def _checked(version: Registered) -> tuple[Path, Form]:
     """
     try:
         folder = version.folder
-        sizes = carried.sizes(folder, WEIGHTS)
+        encoder = [name for name in untrusted.listing(folder) if name.startswith(carried.ENCODER)]
+        sizes = carried.sizes(folder, [*WEIGHTS, *(name.partition("/")[2] for name in encoder)])
         if sum(sizes.values()) > DOWNLOAD:
             raise untrusted.Refused(f"it has more than {DOWNLOAD:,} bytes")
         md5s = {}
@@ -176,22 +177,24 @@ def _checked(version: Registered) -> tuple[Path, Form]:
 
 
 def _encoder(root: Path, version: Registered, form: Form) -> dict[str, str]:
-    """The environment in which a model finds its sentence encoder from any folder.
+    """The environment in which a model that does not carry its encoder finds it from any folder.
 
     Where that is the repository says, never the model, which may come from elsewhere.
     """
-    if form.kind != "sentences":
+    carries = any(name.startswith(carried.ENCODER) for name in untrusted.listing(version.folder))
+    if carries or not isinstance(KINDS[form.kind], Encoded):
         return {}
-    place = os.environ.get(sentences.ENCODER)
+    dataset = version.entry.name.partition("-")[0]
+    packed = root / "data/raw" / dataset / encoders.FOLDER
+    place = os.environ.get(encoders.VARIABLE) or (str(packed) if packed.is_dir() else "")
     if not place:
-        key = f"data.{version.entry.name.partition('-')[0]}.prepare.encoder"
         try:
-            place = str(root / params.read(root / "params.yaml", key, str))
+            place = str(root / params.read(root / "params.yaml", f"data.{dataset}.raw.encoder", str))
         except MetashotError as error:
             raise MetashotError(
-                f"{error}: name the encoder's folder there, or in {sentences.ENCODER}"
+                f"{error}: name the encoder's folder there, or in {encoders.VARIABLE}"
             ) from None
-    return {sentences.ENCODER: str(Path(place).absolute())}
+    return {encoders.VARIABLE: str(Path(place).absolute())}
 
 
 def labelled(support: Path, kind: Use, pattern: str = "") -> Shown:

@@ -38,7 +38,7 @@ from metashot.errors import MetashotError, without_credentials
 from metashot.files import digest
 from metashot.learning.statistics import Difference
 from metashot.lineage import lockfile
-from metashot.lineage.document import CrossDocument, Document, stages_digest
+from metashot.lineage.document import CrossDocument, Document, encoder_files, stages_digest
 from metashot.lineage.history import AdoptedLock, PastLock, cells, history_and_gaps
 from metashot.lineage.lockfile import Cell, CrossTest, Lock
 from metashot.lineage.objects import Objects
@@ -381,6 +381,7 @@ def _whole(places: Sequence[tuple[Lock, Cell]]) -> tuple[Document, Lock, Cell]:
             document = Document.of_cell(source, cell)
             for path in (cell.journal, *(f"{cell.model}/{name}" for name in document.model)):
                 source.file(cell.train, path)
+            encoder_files(source, cell, document.encoder)
         except MetashotError as error:
             problem = error
         else:

@@ -48,7 +48,7 @@ class FewShotModel:
     """
 
     def __init__(self, folder: Path) -> None:
-        from metashot.data.kinds import KINDS
+        from metashot.data.kinds import KINDS, Encoded
         from metashot.learning.models import methods, runtime
 
         self.device = runtime.best_device()
@@ -56,6 +56,8 @@ class FewShotModel:
         self.form = self.method.problem.form
         self.kind = KINDS[self.form.kind]
         self.column = self.kind.USE.column
+        if isinstance(self.kind, Encoded) and (folder / "encoder").is_dir():
+            self.kind.place(folder / "encoder")  # else it is where METASHOT_ENCODER says
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer the unlabelled rows.
@@ -71,7 +73,8 @@ class FewShotModel:
             model_input: ``label`` (class name, as text or a number, or null) and the samples: ``image``
                 (bytes of a PNG, JPEG, BMP or WebP file, or the same in base64, as JSON and CSV carry it),
                 ``sound`` (of a WAV or FLAC file, likewise), ``series`` (lists ``[channels][time]`` of
-                numbers) or ``text``, by what the model was trained on. A table, or what pandas makes one of.
+                numbers), ``vector`` (a list of numbers) or ``text``, by what the model was trained on. A
+                table, or what pandas makes one of.
 
         Returns:
             A row for each unlabelled row, in order: ``label``, ``probability``, ``probabilities`` (by class).
@@ -130,18 +133,25 @@ class FewShotModel:
         """The rows' samples, ``size`` at a time: ``[1, M, *shape]``."""
         import torch
 
+        from metashot.data.kinds import INFINITE, arrays
         from metashot.errors import MetashotError
 
         for start in range(0, len(rows), size):
-            decoded = []
-            for number, value in rows[self.column].iloc[start : start + size].items():
+            decoded, part = [], rows[self.column].iloc[start : start + size]
+            for number, value in part.items():
                 try:
                     decoded.append(self.kind.served(value, self.form))
                 except ValueError as error:
                     raise TableError(f"row {number}: {self.column} is {error}") from None
-                except MetashotError as error:  # as where the sentence encoder is not here
+                except MetashotError as error:
                     raise TableError(str(error)) from None
-            yield torch.from_numpy(np.stack(decoded))[None].to(self.device)
+            try:
+                samples, infinite = arrays(self.kind, decoded, self.form)
+            except MetashotError as error:  # as where the encoder is not here
+                raise TableError(str(error)) from None
+            if infinite:
+                raise TableError(f"row {part.index[infinite[0]]}: {self.column} is {INFINITE}")
+            yield torch.from_numpy(samples)[None].to(self.device)
 
 
 def _rows(table: Any, samples: str) -> tuple[pd.DataFrame, pd.DataFrame]:

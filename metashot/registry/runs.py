@@ -34,7 +34,7 @@ from mlflow.entities.model_registry import ModelVersion
 from metashot.files import digest, md5
 from metashot.learning.statistics import Difference
 from metashot.lineage import record
-from metashot.lineage.document import Document, flat
+from metashot.lineage.document import Document, encoder_files, flat
 from metashot.lineage.lockfile import Cell, Lock
 from metashot.lineage.metrics import Metrics
 from metashot.lineage.record import Point, TrainingRecord
@@ -173,7 +173,12 @@ class ResultRun:
             (folder / name).write_bytes(content)
         for name in self.document.model:  # in the cache their names are digests
             shutil.copyfile(self.lock.file(self.cell.train, f"{self.cell.model}/{name}"), weights / name)
-        return carried.files_digest(described, self.document.model)
+        paths = encoder_files(self.lock, self.cell, self.document.encoder)
+        encoder = carried.encoder(self.document, paths)
+        for name in encoder:
+            (weights / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(paths[name], weights / name)
+        return carried.files_digest(described, {**self.document.model, **encoder})
 
     def _log_results(self, run_id: str, model: LoggedModel, data: Mapping[str, DatasetInput]) -> None:
         """The evaluation, linked to the model and to the episodes it was measured on, and what it took.
@@ -257,7 +262,7 @@ class ComparisonRun:
 
                 Path(folder, "differences.png").write_bytes(plots.differences_plot(self.comparison))
             self.client.log_artifacts(run_id, folder)
-        values = {**self._lead(), **gained(self.comparison)}
+        values = {**self._lead(), **self.comparison.gain_metrics}
         self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in values.items()])
         self.client.set_terminated(run_id, "FINISHED", when)
         headline = {GAIN: self.comparison.headline} if self.comparison.gains else {}
@@ -305,6 +310,7 @@ def run_tags(document: Document) -> dict[str, str]:
         "metashot.git_dirty": str(tree.dirty).lower(),
         "metashot.synthetic": str(origin.synthetic).lower(),
         "metashot.known_classes": str(origin.known_classes).lower(),
+        **({"metashot.encoder": origin.encoder.mark} if origin.encoder else {}),
         "metashot.transductive": str(document.metrics.transductive).lower(),
         "metashot.device": document.training.device.type,
         "mlflow.source.name": stages[0],
@@ -329,15 +335,6 @@ def lead(difference: Difference, p_value: float) -> dict[str, float]:
     shown = {"lead": difference.mean, "lead_low": difference.low, "lead_high": difference.high}
     needed = {"episodes_needed": float(difference.needed)} if difference.needed else {}
     return {**shown, "lead_p": p_value, **needed}
-
-
-def gained(comparison: Comparison) -> dict[str, float]:
-    """Return what meta-training gained as MLflow metrics: fractions and half widths, for each setting."""
-    values: dict[str, float] = {}
-    for gain in comparison.gains:
-        of = "" if gain.setting == comparison.setting else f"_{gain.setting}"
-        values |= {f"gain{of}": gain.difference.mean, f"gain_ci95{of}": gain.difference.ci95}
-    return values
 
 
 def data_inputs(read: Mapping[str, tuple[str, int]], other: str = "") -> dict[str, DatasetInput]:

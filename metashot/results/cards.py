@@ -7,6 +7,7 @@ from metashot.files import replacing
 from metashot.formatting import accuracy, duration
 from metashot.learning.statistics import Difference
 from metashot.lineage.document import CrossDocument, Document
+from metashot.lineage.origin import DataFacts, EncoderFacts
 from metashot.results.compare import Comparison
 from metashot.results.differences import TRAINED, TRAINING_FREE, in_points, shown
 
@@ -63,7 +64,7 @@ def labels(document: Document) -> dict[str, str]:
         "group": TRAINED if document.metrics.untrained else TRAINING_FREE,
         "setting": document.setting,
         "accuracy": document.metrics.shown,
-        "data": f"{document.dataset} {document.data_md5[:8]}",
+        "data": f"{document.dataset} {document.data_md5[:8]}{_pretrained(document.origin)}",
     }
 
 
@@ -73,7 +74,8 @@ def cross_labels(document: CrossDocument) -> dict[str, str]:
         "method": document.method,
         "setting": document.name.partition("-")[2],
         "accuracy": document.tested.shown,
-        "data": f"{document.other} {document.tested.tested_on.data[:8]}",
+        "data": f"{document.other} {document.tested.tested_on.data[:8]}"
+        f"{_pretrained(document.origin[document.other])}",
     }
 
 
@@ -117,6 +119,11 @@ def model_card(document: Document) -> str:
         if metrics.untrained
         else "The interval is over test episodes only.",
     ]
+    if origin.encoder:
+        limits.append(
+            f"Its samples are vectors of a pretrained encoder, which {origin.encoder.shown_classes}: what is "
+            "new to training may be known to the encoder."
+        )
     if origin.synthetic:
         limits.append("The data are synthetic: the numbers say nothing about a published benchmark.")
     parts = [
@@ -124,6 +131,7 @@ def model_card(document: Document) -> str:
         f"{metrics.n_query} queries per class, chance {metrics.chance:.1%}.",
         "| test episodes of | accuracy (95 % interval) | episodes |\n|:--|--:|--:|\n" + "\n".join(numbers),
         f"**Data.** {origin.source}. Licence: {origin.licence}. {origin.citation}".rstrip(),
+        *([_encoder(origin.encoder)] if origin.encoder else []),
         f"**Training.** {_training(document)}; {commit}{', tree changed' if trained.git.dirty else ''}.",
         f"**Limits.** {' '.join(limits)}",
         f"**Use.** {usage(document.name, origin.kind)}",
@@ -143,6 +151,19 @@ def _training(document: Document) -> str:
     values = " and ".join(f"{name} {value:g}" for name, value in trained.params["chosen"].items())
     features = f"features `{trained.params['backbone']['name']}`{values and f', with {values}'}"
     return f"Nothing was trained: {features}, chosen on the validation episodes in {took}"
+
+
+def _pretrained(data: DataFacts) -> str:
+    return " (pretrained encoder)" if data.encoder else ""
+
+
+def _encoder(encoder: EncoderFacts) -> str:
+    """What made the vectors that a model was trained on."""
+    files = f"Files `{encoder.md5}`." if encoder.md5 else "Its files are not part of the lineage."
+    return (
+        f"**Encoder.** {encoder.name}, pretrained and not changed here, on "
+        f"{encoder.trained_on or 'data that nobody states'}. As stated, it {encoder.shown_classes}. {files}"
+    )
 
 
 def usage(name: str, kind: str) -> str:

@@ -156,6 +156,15 @@ class Comparison:
         return [self.headline, *further, CHOSEN] if self.gains else []
 
     @property
+    def gain_metrics(self) -> dict[str, float]:
+        """What meta-training gained as metrics: fractions and half widths, further settings by their names."""
+        metrics: dict[str, float] = {}
+        for gain in self.gains:
+            of = "" if gain.setting == self.setting else f"_{gain.setting}"
+            metrics |= {f"gain{of}": gain.difference.mean, f"gain_ci95{of}": gain.difference.ci95}
+        return metrics
+
+    @property
     def pair_notes(self) -> list[str]:
         """What the columns of the paired differences mean."""
         return [

@@ -299,6 +299,72 @@ def test_a_series_with_a_gap_is_named() -> None:
         (Path("tables") / name).unlink()
 
 
+CHANNEL = replace(LISTED, standardise="channel", length=10)
+
+
+def rows_in_splits(shift: float = 0.0) -> Rows:
+    """Series of the test are ``shift`` higher."""
+    random = np.random.default_rng(1)
+    return [
+        row
+        | {"split": SPLIT[row["label"]], "y": 7.5}
+        | {"x": random.normal(5, 3) + shift * (SPLIT[row["label"]] == "test")}
+        for row in sorted(rows_of(), key=lambda row: (row["id"], row["time"]))
+    ]
+
+
+def test_channels_are_standardised_by_the_training_split_alone() -> None:
+    rows = rows_in_splits()
+    preprocess(series_table, CHANNEL, packed({"a.csv": as_csv(rows)}), Path("out.parquet"))
+    train, test = (store.load(Path("out.parquet"), split) for split in ("train", "test"))
+    values = np.array([row["x"] for row in rows if row["split"] == "train"])
+    decoding = train.form.decoding
+    np.testing.assert_allclose(decoding["mean"], [values.mean(), 7.5], rtol=1e-12)
+    np.testing.assert_allclose(decoding["deviation"], [values.std(), 0], rtol=1e-12, atol=1e-12)
+    assert abs(train.samples[:, 0].mean()) < 1e-6
+    assert abs(train.samples[:, 0].std() - 1) < 1e-6
+    assert not train.samples[:, 1].any()  # a constant channel
+    series_of_test = np.array([row["x"] for row in rows if row["split"] == "test"]).reshape(-1, 10)
+    np.testing.assert_allclose(
+        test.samples[:, 0], (series_of_test - values.mean()) / values.std(), rtol=1e-5, atol=1e-6
+    )
+    preprocess(series_table, CHANNEL, packed({"a.csv": as_csv(rows_in_splits(99))}), Path("high.parquet"))
+    high = store.load(Path("high.parquet"), "test")
+    assert high.form == train.form
+    assert high.samples[:, 0].min() > 20
+
+
+def test_a_request_is_standardised_as_the_training_data_were() -> None:
+    rows = rows_in_splits()
+    preprocess(series_table, CHANNEL, packed({"a.csv": as_csv(rows)}), Path("out.parquet"))
+    test = store.load(Path("out.parquet"), "test")
+    first = [row for row in rows if row["split"] == "test"][:10]
+    served = series.served([[row["x"] for row in first], [row["y"] for row in first]], test.form)
+    assert np.array_equal(served, test.samples[0])
+    assert not series.served([[5.0] * 10, [100.0] * 10], test.form)[1].any()
+
+
+def test_what_training_shares_with_the_test_is_not_measured() -> None:
+    """It is removed from training."""
+    rows = rows_in_splits(99)
+    copy = [row for row in rows if row["split"] == "test"][:10]
+    copies = [row | {"id": "copy", "label": "c0", "split": "train"} for row in copy]
+    remove = replace(CHANNEL, repeated="remove")
+    preprocess(series_table, remove, packed({"a.csv": as_csv(rows + copies)}), Path("out.parquet"))
+    values = [row["x"] for row in rows if row["split"] == "train"]
+    train = store.load(Path("out.parquet"), "train")
+    np.testing.assert_allclose(train.form.decoding["mean"][0], np.mean(values), rtol=1e-12)
+
+
+def test_constants_of_no_series_at_all_and_of_those_that_are_refused() -> None:
+    form = replace(PREPARE, standardise="channel").form
+    wrong = [np.array([[1.0], [2.0]]), np.array([[np.nan, 1.0], [1.0, 2.0]])]
+    measured = series.measured(form, map(series.encode, wrong))
+    assert measured.decoding["deviation"] == [0, 0]
+    assert not series.fitted(np.ones((2, 5)), measured).any()
+    assert series.measured(PREPARE.form, []) == PREPARE.form
+
+
 CLASSES, SAMPLES = 100, 8
 TEST = [class_ for class_ in range(CLASSES) if toys.split_of(class_, CLASSES) == "test"]
 

@@ -489,7 +489,7 @@ def test_the_learning_core_imports_without_the_pipeline_packages() -> None:
         "        if name.split('.')[0] in refused.split():\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "from metashot.learning import training, choosing, evaluation, statistics, augmentation, checkpoints\n"
+        "from metashot.learning import training, choosing, features, evaluation, statistics, checkpoints\n"
         "from metashot.learning.models import backbones, methods, runtime, episodes\n"
         "from metashot.data import store\n"
         "methods.METHODS.check()\n"

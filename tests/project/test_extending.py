@@ -68,7 +68,7 @@ def parts(stages: list[str]) -> set[str]:
 def test_a_method(project: Project) -> None:
     extend(project, "A method")
     made = project.repro()
-    cells = [f"{stage}@glyphs-5w1s-centroid" for stage in ("train", "evaluate")]
+    cells = [f"{stage}@glyphs-5w1s-cosine" for stage in ("train", "evaluate")]
     assert made == ["code", "check", *cells, "gate@glyphs-5w1s", "register@glyphs-5w1s"]
     assert project.repro() == []
 

@@ -103,7 +103,7 @@ def test_one_group_alone_says_nothing_of_gains(tmp_path: Path, methods: list[str
     shown = [*printed(root, comparison), cards.overview(comparison), papers.page(root)]
     assert "meta-training" not in " ".join(shown).lower()
     assert not {"trained", "training-free features"} & set(shown)
-    assert runs.gained(comparison) == {}
+    assert comparison.gain_metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_report_and_mlflow_have_the_gain(repository: Path) -> None:
     assert {row["method"]: row["features"] for row in written["rows"]}["centroid"] == "pixels"
     own, further = (gain["difference"] for gain in written["gains"])
     half = [(one["high"] - one["low"]) / 2 for one in (own, further)]
-    assert runs.gained(comparison) == {
+    assert comparison.gain_metrics == {
         "gain": own["mean"],
         "gain_ci95": half[0],
         "gain_5w5s": further["mean"],
@@ -254,13 +254,15 @@ def test_the_page_of_results_has_groups_and_the_gain_of_each_shape(repository: P
     assert f"\n\nT{compare.CHOSEN[1:]}.\n" in page
 
 
-@pytest.mark.parametrize("encoder", [None, {"name": "words", "trained_on": "letters", "seen": ""}])
-def test_rows_on_vectors_of_a_pretrained_encoder_are_marked(tmp_path: Path, encoder: dict | None) -> None:
-    root = synthetic.make(tmp_path, ACCURACY, facts={"encoder": encoder} if encoder else {})
+@pytest.mark.parametrize("encoded", [False, True])
+def test_rows_on_vectors_of_a_pretrained_encoder_are_marked(tmp_path: Path, encoded: bool) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder/weights").write_text("of words")
+    root = synthetic.make(tmp_path / "root", ACCURACY, encoder=tmp_path / "encoder" if encoded else None)
     comparison = compared(root)
     note = "§ pretrained encoder: words, trained on letters; may have seen classes of these data"
     for page in (" ".join(printed(root, comparison)), cards.overview(comparison), papers.page(root)):
-        assert ("prototypical §" in page) == bool(encoder)
-        assert (note in page) == bool(encoder)
-        assert ("glyphs (synthetic data, pretrained encoder §)" in page) == bool(encoder)
-    assert ("ridge on hog §" in cards.overview(comparison)) == bool(encoder)
+        assert ("prototypical §" in page) == encoded
+        assert (note in page) == encoded
+        assert ("glyphs (synthetic data, pretrained encoder §)" in page) == encoded
+    assert ("ridge on hog §" in cards.overview(comparison)) == encoded

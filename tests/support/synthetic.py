@@ -8,10 +8,9 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,12 +55,9 @@ def make(
     s: str = "5w1s",
     classes: str = "disjoint",
     form: Form | None = None,
-    facts: Mapping[str, object] = MappingProxyType({}),
+    encoder: Path | None = None,
 ) -> Path:
-    """Write params.yaml, all outputs and the dvc.lock that names them; `save` writes a real model.
-
-    `facts` are further ones of the data.
-    """
+    """Write params.yaml, all outputs and the dvc.lock that names them; `save` writes a real model."""
     accuracy = accuracy or ACCURACY
     root.mkdir(parents=True, exist_ok=True)
     (root / "dvc.yaml").write_text("stages: {}\n")
@@ -73,7 +69,11 @@ def make(
     (root / raw / f"{ds}.zip").write_text("archive")
     origin = {"source": "made up", "licence": "none", "citation": "", "synthetic": ds == "glyphs"}
     origin["classes"] = classes
-    about = json.dumps(origin | dict(facts))
+    if encoder:
+        shutil.copytree(encoder, root / raw / "encoder")
+        md5 = _md5(root / raw / "encoder")
+        origin["encoder"] = {"name": "words", "md5": md5, "trained_on": "letters", "seen": ""}
+    about = json.dumps(origin)
     said = {"metashot.form": json.dumps(asdict(form or images.form(28, 1))), "metashot.about": about}
     data, episodes = f"data/processed/{ds}.parquet", f"data/episodes/{ds}-{s}"
     for path in (data, *(f"{episodes}/{part}.parquet" for part in ("train", "val", "test", "test-5w5s"))):
@@ -310,7 +310,9 @@ def cell(
     }
 
 
-def publish(trained: Path, root: Path, ds: str, methods: Sequence[str]) -> dict[str, ModelVersion]:
+def publish(
+    trained: Path, root: Path, ds: str, methods: Sequence[str], encoder: Path | None = None
+) -> dict[str, ModelVersion]:
     """Publish the models of a project as if they were those of a repository; the version of each method."""
     from metashot.registry import publish
     from metashot.registry.tracking import MlflowClient
@@ -320,7 +322,7 @@ def publish(trained: Path, root: Path, ds: str, methods: Sequence[str]) -> dict[
 
     form = json.loads((trained / f"models/{ds}-5w1s/{methods[0]}/model.json").read_text())["form"]
     accuracy = {method: 0.9 - rank / 10 for rank, method in enumerate(methods)}
-    make(root, accuracy, save, ds, form=Form.parse(form))
+    make(root, accuracy, save, ds, form=Form.parse(form), encoder=encoder)
     give_database(root)
     publish.publish(root, [(ds, "5w1s")], methods)
     uri = f"sqlite:///{root}/mlruns/mlflow.db"
@@ -383,7 +385,8 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _listing(folder: Path) -> str:
-    return json.dumps([{"md5": _md5(file), "relpath": file.name} for file in sorted(folder.iterdir())])
+    inside = sorted((f.relative_to(folder).as_posix(), f) for f in folder.rglob("*") if f.is_file())
+    return json.dumps([{"md5": _md5(file), "relpath": name} for name, file in inside])
 
 
 def _md5(path: Path) -> str:

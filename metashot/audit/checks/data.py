@@ -13,6 +13,7 @@ from metashot.audit.verdict import Differs, Unknown, same
 from metashot.data import store
 from metashot.data.kinds import KINDS
 from metashot.errors import MetashotError
+from metashot.files import folder_md5
 from metashot.learning.models.episodes import load_manifest
 from metashot.lineage.metrics import Metrics
 from metashot.lineage.objects import FOLDER, Missing
@@ -48,6 +49,9 @@ def samples(claim: Claim) -> str:
     recorded = document.origin.written
     for key in {**origin, **recorded}:
         same(f"{key} of the data", recorded.get(key), origin.get(key))
+    if (encoder := document.origin.encoder) and encoder.md5:
+        named = {name.partition("/")[2]: md5 for name, md5 in document.encoder.items()}
+        same("encoder of the data", encoder.md5, folder_md5(named))
     episodes = f"data/episodes/{document.name}"
     manifests = held.listing(made[episodes])
     for name, md5 in manifests.items():

@@ -41,7 +41,7 @@ def files(claim: Claim) -> str:
     same("files of the model in the lineage", claim.document.model, weights)
     try:
         folder = claim.version.folder
-        sizes = carried.sizes(folder, weights)
+        sizes = carried.sizes(folder, {**weights, **claim.encoder})
     except untrusted.Refused as error:
         raise Differs(f"the registered model: {error}") from None
     except (MetashotError, OSError) as error:
@@ -58,7 +58,12 @@ def files(claim: Claim) -> str:
             raise Differs(f"size of {name} of the registered model is {size:,} bytes, more than DVC has")
         with untrusted.opened(folder, f"{carried.ARTIFACTS}/{name}") as file:
             same(f"{name} of the registered model", hashlib.file_digest(file, "md5").hexdigest(), md5)
-    digest = carried.files_digest(claim.described, weights)
+    for name, md5 in claim.encoder.items():
+        path = f"{carried.ARTIFACTS}/{name}"
+        same(f"size of {name} of the registered model", sizes[path], claim.held.path(md5).stat().st_size)
+        with untrusted.opened(folder, path) as file:
+            same(f"{name} of the registered model", hashlib.file_digest(file, "md5").hexdigest(), md5)
+    digest = carried.files_digest(claim.described, {**weights, **claim.encoder})
     for holder, tags in (("version", entry.tags), ("logged model", claim.version.model.tags)):
         same(f"{tracking.FILES} of the {holder}", tags.get(tracking.FILES), digest)
     return f"{len(sizes)} files are what publish writes, the code is {claim.code[:12]}"

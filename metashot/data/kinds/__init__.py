@@ -1,6 +1,10 @@
 """Kinds of samples, one module each, with the decoder to an array of the data set's form."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from metashot.catalogue import Catalogue
 from metashot.data import Form
@@ -8,7 +12,11 @@ from metashot.data.kinds.base import Use
 
 
 class Kind(Protocol):
-    """A module that decodes one kind of samples."""
+    """A module that decodes one kind of samples.
+
+    It may also have ``measured(form, contents) -> Form``, which adds to the decoding what the contents of the
+    training split say (`series.measured`); preprocessing calls it before it decodes.
+    """
 
     Prepare: type[Any]
     """Frozen dataclass of the keys of ``prepare`` that all sources of the kind share."""
@@ -31,15 +39,44 @@ class Kind(Protocol):
         """
 
 
+INFINITE = "a sample whose vector is not finite"
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """A kind whose samples go through an encoder: `Kind.decode` and `Kind.served` give what it takes."""
+
+    def encode(self, samples: Sequence[Any], form: Form) -> Any:
+        """Arrays ``[M, *shape]``, each of its own sample alone; MetashotError if none can be encoded."""
+
+    def place(self, folder: Path) -> str:
+        """Make the encoder in a folder known to `encode`; its digest."""
+
+
+def arrays(kind: Kind, samples: Sequence[Any], form: Form) -> tuple[Any, Sequence[int]]:
+    """Arrays ``[M, *shape]`` of samples as `Kind.decode` or `Kind.served` give them.
+
+    Returns also the positions of those whose numbers are not all finite.
+
+    Raises MetashotError as `Encoded.encode`.
+    """
+    if not isinstance(kind, Encoded):
+        return np.stack(samples), []
+    encoded = kind.encode(samples, form)
+    return encoded, np.flatnonzero(~np.isfinite(encoded).all(axis=1)).tolist()
+
+
 KINDS: Catalogue[Kind] = Catalogue(
     "kind",
     __name__,
     {
+        "encoded_images": "encoded_images",
         "images": "images",
         "sentences": "sentences",
         "series": "series",
         "sounds": "sounds",
         "texts": "texts",
+        "vectors": "vectors",
     },
     ("Prepare", "USE", "decode", "served"),
 )

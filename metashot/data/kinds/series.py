@@ -1,7 +1,8 @@
 """Series: several channels of numbers over time, to arrays of one length."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,8 +32,10 @@ class Prepare(Section):
         length: Number of time steps.
         fit: How series of another length are fitted. ``crop`` takes the middle, and pads shorter series with
             zeros at both ends; ``stretch`` interpolates linearly between the first and the last step.
-        standardise: ``series`` scales each channel of each series to mean 0 and standard deviation 1 before
-            it is fitted, so that its shape counts, not its level or scale; ``none`` does not.
+        standardise: What each channel is scaled by to mean 0 and standard deviation 1, before series are
+            fitted. ``series``: itself in each series, so that its shape counts, not its level or scale;
+            ``channel``: all steps of the training split, so that channels count alike, and levels do too;
+            ``none``: nothing.
     """
 
     rotations: ClassVar[bool] = False
@@ -40,7 +43,7 @@ class Prepare(Section):
     channels: tuple[str, ...]
     length: int
     fit: Literal["crop", "stretch"]
-    standardise: Literal["series", "none"]
+    standardise: Literal["series", "channel", "none"]
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) < len(self.channels):
@@ -53,6 +56,32 @@ class Prepare(Section):
         """See `sources.Prepare`."""
         decoding = {"channels": list(self.channels), "fit": self.fit, "standardise": self.standardise}
         return Form("series", (len(self.channels), self.length), "float32", decoding)
+
+
+def measured(form: Form, contents: Iterable[bytes]) -> Form:
+    """The form with mean and standard deviation of each channel, if it scales by them: over all steps.
+
+    Args:
+        form: Of `Prepare`.
+        contents: All series of the training split, as `encode` returns them. Those that `decode` refuses
+            do not count.
+    """
+    if form.decoding["standardise"] != "channel":
+        return form
+    channels = form.shape[0]
+    steps, mean, squares = 0, np.zeros(channels), np.zeros(channels)  # squares: of differences from the mean
+    for content in contents:
+        series = np.frombuffer(content, "<f8").reshape(channels, -1)
+        count = series.shape[1]
+        if count < 2 or not (np.abs(series) <= LARGEST).all():
+            continue
+        own = series.mean(axis=1)
+        away, total = own - mean, steps + count
+        squares += np.square(series - own[:, None]).sum(axis=1) + np.square(away) * steps * count / total
+        mean, steps = mean + away * count / total, total
+    deviation = np.sqrt(squares / max(1, steps))
+    scales = {"mean": mean.tolist(), "deviation": deviation.tolist()}
+    return replace(form, decoding={**form.decoding, **scales})
 
 
 def encode(series: NDArray[np.float64]) -> bytes:
@@ -69,7 +98,7 @@ def decode(content: bytes, form: Form) -> tuple[NDArray[np.float32], bytes]:
 def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
     """Fit a series ``[C, T]`` to ``[C, length]``; see `Prepare`.
 
-    Standardisation maps a constant channel to 0.
+    Standardisation maps a channel that is constant, in its series or in training, to 0.
 
     Raises ValueError for fewer than two steps, and for values that are not finite in single precision.
     """
@@ -84,6 +113,11 @@ def fitted(series: NDArray[np.float64], form: Form) -> NDArray[np.float32]:
         deviation = series.std(axis=1, keepdims=True)
         constant = np.ptp(series, axis=1, keepdims=True) == 0  # their deviation may be a rounding error
         series = (series - series.mean(axis=1, keepdims=True)) / np.where(constant, np.inf, deviation)
+    elif form.decoding["standardise"] == "channel":
+        mean, deviation = (np.array(form.decoding[key])[:, None] for key in ("mean", "deviation"))
+        constant = deviation <= 1e-12 * np.abs(mean)
+        scaled = (series - mean) / np.where(constant, np.inf, deviation)
+        series = np.clip(scaled, -LARGEST, LARGEST)  # of another scale altogether
     if form.decoding["fit"] == "stretch":
         return _stretched(series, length)
     start = max(0, steps - length) // 2

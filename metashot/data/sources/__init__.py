@@ -1,6 +1,6 @@
 """Data sources, one module each, and the functions that the download and preprocess stages call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,10 +55,21 @@ class Local(Protocol):
 
 @runtime_checkable
 class Encoded(Protocol):
-    """A source that uses a local encoder, which its ``Prepare`` pins as ``encoder_md5``."""
+    """A source whose samples go through an encoder, which its ``Raw`` pins as ``encoder_md5``."""
 
-    def encoder_digest(self, prepare: Any, root: Path) -> str:
+    def encoder_digest(self, raw: Any, root: Path) -> str:
         """Digest of the encoder as it is now."""
+
+    def form(self, prepare: Any, directory: Path) -> Form:
+        """`Prepare.form` with what the encoder says that `download` packed."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A source of vectors that an encoder made, here or before."""
+
+    def encoder_facts(self, prepare: Any, directory: Path) -> Mapping[str, str]:
+        """What every result has to state: name, digest, ``trained_on`` and ``seen``; empty for no encoder."""
 
 
 SOURCES: Catalogue[Source] = Catalogue(
@@ -66,12 +77,14 @@ SOURCES: Catalogue[Source] = Catalogue(
     __name__,
     {
         "audio_folder": "audio_folder",
+        "encoded_folder": "encoded_folder",
         "glyphs": "glyphs",
         "image_folder": "image_folder",
         "omniglot": "omniglot",
         "sentence_table": "sentence_table",
         "series_table": "series_table",
         "text_table": "text_table",
+        "vector_table": "vector_table",
     },
     ("Raw", "Prepare", "ABOUT", "download", "items"),
 )

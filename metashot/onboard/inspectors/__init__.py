@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from metashot.data.files import folders, local, tables
+from metashot.data.files import columnar, folders, local, tables
 from metashot.data.sources import series_table, text_table
 from metashot.errors import MetashotError
 from metashot.onboard import channels
@@ -61,10 +61,10 @@ def choose(raw: folders.Raw, root: Path) -> Inspector:
     has_series = False
     for name, read in local.samples(raw.path, root, SERIES.suffixes).items():
         try:
-            schema = series_table.schema(read(), name, series_table.suffix_of(name))
+            schema = columnar.schema(read(), name, columnar.suffix_of(name))
         except MetashotError:
             continue
-        text_columns = [field.name for field in schema if series_table.is_text(field.type)]
+        text_columns = [field.name for field in schema if columnar.is_text(field.type)]
         if (columns := named_columns(schema.names)) and columns[0] in text_columns:
             return TEXTS
         has_series |= channels.is_series(schema)

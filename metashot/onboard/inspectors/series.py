@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metashot.data import Item
-from metashot.data.files import Files, class_names, division, folders, tables
+from metashot.data.files import Files, class_names, columnar, division, folders, tables
 from metashot.data.kinds import series
 from metashot.data.sources import series_table
 from metashot.errors import MetashotError, Mistakes
@@ -30,7 +30,7 @@ class Series:
         """See `Inspector.gather`; channels are all columns of numbers without another meaning."""
         if raw.splits:
             raise MetashotError("--splits: a table of series has a column `split` instead")
-        files = series_table.find(raw.path, root)
+        files = columnar.find(raw.path, root)
         columns = channels.columns_of(files, raw.path)
         split: division.Division = (
             "listed" if columns.listed else division.Shares(of="classes", seed=0, val=0.1, test=0.1)
@@ -47,7 +47,7 @@ class Series:
         mistakes, labels = Mistakes(), tables.Labels()
         items: dict[str, Item] = {}
         for name, read in files.items():
-            origin, suffix = series_table.origin_of(raw.path, name), series_table.suffix_of(name)
+            origin, suffix = columnar.origin_of(raw.path, name), columnar.suffix_of(name)
             try:
                 for item in series_table.of_table(read(), origin, suffix, prepare, labels, mistakes):
                     key = item.key

@@ -1,0 +1,3 @@
+"""Pictures: what is told from them without training."""
+
+NAMES = ("hog", "colours", "identity")

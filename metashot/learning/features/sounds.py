@@ -1,0 +1,3 @@
+"""Sounds: what is told from them without training."""
+
+NAMES = ("mfcc", "mfcc_statistics", "identity")

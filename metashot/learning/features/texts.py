@@ -1,0 +1,3 @@
+"""Texts: what is told from them without training."""
+
+NAMES = ("tfidf",)

@@ -1,0 +1,3 @@
+"""Vectors: what is told from them without training."""
+
+NAMES = ("identity",)
