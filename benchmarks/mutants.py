@@ -52,7 +52,10 @@ OPERATORS = (
 )
 OPTIONS = ["-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
 PATIENCE = 3  # times as long as all tests take: what hangs is noticed too
-SLOW = ("scipy.stats", "torch", "torchvision.transforms.v2", "pyarrow.parquet")  # to import, so once for all
+SLOW = (  # to import, so once for all
+    *("scipy.stats", "torch", "torchvision.transforms.v2", "pyarrow.parquet", "pydantic", "ruamel.yaml"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image", "pandas"),
+)
 
 
 def faults(room: str) -> list[MutationSpec]:
@@ -127,6 +130,7 @@ def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
     for name in SLOW:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder  # that of all users has folders of others to tidy up
         free = [copied(Path(folder, "0"))]
         began = time.perf_counter()
         if os.waitpid(started(free[0], [[f"tests/{room}"]]), 0)[1]:

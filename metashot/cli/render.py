@@ -12,7 +12,8 @@ from rich.text import Text
 from metashot.errors import line, printable
 from metashot.formatting import accuracy, duration
 from metashot.lineage.document import flat
-from metashot.results.compare import Comparison, shown
+from metashot.results.compare import Comparison
+from metashot.results.differences import TRAINING_FREE, shown
 
 if TYPE_CHECKING:
     from flows.plan import Step
@@ -34,22 +35,27 @@ def comparison(compared: Comparison, seconds: Mapping[str, float], versions: Map
     title = f"{compared.data}: {compared.protocol}"
     # 80 columns hold the widest values; narrower ones are spread over them
     view = Table(title=title, title_justify="left", box=box.HORIZONTALS, padding=0, min_width=80)
-    notes = [*compared.decision.reasons, *compared.footnotes]
+    notes = [*compared.gained, *compared.decision.reasons, *compared.footnotes]
     view.caption, view.caption_justify = Text("\n".join(notes)), "left"
+    view.caption.stylize("bold", 0, len(compared.headline))
     view.add_column("method", no_wrap=True)
     for column in ("accuracy", "untrained", "train time", "parameters", "model"):
         view.add_column(column, justify="right", no_wrap=True)
-    for row in compared.rows:
-        champion = row == compared.champion
-        view.add_row(
-            row.label + (" ★" if champion else ""),
-            accuracy(row.accuracy, row.ci95),
-            row.untrained,
-            duration(seconds[row.name]),
-            f"{row.parameters:,}",
-            f"v{versions[row.name]}" if row.name in versions else "-",
-            style="bold" if champion else None,
-        )
+    for group, rows in compared.groups.items():
+        if len(compared.groups) > 1:
+            view.add_section()
+            view.add_row(group, "", "features" if group == TRAINING_FREE else "", style="italic")
+        for row in rows:
+            champion = row == compared.champion
+            view.add_row(
+                row.label + (" ★" if champion else ""),
+                accuracy(row.accuracy, row.ci95),
+                row.features or row.untrained,
+                duration(seconds[row.name]),
+                f"{row.parameters:,}",
+                f"v{versions[row.name]}" if row.name in versions else "-",
+                style="bold" if champion else None,
+            )
     return view
 
 
@@ -199,7 +205,9 @@ def trace(traced: "Trace") -> RenderableType:
             else "",
             "device": f"{device.name} ({device.type}), {device.threads} threads",
             "packages": ", ".join(f"{name} {version}" for name, version in trained.versions.items()),
-            "steps": f"{trained.steps:,} in {duration(trained.seconds)}, best {trained.best_step:,}",
+            "steps": f"{trained.steps:,} in {duration(trained.seconds)}, best {trained.best_step:,}"
+            if metrics.untrained
+            else f"none, made in {duration(trained.seconds)}",
             "parameters": ", ".join(f"{key}={value}" for key, value in flat(trained.params)),
         },
     )

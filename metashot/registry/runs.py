@@ -50,6 +50,7 @@ from metashot.results.compare import Comparison
 FORM = "metashot.form"  # of a finished run: digest of the modules that say how it looks
 STANDING = "standing"  # of a run: whether its model is champion or challenger
 STAGES = "metashot.stages"  # of a run: digest of the stages of its lineage, by which its commit is found
+GAIN = "metashot.gain"  # of a comparison: what meta-training gained
 COMPARISON = "metashot.comparison"  # digest of what a comparison run compares
 CROSS_TEST = "metashot.crossing"  # digest of a test on another data set's episodes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
@@ -261,10 +262,12 @@ class ComparisonRun:
 
                 Path(folder, "differences.png").write_bytes(plots.differences_plot(self.comparison))
             self.client.log_artifacts(run_id, folder)
-        self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in self._lead().items()])
+        values = {**self._lead(), **self.comparison.gain_metrics}
+        self.client.log_batch(run_id, metrics=[Metric(*value, when, 0) for value in values.items()])
         self.client.set_terminated(run_id, "FINISHED", when)
-        for key, value in {NOTE: cards.overview(self.comparison), FORM: self.form}.items():
-            self.client.set_tag(run_id, key, value)
+        headline = {GAIN: self.comparison.headline} if self.comparison.gains else {}
+        for key, text in {**headline, NOTE: cards.overview(self.comparison), FORM: self.form}.items():
+            self.client.set_tag(run_id, key, text)
         return self.client.get_run(run_id)
 
     def _lead(self) -> dict[str, float]:
@@ -369,6 +372,8 @@ def form(kind: str) -> str:
     """Digest of all that determines how runs of a kind of samples look: if it changes, they are rewritten."""
     modules = (
         "results/cards.py",
+        "results/compare.py",
+        "results/differences.py",
         "results/plots.py",
         "lineage/document.py",
         "lineage/metrics.py",

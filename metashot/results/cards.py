@@ -8,25 +8,34 @@ from metashot.formatting import accuracy, duration
 from metashot.learning.statistics import Difference
 from metashot.lineage.document import CrossDocument, Document
 from metashot.lineage.origin import DataFacts, EncoderFacts
-from metashot.results.compare import Comparison, in_points, shown
+from metashot.results.compare import Comparison
+from metashot.results.differences import TRAINED, TRAINING_FREE, in_points, shown
 
 
 def overview(comparison: Comparison) -> str:
-    """The whole comparison: champion, every method, the gate's reasons, the best method's leads."""
+    """The whole comparison: champion, what meta-training gained, every method, the gate's reasons, leads."""
     champion = comparison.champion
     verdict = f"{champion.name}, {accuracy(champion.accuracy, champion.ci95)}" if champion else "none"
     lines = [
-        f"Champion: {verdict}. Few-shot classification on {comparison.data}: {comparison.protocol}.",
-        "",
         "| | method | accuracy (95 % interval) | untrained backbone | parameters |",
         "|:--|:--|--:|--:|--:|",
     ]
-    for row in comparison.rows:
-        mark = "★" if row == champion else ""
-        trained = accuracy(row.accuracy, row.ci95)
-        lines.append(f"| {mark} | {row.label} | {trained} | {row.untrained} | {row.parameters:,} |")
-    notes = [f"{note}." for note in (*comparison.decision.reasons, *comparison.footnotes)]
-    return "\n\n".join(["\n".join(lines), *notes, *_differences(comparison)])
+    for group, rows in comparison.groups.items():
+        if len(comparison.groups) > 1:
+            lines.append(f"| | *{group}* | | | |")
+        for row in rows:
+            mark = "★" if row == champion else ""
+            tested = accuracy(row.accuracy, row.ci95)
+            lines.append(f"| {mark} | {row.on_features} | {tested} | {row.untrained} | {row.parameters:,} |")
+    gained = [f"{line[0].upper()}{line[1:]}." for line in comparison.gained]
+    parts = [
+        f"Champion: {verdict}. Few-shot classification on {comparison.data}: {comparison.protocol}.",
+        *(f"**{line}**" for line in gained[:1]),
+        "\n".join(lines),
+        *gained[1:],
+        *(f"{note}." for note in (*comparison.decision.reasons, *comparison.footnotes)),
+    ]
+    return "\n\n".join([*parts, *_differences(comparison)])
 
 
 def headline(comparison: Comparison) -> str:
@@ -49,9 +58,10 @@ def versus(first: str, second: str, difference: Difference) -> str:
 
 
 def labels(document: Document) -> dict[str, str]:
-    """What identifies a result at a glance: method, setting, accuracy and version of the data."""
+    """What identifies a result at a glance: method and its group, setting, accuracy, version of the data."""
     return {
         "method": document.method,
+        "group": TRAINED if document.metrics.untrained else TRAINING_FREE,
         "setting": document.setting,
         "accuracy": document.metrics.shown,
         "data": f"{document.dataset} {document.data_md5[:8]}{_pretrained(document.origin)}",
@@ -105,7 +115,9 @@ def model_card(document: Document) -> str:
         if origin.known_classes
         else "Measured on classes of the same data set that training did not see; other kinds of data were "
         "not tried.",
-        "One training, one seed: the interval is over test episodes only.",
+        "One training, one seed: the interval is over test episodes only."
+        if metrics.untrained
+        else "The interval is over test episodes only.",
     ]
     if origin.encoder:
         limits.append(
@@ -120,15 +132,25 @@ def model_card(document: Document) -> str:
         "| test episodes of | accuracy (95 % interval) | episodes |\n|:--|--:|--:|\n" + "\n".join(numbers),
         f"**Data.** {origin.source}. Licence: {origin.licence}. {origin.citation}".rstrip(),
         *([_encoder(origin.encoder)] if origin.encoder else []),
-        f"**Training.** {metrics.parameters:,} parameters, {trained.steps:,} outer steps in "
-        f"{duration(trained.seconds)} on {trained.device.name} ({trained.device.type}), best validation at "
-        f"step {trained.best_step:,}; {commit}{', tree changed' if trained.git.dirty else ''}.",
+        f"**Training.** {_training(document)}; {commit}{', tree changed' if trained.git.dirty else ''}.",
         f"**Limits.** {' '.join(limits)}",
         f"**Use.** {usage(document.name, origin.kind)}",
         f"**Lineage.** Result `{document.result[:16]}`: `metashot trace`, `audit` and `reproduce` take it "
         "from here.",
     ]
     return "\n\n".join(parts)
+
+
+def _training(document: Document) -> str:
+    """What it took to make a model, and what was chosen where nothing was trained."""
+    trained, parameters = document.training, document.metrics.parameters
+    took = f"{duration(trained.seconds)} on {trained.device.name} ({trained.device.type})"
+    if document.metrics.untrained:
+        steps = f"{parameters:,} parameters, {trained.steps:,} outer steps in {took}"
+        return f"{steps}, best validation at step {trained.best_step:,}"
+    values = " and ".join(f"{name} {value:g}" for name, value in trained.params["chosen"].items())
+    features = f"features `{trained.params['backbone']['name']}`{values and f', with {values}'}"
+    return f"Nothing was trained: {features}, chosen on the validation episodes in {took}"
 
 
 def _pretrained(data: DataFacts) -> str:

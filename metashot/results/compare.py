@@ -2,37 +2,41 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from metashot.errors import MetashotError
 from metashot.formatting import accuracy
-from metashot.learning.statistics import Difference, holm, paired
+from metashot.learning.statistics import Difference, paired
 from metashot.lineage import document, lockfile
 from metashot.lineage.lockfile import Cell, Lock
 from metashot.lineage.metrics import Metrics
 from metashot.lineage.origin import DataFacts, marked
 from metashot.lineage.record import points
+from metashot.results import differences
 from metashot.results.decision import Decision, Standing, decision_of, decision_path
+from metashot.results.differences import TRAINED, TRAINING_FREE, Gain, Pair
 
 SHARED = ("n_way", "k_shot", "n_query", "episodes", "manifest")  # what compared results have in common
 TRANSDUCTIVE = "† transductive: an answer depends on the other queries of its episode"
 INCUMBENT = (
     "‡ incumbent: trained earlier, tested again on these episodes; its untrained backbone as tested then"
 )
-
+CHOSEN = "the best of each group is chosen by these accuracies, which favours the group with more methods"
 KNOWN = "known classes: tested on new samples of the classes that it was trained on"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's results on the shared test episodes. Accuracies and half widths are fractions."""
+    """One model's results on the shared test episodes. Accuracies and half widths are fractions.
+
+    `untrained_accuracy` is None where nothing was trained; `features` is the fixed backbone chosen there.
+    """
 
     method: str
     accuracy: float
@@ -45,6 +49,9 @@ class Row:
     model: str
     result: str
     incumbent: bool = False  # and of no present training
+    group: Literal["trained", "training-free"] = "trained"
+    features: str = ""
+    pretrained: bool = False  # its samples are vectors of a pretrained encoder
 
     @property
     def name(self) -> str:
@@ -59,39 +66,27 @@ class Row:
         return accuracy(self.untrained_accuracy, self.untrained_ci95)
 
     @property
-    def label(self) -> str:
-        """The method's name, with the marks that the footnotes explain where it needs them."""
-        marks = ("†" if self.transductive else "") + ("‡" if self.incumbent else "")
-        return f"{self.method} {marks}".rstrip()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two rows of a comparison, by their names, the better one first.
-
-    Attributes:
-        first: The row that stands higher.
-        second: The other.
-        difference: First minus second.
-        p_corrected: The difference's p-value, corrected for all pairs of the comparison (`statistics.holm`).
-    """
-
-    first: str
-    second: str
-    difference: Difference
-    p_corrected: float
+    def marks(self) -> str:
+        """The marks that the footnotes explain."""
+        marks = {"†": self.transductive, "‡": self.incumbent, "§": self.pretrained}
+        return "".join(mark for mark, applies in marks.items() if applies)
 
     @property
-    def apart(self) -> bool:
-        """Whether the two differ significantly, at 5 % for all pairs together."""
-        return self.p_corrected < 0.05
+    def label(self) -> str:
+        """The method's name with its marks."""
+        return f"{self.method} {self.marks}".rstrip()
+
+    @property
+    def on_features(self) -> str:
+        """The same with the features where they were chosen: ``ridge on hog §``."""
+        return f"{self.method} on {self.features} {self.marks}".rstrip() if self.features else self.label
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The models of one data set and setting, best first, and all their pairs in the same order.
 
-    It contains no clock times.
+    `gains` holds what meta-training gained, first in the setting itself. It contains no clock times.
     """
 
     dataset: str
@@ -108,6 +103,7 @@ class Comparison:
     rows: list[Row]
     pairs: list[Pair]
     decision: Decision
+    gains: list[Gain] = field(default_factory=list)
 
     @property
     def group(self) -> str:
@@ -117,7 +113,8 @@ class Comparison:
     @property
     def data(self) -> str:
         """The data set as people read it, with its marks."""
-        return marked(self.dataset, self.synthetic, self.known_classes, self.encoder)
+        mark = "pretrained encoder §" if self.encoder else ""
+        return marked(self.dataset, self.synthetic, self.known_classes, mark)
 
     @property
     def protocol(self) -> str:
@@ -137,8 +134,35 @@ class Comparison:
             KNOWN: self.known_classes,
             TRANSDUCTIVE: any(row.transductive for row in self.rows),
             INCUMBENT: any(row.incumbent for row in self.rows),
+            f"§ {self.encoder}": bool(self.encoder),
         }
         return [note for note, used in marks.items() if used]
+
+    @property
+    def groups(self) -> dict[str, list[Row]]:
+        """The rows of each group that has any, best first."""
+        members = {name: [row for row in self.rows if row.group == name] for name in (TRAINED, TRAINING_FREE)}
+        return {name: rows for name, rows in members.items() if rows}
+
+    @property
+    def headline(self) -> str:
+        """What meta-training gained, in a sentence; empty where there is one group only."""
+        return next((gain.sentence for gain in self.gains if gain.setting == self.setting), "")
+
+    @property
+    def gained(self) -> list[str]:
+        """What meta-training gained in this and the further settings, and how far to trust it."""
+        further = [f"{gain.setting}: {gain.sentence}" for gain in self.gains if gain.setting != self.setting]
+        return [self.headline, *further, CHOSEN] if self.gains else []
+
+    @property
+    def gain_metrics(self) -> dict[str, float]:
+        """What meta-training gained as metrics: fractions and half widths, extra settings by name."""
+        metrics: dict[str, float] = {}
+        for gain in self.gains:
+            of = "" if gain.setting == self.setting else f"_{gain.setting}"
+            metrics |= {f"gain{of}": gain.difference.mean, f"gain_ci95{of}": gain.difference.ci95}
+        return metrics
 
     @property
     def pair_notes(self) -> list[str]:
@@ -199,15 +223,20 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
     judged = {cell.method: cell.weights for cell, _ in evaluated}
     if (decision.judged, decision.manifest) != (judged, shared["manifest"]):
         raise MetashotError(f"the gate judged earlier results of {group}: run `dvc repro register@{group}`")
-    rows = [_row(cell, metrics) for cell, metrics in evaluated]
-    if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
-        kept, cell = _kept(lock, dataset, setting, incumbent.model)
-        then = _row(cell, document.metrics(kept, cell), incumbent=True)
-        rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95))
-    rows.sort(key=lambda row: (-row.accuracy, row.name))
-    pairs = _pairs(rows, {cell.method: accuracies(lock, cell) for cell, _ in evaluated}, decision.retested)
     samples = lock.file(lock.entries[f"preprocess@{dataset}"], f"data/processed/{dataset}.parquet")
     about = DataFacts.read(samples)
+    rows = [_row(lock, cell, metrics) for cell, metrics in evaluated]
+    if (incumbent := decision.incumbent) and incumbent.model not in judged.values():
+        kept, cell = _kept(lock, dataset, setting, incumbent.model)
+        then = _row(kept, cell, document.metrics(kept, cell))
+        rows.append(replace(then, accuracy=incumbent.accuracy, ci95=incumbent.ci95, incumbent=True))
+    rows = [replace(row, pretrained=about.encoder is not None) for row in rows]
+    rows.sort(key=lambda row: (-row.accuracy, row.name))
+    answered = {cell.method: accuracies(lock, cell) for cell, _ in evaluated}
+    pairs = differences.pairs(rows, answered, decision.retested)
+    gains = differences.gain(setting, rows, pairs)
+    for name in dict.fromkeys(name for _, metrics in evaluated for name in metrics.extra):
+        gains += differences.gain_in(name, rows, _answered(lock, name, evaluated))
     return Comparison(
         dataset,
         setting,
@@ -219,6 +248,7 @@ def compare(lock: Lock, dataset: str, setting: str, methods: Sequence[str]) -> C
         rows=rows,
         pairs=pairs,
         decision=decision,
+        gains=gains,
     )
 
 
@@ -301,22 +331,6 @@ def train_seconds(lock: Lock, comparison: Comparison) -> dict[str, float]:
     }
 
 
-def shown(pair: Pair) -> tuple[str, str, str, str]:
-    """Format a pair: difference in points, p, wins / ties / losses, episodes needed."""
-    difference, p = pair.difference, pair.p_corrected
-    return (
-        in_points(difference),
-        "< 0.001" if p < 0.001 else f"{p:.3f}",
-        " / ".join(f"{count:,}" for count in (difference.wins, difference.ties, difference.losses)),
-        "∞" if difference.needed is None else f"{difference.needed:,}",
-    )
-
-
-def in_points(difference: Difference) -> str:
-    """Return a difference and its 95 % interval in percentage points: ``+0.09 ± 0.18``."""
-    return f"{100 * difference.mean:+.2f} ± {100 * difference.ci95:.2f}"
-
-
 def _kept(lock: Lock, dataset: str, setting: str, model: str) -> tuple[Lock, Cell]:
     """The adopted champion with this model."""
     for kept, cell in reversed(lockfile.adopted(lock.root, dataset, setting)):
@@ -335,28 +349,25 @@ def _data(cell: Cell) -> str:
     return next(str(dep["md5"]) for dep in cell.evaluate.deps if dep["path"] == path)
 
 
-def _pairs(
-    rows: Sequence[Row], answered: Mapping[str, np.ndarray], retested: Mapping[str, Difference]
-) -> list[Pair]:
-    """Each row against each below it, from the methods' accuracies and the gate's retest of the incumbent."""
-
-    def minus(first: Row, second: Row) -> Difference:
-        if first.incumbent:
-            return -retested[second.method]
-        if second.incumbent:
-            return retested[first.method]
-        return paired(answered[first.method], answered[second.method])
-
-    differences = [(first.name, second.name, minus(first, second)) for first, second in combinations(rows, 2)]
-    corrected = holm([difference.p_value for *_, difference in differences])
-    return [Pair(*names, p) for names, p in zip(differences, corrected, strict=True)]
+def _answered(lock: Lock, name: str, evaluated: Sequence[tuple[Cell, Metrics]]) -> dict[str, np.ndarray]:
+    """Accuracy in each test episode of a further setting, by method; nothing unless all met the same ones."""
+    cells = [cell for cell, metrics in evaluated if name in metrics.extra]
+    drawn = {
+        str([dep["md5"] for dep in cell.evaluate.deps if dep["path"].startswith("data/episodes/")])
+        for cell in cells
+    }
+    if len(drawn) > 1:
+        return {}
+    counts = {cell.method: counted(lock.file(cell.evaluate, cell.episodes), name) for cell in cells}
+    return {method: accuracies for method, accuracies in counts.items() if len(accuracies)}
 
 
 def _shared(metrics: Metrics) -> dict[str, Any]:
     return {key: getattr(metrics, key) for key in SHARED}
 
 
-def _row(cell: Cell, metrics: Metrics, incumbent: bool = False) -> Row:
+def _row(lock: Lock, cell: Cell, metrics: Metrics) -> Row:
+    trained = metrics.untrained is not None
     return Row(
         method=cell.method,
         accuracy=metrics.accuracy,
@@ -368,5 +379,6 @@ def _row(cell: Cell, metrics: Metrics, incumbent: bool = False) -> Row:
         extra={name: measured.written for name, measured in metrics.extra.items()},
         model=cell.weights,
         result=cell.result,
-        incumbent=incumbent,
+        group="trained" if trained else "training-free",
+        features="" if trained else str(document.training(lock, cell).params["backbone"]["name"]),
     )

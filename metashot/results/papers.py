@@ -10,7 +10,9 @@ from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.lineage.metrics import Measured
 from metashot.results import compare
+from metashot.results.compare import Comparison, Row
 
+Result = tuple[Row, Document]
 Shape = tuple[int, int]  # N-way, K-shot
 
 
@@ -84,10 +86,16 @@ def page(root: Path) -> str:
     ]
     for dataset, setting in lockfile.finished(lock):
         comparison = compare.compare(lock, dataset, setting, listed)
-        cells = [lock.cell(dataset, setting, row.method) for row in comparison.rows if not row.incumbent]
-        shown = [Document.of_cell(lock, cell) for cell in cells]
-        parts += [f"## {comparison.data}, trained for {setting}", *_tables(dataset, shown)]
-        parts.append(_trainings(shown))
+        shown = {
+            row.method: (row, Document.of_cell(lock, lock.cell(dataset, setting, row.method)))
+            for rows in comparison.groups.values()
+            for row in rows
+            if not row.incumbent
+        }
+        parts += [f"## {comparison.data}, trained for {setting}", *_tables(comparison, list(shown.values()))]
+        notes = [*comparison.gained[-1:], *comparison.footnotes]
+        parts.append(_trainings(list(shown.values())))
+        parts += [f"{note[0].upper()}{note[1:]}." for note in notes if note != compare.INCUMBENT]
         benchmark = dataset.removesuffix(PAPER)
         if benchmark in DIFFERENCES:
             parts.append("Where the protocol differs from the papers:")
@@ -95,51 +103,59 @@ def page(root: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(dataset: str, documents: Sequence[Document]) -> list[str]:
-    """A table for each shape that was tested."""
-    published = PUBLISHED.get(dataset.removesuffix(PAPER), {})
-    measured: dict[Shape, list[tuple[Document, Measured]]] = {}
-    for document in documents:
+def _tables(comparison: Comparison, results: Sequence[Result]) -> list[str]:
+    """A table for each shape that was tested, and what meta-training gained in it."""
+    published = PUBLISHED.get(comparison.dataset.removesuffix(PAPER), {})
+    gained = {gain.setting: f"{gain.sentence[0].upper()}{gain.sentence[1:]}." for gain in comparison.gains}
+    measured: dict[Shape, list[tuple[Result, Measured]]] = {}
+    settings: dict[Shape, list[str]] = {}
+    for row, document in results:
         own, setting = document.metrics, document.setting
         evaluated = document.stages[document.address("evaluate")]
         extras = evaluated.params["params.yaml"][f"setting.{setting}.extra"]
-        measured.setdefault((own.n_way, own.k_shot), []).append((document, own))
-        for name, tested in own.extra.items():
-            shape = extras[name]["n_way"], extras[name]["k_shot"]
-            measured.setdefault(shape, []).append((document, tested))
-    tables = []
-    for (n_way, k_shot), rows in measured.items():
+        shapes = {name: (extras[name]["n_way"], extras[name]["k_shot"]) for name in own.extra}
+        for name, shape in {setting: (own.n_way, own.k_shot), **shapes}.items():
+            measured.setdefault(shape, []).append(((row, document), own.extra.get(name, own)))
+            if name not in settings.setdefault(shape, []):
+                settings[shape].append(name)
+    parts = []
+    for shape, tested in measured.items():
         lines = [
-            f"| {n_way}-way {k_shot}-shot | accuracy | episodes | published | difference | by |",
+            f"| {shape[0]}-way {shape[1]}-shot | accuracy | episodes | published | difference | by |",
             "|:--|--:|--:|--:|--:|:--|",
         ]
-        for document, tested in sorted(rows, key=lambda row: -row[1].accuracy):
-            method, transductive = document.method, document.metrics.transductive
-            paper = published.get(f"{method}{TRANSDUCTIVE}" if transductive else method) or published.get(
-                method
-            )
-            reported = paper.accuracies.get((n_way, k_shot)) if paper else None
-            beside = (
-                f"{reported:.1f} | {round(100 * tested.accuracy - reported, 1) + 0.0:+.1f} | {paper.source}"
-                if paper and reported
-                else "| |"
-            )
-            name = f"{method} †" if transductive else method
-            lines.append(f"| {name} | {tested.shown} | {tested.episodes:,} | {beside} |")
-        tables.append("\n".join(lines))
-    return tables
+        for group in comparison.groups:
+            if len(comparison.groups) > 1:
+                lines.append(f"| *{group}* | | | | | |")
+            members = [(row, value) for (row, _), value in tested if row.group == group]
+            for row, value in sorted(members, key=lambda member: -member[1].accuracy):
+                beside = _published(published, row, value, shape)
+                lines.append(f"| {row.on_features} | {value.shown} | {value.episodes:,} | {beside} |")
+        parts += ["\n".join(lines), *(gained[name] for name in settings[shape] if name in gained)]
+    return parts
 
 
-def _trainings(documents: Sequence[Document]) -> str:
-    """How each was trained."""
+def _published(published: Mapping[str, Reported], row: Row, measured: Measured, shape: Shape) -> str:
+    """Three cells of a table: what a paper reports, how far it is from there, and which paper."""
+    paper = published.get(f"{row.method}{TRANSDUCTIVE}") if row.transductive else None
+    paper = paper or published.get(row.method)
+    reported = paper.accuracies.get(shape) if paper else None
+    if not (paper and reported):
+        return "| |"
+    difference = round(100 * measured.accuracy - reported, 1) + 0.0
+    return f"{reported:.1f} | {difference:+.1f} | {paper.source}"
+
+
+def _trainings(results: Sequence[Result]) -> str:
+    """How each was made."""
     lines = [
         "| training | outer steps | episodes a step | took | on | commit | result |",
         "|:--|--:|--:|--:|:--|:--|:--|",
     ]
-    for document in documents:
+    for _, document in results:
         trained = document.training
         commit = (trained.git.commit or "none")[:10] + (" (changed)" if trained.git.dirty else "")
-        device, batch = trained.device, trained.params["method"]["meta_batch"]
+        device, batch = trained.device, trained.params["method"].get("meta_batch", "")
         took, on = duration(trained.seconds), f"{device.name}, {device.threads} threads"
         lines.append(
             f"| {document.method} | {trained.steps:,} | {batch} | {took} | {on} | {commit} | "

@@ -1,8 +1,8 @@
 """Plots as PNG bytes, deterministic for the same numbers."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,11 +13,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from metashot.data.kinds import images
 from metashot.errors import MetashotError
 from metashot.formatting import accuracy
-from metashot.results.compare import Comparison, shown
+from metashot.results.compare import Comparison, Row
+from metashot.results.differences import TRAINED, TRAINING_FREE, shown
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and in print
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
 ODDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 LINE = 90  # characters of a title
@@ -26,53 +27,43 @@ CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in th
 
 def _title(comparison: Comparison) -> str:
     """Data set with its marks, and shape of the episodes, on as many lines as they need."""
-    return fill(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", LINE)
+    return textwrap.fill(f"{comparison.data}: {comparison.n_way}-way {comparison.k_shot}-shot", LINE)
 
 
 def comparison_plot(comparison: Comparison) -> bytes:
-    """Draw every method's test accuracy with its 95 % interval, its untrained backbone, and chance."""
-    rows = comparison.rows[::-1]  # the best on top
+    """Draw every method's test accuracy with its 95 % interval, its untrained backbone, and chance.
+
+    Methods that are trained stand above those that are not.
+    """
+    places, titles = _places(comparison)
+    rows = [row for row, _ in places]
+    heights = [y for _, y in places]
     with mpl.rc_context():
         mpl.rcdefaults()
-        figure = Figure(figsize=(9, 1.9 + 0.5 * len(rows)), dpi=120, layout="constrained")
+        lines, above = len(places) + len(titles), 0.3 * bool(titles)
+        figure = Figure(figsize=(9, 1.9 + 0.5 * lines + above), dpi=120, layout="constrained")
         axes = figure.subplots()
-        places = range(len(rows))
-        starts = [
-            (y, row, row.untrained_accuracy, row.untrained_ci95)
-            for y, row in enumerate(rows)
-            if row.untrained_accuracy is not None and row.untrained_ci95 is not None
-        ]
-        for y, row, start, _ in starts:
-            axes.plot([100 * start, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
-        axes.errorbar(
-            [100 * start for *_, start, _ in starts],
-            [y for y, *_ in starts],
-            xerr=[100 * ci95 for *_, ci95 in starts],
-            fmt="o",
-            color=GREY,
-            markerfacecolor="white",
-            markersize=5,
-            capsize=5,
-            label="untrained backbone",
-        )
-        axes.errorbar(
-            [100 * row.accuracy for row in rows],
-            places,
-            xerr=[100 * row.ci95 for row in rows],
-            fmt="o",
-            color=BLUE,
-            markersize=5,
-            capsize=8,
-            capthick=1.5,
-            label="trained",
-        )
+        _accuracies(axes, places)
         axes.axvline(100 * comparison.chance, color=ORANGE, linestyle="--", label="chance", zorder=1)
         axes.set_xlim(0, 100.5)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_yticks(places, [row.label for row in rows], fontsize=13)
+        axes.set_ylim(-0.6, lines - 0.4)
+        axes.set_yticks(heights, [row.on_features for row in rows], fontsize=13)
+        for title, y in titles.items():
+            axes.annotate(
+                title,
+                (0, y),
+                (-7, 0),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=12,
+                fontstyle="italic",
+                horizontalalignment="right",
+                verticalalignment="center",
+            )
         values = axes.twinx()  # the numbers stand in a column of their own, whatever the dots do
         values.set_ylim(axes.get_ylim())
-        values.set_yticks(places, [accuracy(row.accuracy, row.ci95) for row in rows], fontsize=13)
+        values.set_yticks(heights, [accuracy(row.accuracy, row.ci95) for row in rows], fontsize=13)
         values.tick_params(length=0)
         for row, label, value in zip(rows, axes.get_yticklabels(), values.get_yticklabels(), strict=True):
             if row == comparison.champion:
@@ -84,15 +75,18 @@ def comparison_plot(comparison: Comparison) -> bytes:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
         axes.grid(axis="x", color="#EEEEEE", zorder=0)
         axes.set_axisbelow(True)
+        episodes, queries = f"{comparison.episodes:,}", comparison.n_query
+        tested = f"the same {episodes} test episodes for all, {queries} queries per class"
         notes = ["test accuracy, mean and 95 % interval", *comparison.footnotes]
-        axes.set_xlabel("\n".join(notes), fontsize=12)
+        if comparison.headline:
+            notes.insert(1, tested)
+        axes.set_xlabel(_lines(notes), fontsize=11)
         figure.suptitle(_title(comparison), fontsize=15)
-        axes.set_title(
-            f"the same {comparison.episodes:,} test episodes for all, {comparison.n_query} queries per class",
-            fontsize=11,
-            color=GREY,
-        )
-        figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+        if comparison.headline:
+            axes.set_title(comparison.headline.replace(" (", "\n(", 1), fontsize=12)
+        else:
+            axes.set_title(tested, fontsize=11, color=GREY)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=11, frameon=False)
         return _png(figure)
 
 
@@ -145,7 +139,7 @@ def differences_plot(comparison: Comparison) -> bytes:
         axes.set_axisbelow(True)
         lead = f"lead of {comparison.rows[0].label} in percentage points, mean and 95 % interval"
         notes = [lead + "; logarithmic beyond 1" * far, *comparison.footnotes]
-        figure.supxlabel("\n".join(notes), fontsize=11)
+        figure.supxlabel(_lines(notes), fontsize=11)
         figure.suptitle(_title(comparison), fontsize=15)
         axes.set_title(
             f"the same {comparison.episodes:,} test episodes for all; filled where p < 0.05, "
@@ -174,9 +168,14 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
         )
         for axes, key, label, colour, scale, style in curves:
             drawn = [(point["step"], scale * point[key]) for point in points if key in point]
+            if not drawn:  # nothing was trained
+                axes.set_yticks([])
+                continue
             axes.plot([x for x, _ in drawn], [y for _, y in drawn], style, color=colour, markersize=4)
             axes.set_ylabel(label, color=colour)
             axes.tick_params(axis="y", labelcolor=colour)
+        if all("train_loss" not in point for point in points):
+            left.set_xticks([point["step"] for point in points])
         left.set_xlabel("outer step")
         left.set_title(title)
         left.grid(color="#EEEEEE")
@@ -184,7 +183,7 @@ def learning_curve(title: str, points: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
-    """Draw validation accuracy against minutes of training, a line for each method.
+    """Draw validation accuracy against minutes of training, a line or point for each method.
 
     Accuracies are spaced by their log-odds, so that half the errors is about as far anywhere; those beyond
     0.1 and 99.9 % are drawn there.
@@ -203,7 +202,8 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
             minutes, accuracies = zip(*points, strict=True)
             label = f"{method}, {100 * max(accuracies):.1f} %"
             drawn = [min(max(a, 0.001), 0.999) for a in accuracies]
-            axes.plot(minutes, drawn, mark, color=colour, markersize=4, label=label)
+            style = mark if len(points) > 1 else mark[0]  # a point where nothing was trained
+            axes.plot(minutes, drawn, style, color=colour, markersize=4, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -216,7 +216,7 @@ def minutes_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]
         axes.set_ylabel("accuracy on validation episodes (%)")
         axes.set_title(title, loc="left")
         axes.grid(color="#EEEEEE", which="both")
-        axes.legend(loc="lower right", title="best")
+        figure.legend(loc="outside right center", title="best")
         return _png(figure)
 
 
@@ -253,6 +253,62 @@ def answers_plot(support: Sequence[tuple[bytes, str]], answers: Sequence[tuple[b
         left_out += sum(label not in of_class for _, label, _ in answers)
         figure.suptitle("; ".join(parts) + (f"; {left_out:,} not drawn" if left_out else ""), fontsize=12)
         return _png(figure)
+
+
+def _places(comparison: Comparison) -> tuple[list[tuple[Row, int]], dict[str, int]]:
+    """Each row with its height in the picture, the highest first; the heights of the titles of groups."""
+    groups, places, titles = comparison.groups, list[tuple[Row, int]](), dict[str, int]()
+    height = len(comparison.rows) + (len(groups) if len(groups) > 1 else 0)
+    for group, rows in groups.items():
+        if len(groups) > 1:
+            height -= 1
+            titles[group] = height
+        for row in rows:
+            height -= 1
+            places.append((row, height))
+    return places, titles
+
+
+def _accuracies(axes: Axes, places: Sequence[tuple[Row, int]]) -> None:
+    """Draw accuracies with their intervals at these heights, and lines from those of untrained backbones."""
+    starts = [
+        (y, row, row.untrained_accuracy, row.untrained_ci95)
+        for row, y in places
+        if row.untrained_accuracy is not None and row.untrained_ci95 is not None
+    ]
+    for y, row, start, _ in starts:
+        axes.plot([100 * start, 100 * row.accuracy], [y, y], color="#D5D5D5", zorder=1)
+    if starts:
+        axes.errorbar(
+            [100 * start for *_, start, _ in starts],
+            [y for y, *_ in starts],
+            xerr=[100 * ci95 for *_, ci95 in starts],
+            fmt="o",
+            color=GREY,
+            markerfacecolor="white",
+            markersize=5,
+            capsize=5,
+            label="untrained backbone",
+        )
+    for group, colour, mark in ((TRAINED, BLUE, "o"), (TRAINING_FREE, GREEN, "s")):
+        drawn = [(row, y) for row, y in places if row.group == group]
+        if drawn:
+            axes.errorbar(
+                [100 * row.accuracy for row, _ in drawn],
+                [y for _, y in drawn],
+                xerr=[100 * row.ci95 for row, _ in drawn],
+                fmt=mark,
+                color=colour,
+                markersize=5,
+                capsize=8,
+                capthick=1.5,
+                label=group,
+            )
+
+
+def _lines(notes: Sequence[str], width: int = 104) -> str:
+    """The notes, a line each, or more where one is longer than the width."""
+    return "\n".join(line for note in notes for line in textwrap.wrap(note, width))
 
 
 def _style(number: int) -> tuple[str, str]:

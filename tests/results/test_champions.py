@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from project import IDENTITY, Edit, Project, backdate
 
 from metashot.audit.evidence import Evidence
@@ -74,6 +75,24 @@ def aliased(project: Project) -> dict[str, str]:
     assert copy.read_bytes() == file.read_bytes()
     assert ("champion", "metashot.decision", digest) in found
     return {alias: value for alias, key, value in found if key == "metashot.result"}
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory, drawn: Project) -> Project:
+    """One method, which is not trained."""
+    project = drawn.copy(tmp_path_factory.mktemp("untrained"))
+    with project.params() as params:
+        params["methods"] = ["ridge"]
+        params["setting"]["5w1s"] |= {"test_episodes": 60, "extra": {}}
+        params["method"]["prototypical"] |= {"lr": 1e-6}
+        params["data"]["glyphs"]["budget"] = {"ridge": 0, "prototypical": 1}
+    project.repro()
+    return project
+
+
+def commit(project: Project) -> None:
+    for command in (["add", "."], ["commit", "-qm", "more"]):
+        subprocess.run(["git", *IDENTITY, *command], cwd=project.root, check=True)
 
 
 def by_hand(folder: Path, project: Project) -> list[float]:
@@ -169,10 +188,64 @@ def test_a_champion_is_adopted_defends_itself_is_replaced_and_comes_back(project
     assert len(json.loads((project.root / f"champions/{GROUP}.json").read_text())) == 1
 
 
+def test_a_method_that_is_not_trained_goes_all_the_way(untrained: Project, tmp_path: Path) -> None:
+    """Champion, audited, traced, asked, made again, adopted, tested again, rolled back."""
+    project = untrained
+    first = Lock(project.root).cell("glyphs", "5w1s", "ridge").result
+    assert decision(project)["champion"]["method"] == "ridge"
+    assert aliased(project) == {"champion": first, "challenger": first}
+
+    commit(project)
+    project.run("metashot", "publish")
+    audited = json.loads(project.run("metashot", "audit", GROUP, "--json").stdout)
+    assert {one["verdict"] for one in audited} == {"verified"}
+    champion = f"{GROUP}@champion"
+    traced = project.run("metashot", "trace", champion).stdout
+    assert "none, made in" in traced
+    assert "chosen.strength=" in traced
+    samples = store.load(project.root / "data/processed/glyphs.parquet", "test")
+    pictures = samples.tensor()[:, 0].mul(255).round().byte().numpy()
+    for number, name in enumerate(("one", "two")):
+        of_class = np.flatnonzero(np.asarray(samples.labels) == number)[:2]
+        for folder, index in zip((f"support/{name}", "asked"), of_class, strict=True):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures[index]).save(tmp_path / folder / f"{name}.png")
+    asked = ["metashot", "predict", champion, str(tmp_path / "asked"), "--json"]
+    answers = json.loads(project.run(*asked, "--support", str(tmp_path / "support")).stdout)
+    assert len(answers) == 2
+    assert all(sum(one["probabilities"].values()) == pytest.approx(1) for one in answers)
+    made = json.loads(project.run("metashot", "reproduce", champion, "--json").stdout)
+    assert made["verdict"] == "bit-equal"
+
+    # adopted, and tested again on other episodes beside a method that is trained
+    assert "ridge is the incumbent" in project.run("metashot", "adopt", "glyphs", "5w1s").stdout
+    with project.params() as params:
+        params["methods"] = ["prototypical"]
+        params["setting"]["5w1s"]["test_episodes"] = 80
+    project.repro()
+    kept, cell = lockfile.adopted(project.root, "glyphs", "5w1s")[0]
+    old, new = (
+        by_hand(folder, project)
+        for folder in (kept.root / cell.model, project.root / f"models/{GROUP}/prototypical")
+    )
+    said = decision(project)
+    assert said["incumbent"]["accuracy"] == pytest.approx(np.mean(old))
+    assert (said["champion"], said["promoted"]) == (said["incumbent"], False)
+    [compared] = json.loads(project.run("metashot", "compare", "--json").stdout)
+    [gain] = compared["gains"]
+    assert (gain["trained"], gain["training_free"]) == ("prototypical", "ridge (incumbent)")
+    assert gain["difference"]["mean"] == pytest.approx(np.mean(new) - np.mean(old))
+    shown = project.run("metashot", "compare").stdout
+    assert "ridge ‡ ★" in shown
+    assert "meta-training " in shown
+
+    project.run("metashot", "rollback", "glyphs", "5w1s", "--reason", "it is too slow")
+    assert decision(project)["champion"]["method"] == "prototypical"
+
+
 def test_a_clone_does_not_judge_without_the_incumbent(project: Project, tmp_path: Path) -> None:
     """Runs behind the test above, on what it left."""
-    for command in (["add", "."], ["commit", "-qm", "more"]):
-        subprocess.run(["git", *IDENTITY, *command], cwd=project.root, check=True)
+    commit(project)
     subprocess.run(["git", "clone", "-q", project.root, tmp_path / "clone"], check=True)
     clone = Project.at(tmp_path / "clone")
     # The same cache, so that nothing is made again: it would have other records than dvc.lock names
