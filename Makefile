@@ -26,7 +26,7 @@ help: ## list the commands
 	@touch $@
 
 # What DVC takes from its cache or remote registers nothing in MLflow; `publish` does, and adds nothing twice
-run: .venv/installed ## the whole pipeline of params.yaml (default: six methods on embedded data), then the comparison
+run: .venv/installed ## the whole pipeline of params.yaml (default: all methods on embedded data), then the comparison
 	@python -m metashot.project.dvc repro && metashot publish; status=$$?; metashot compare && exit $$status
 
 omniglot: .venv/installed ## the same on Omniglot; MIRROR=DIR reads its two zip files from a folder instead of the network
