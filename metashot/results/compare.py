@@ -157,7 +157,7 @@ class Comparison:
 
     @property
     def gain_metrics(self) -> dict[str, float]:
-        """What meta-training gained as metrics: fractions and half widths, extra settings by name."""
+        """What meta-training gained, as metrics: fractions and half widths, further settings by name."""
         metrics: dict[str, float] = {}
         for gain in self.gains:
             of = "" if gain.setting == self.setting else f"_{gain.setting}"

@@ -128,6 +128,26 @@ def test_models_are_linked_to_run_test_data_and_version(published):
     assert dict(version[3])["metashot.decision"] == decision
 
 
+def test_a_comparison_run_says_what_meta_training_gained(tmp_path):
+    root = synthetic.make(tmp_path / "repository", {"prototypical": 0.9, "ridge": 0.93})
+    synthetic.give_database(root)
+    publishing.publish(root, [("glyphs", "5w1s")], ["prototypical", "ridge"])
+    seen = snapshot(root)
+    name = "comparison: champion ridge, 93.00 %"
+    comparison = compare.compare(Lock(root), "glyphs", "5w1s", ["prototypical", "ridge"])
+    tags = seen["tags"][name]
+    assert tags["metashot.gain"] == comparison.headline
+    assert comparison.headline.startswith("meta-training lost 3.00 ± 0.5")
+    assert f"**M{comparison.headline[1:]}.**" in tags["mlflow.note.content"]
+    for key, value in comparison.gain_metrics.items():
+        assert [point[2] for point in seen["points"][name, key]] == [value]
+    assert {method: seen["tags"][method]["group"] for method in ("prototypical", "ridge")} == {
+        "prototypical": "trained",
+        "ridge": "training-free",
+    }
+    assert [dict(version[3])["group"] for version in seen["versions"]] == ["trained", "training-free"]
+
+
 def test_publishing_twice_adds_nothing(published):
     repository, first = published
     before = snapshot(repository)

@@ -176,13 +176,17 @@ def test_the_terminal_shows_groups_with_their_features_and_the_gain(repository: 
 def test_ten_methods_with_all_marks_fit_a_terminal(repository: Path) -> None:
     comparison = comparisons.grouped(encoder="pretrained encoder: words, trained on letters")
     console = Console(width=80, record=True, file=io.StringIO())
-    rows = [replace(row, transductive=True, incumbent=True) for row in comparison.rows]
+    wide = {"accuracy": 1.0, "transductive": True, "incumbent": True, "parameters": 1_119_360}
+    rows = [
+        replace(row, **wide, features="series_statistics" if row.features else "") for row in comparison.rows
+    ]
     seconds = {row.name: 125 * 60 + 59.0 for row in rows}
     console.print(render.comparison(replace(comparison, rows=rows), seconds, {"maml (incumbent)": 103}))
     text = console.export_text()
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "…" not in text
     assert "prototypical †‡§" in text
+    assert text.count(" series_statistics ") == 3
     assert "flowers (synthetic data, pretrained encoder §)" in text
     assert "§ pretrained encoder: words, trained on letters" in text
 
