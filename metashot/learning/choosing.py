@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from metashot.data import Form
 from metashot.data.store import SampleSet
 from metashot.errors import MetashotError
-from metashot.learning.evaluation import answers, embedded
+from metashot.learning.evaluation import Answering
 from metashot.learning.features import FEATURES
 from metashot.learning.making import Order, Progress
 from metashot.learning.models import backbones
@@ -108,14 +108,15 @@ def choose(
     for method in candidates:
         method.eval()
         method.fit(Chunks(train_tensor))
-        source = embedded(method, val_tensor, [val_manifest])
+        answering = Answering.of(method, val_tensor, [val_manifest])
         for values in method.options():
-            scores, labels = _scores(method, values, source, val_manifest)
+            scores, labels = _scores(method, values, answering, val_manifest)
             accuracy = float((scores.argmax(-1) == labels).double().mean())
             tried.append((Tried(method.problem.backbone.name, values, accuracy), method))
     tried.sort(key=lambda pair: -pair[0].accuracy)
     best, method = tried[0]
-    scores, labels = _scores(method, best.values, embedded(method, val_tensor, [val_manifest]), val_manifest)
+    answering = Answering.of(method, val_tensor, [val_manifest])
+    scores, labels = _scores(method, best.values, answering, val_manifest)
     scale = min(SCALES, key=lambda scale: float(F.cross_entropy(scale * scores, labels)))
     method.set({"scale": scale})
     seconds = time.perf_counter() - began
@@ -131,9 +132,9 @@ def choose(
 
 
 def _scores(
-    method: TrainingFree, values: Mapping[str, float], source: Tensor, manifest: Manifest
+    method: TrainingFree, values: Mapping[str, float], answering: Answering, manifest: Manifest
 ) -> tuple[Tensor, Tensor]:
     """Scores ``[M, N]`` and labels ``[M]`` of all queries, with these constants and the scale 1."""
     method.set({**values, "scale": 1.0})
-    scores, labels = zip(*answers(method, source, manifest), strict=True)
+    scores, labels = zip(*answering.scores(manifest), strict=True)
     return torch.cat([part.flatten(0, 1) for part in scores]), torch.cat([part.flatten() for part in labels])

@@ -17,7 +17,7 @@ from torch import Tensor
 from metashot.data.kinds import images
 from metashot.data.store import SampleSet
 from metashot.errors import MetashotError
-from metashot.learning import training
+from metashot.learning import evaluation, training
 from metashot.learning.evaluation import correct_in_each, correct_queries
 from metashot.learning.making import Progress
 from metashot.learning.models import methods, runtime
@@ -269,6 +269,16 @@ def run(
             log=lambda step, values: points.append((step, values)),
         )
     return {k: v.clone() for k, v in method.state_dict().items()}, progress, points
+
+
+def test_embeddings_too_large_to_keep_are_made_again_with_the_same_answers(monkeypatch) -> None:
+    images, method = image_set(seed=1), build("prototypical")
+    manifests = [draw(images, episodes=7), draw(images, episodes=5, k_shot=2)]
+    kept = correct_in_each(method, images.tensor(), manifests)
+    monkeypatch.setattr(evaluation, "EMBEDDED_BYTES", 1)
+    monkeypatch.setattr(evaluation, "CHUNK_BYTES", 1 << 14)  # a few episodes at once
+    for first, second in zip(kept, correct_in_each(method, images.tensor(), manifests), strict=True):
+        assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", HYPER)

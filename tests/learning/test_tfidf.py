@@ -61,8 +61,9 @@ def test_what_occurs_often_counts_by_its_logarithm_and_order_does_not() -> None:
     assert float(ratio[1] / ratio[0]) == pytest.approx(1 + np.log(3))
 
 
-def test_hashing_is_even_and_its_signs_too() -> None:
+def test_hashing_is_even_and_its_signs_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of n-grams that differ in one letter as well: a CRC-32 alone sends them to few places."""
+    monkeypatch.setattr(tfidf, "WIDTH", 2**12)
     form = texts.Prepare(length=1, words=1, shortest=3, longest=0).form
     words = [
         f"{first}{second}{third}" for first in "abcdefgh" for second in "abcdefgh" for third in range(99)

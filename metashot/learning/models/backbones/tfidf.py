@@ -13,7 +13,7 @@ from metashot.learning.models.backbones.base import Backbone, Params
 
 TABLES = 4  # of document frequencies
 BUCKETS = 2**18  # of a table
-WIDTH = 2**14
+WIDTH = 2**16
 MIXING = 0x9E3779B1  # 2^32 divided by the golden ratio, and prime: Knuth's multiplicative hashing
 
 
