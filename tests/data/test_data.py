@@ -528,7 +528,9 @@ def test_params_name_the_key_that_is_wrong(build: Callable[[], object], key: str
 
 def test_source() -> None:
     assert SOURCES["omniglot"] is omniglot
-    with pytest.raises(MetashotError, match=r"^unknown source 'klingon': there are audio_folder, glyphs, "):
+    with pytest.raises(
+        MetashotError, match=r"^unknown source 'klingon': there are audio_folder, encoded_folder, glyphs, "
+    ):
         SOURCES["klingon"]
 
 
