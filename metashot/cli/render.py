@@ -1,5 +1,6 @@
 """What the commands show: every table and page for a terminal."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -50,13 +51,18 @@ def comparison(compared: Comparison, seconds: Mapping[str, float], versions: Map
             view.add_row(
                 row.label + (" ★" if champion else ""),
                 accuracy(row.accuracy, row.ci95),
-                row.features or row.untrained,
+                _folded(row.features) or row.untrained,
                 duration(seconds[row.name]),
                 f"{row.parameters:,}",
                 f"v{versions[row.name]}" if row.name in versions else "-",
                 style="bold" if champion else None,
             )
     return view
+
+
+def _folded(name: str, width: int = 18) -> str:
+    """A long name in lines that end in its underscores."""
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
 
 
 def pairs(compared: Comparison) -> Table:

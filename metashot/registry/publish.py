@@ -28,10 +28,7 @@ from metashot.registry.versions import Registered
 
 # isort: split
 from mlflow import MlflowClient
-from mlflow.entities import (
-    LoggedModelInput,
-    Metric,
-)
+from mlflow.entities import LoggedModelInput, Metric
 from mlflow.entities.model_registry import ModelVersion
 
 from metashot.errors import MetashotError, without_credentials

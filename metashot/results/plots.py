@@ -22,6 +22,7 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o-", "s-", "^-", "D-", "v-", "P-")
 ODDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 LINE = 90  # characters of a title
+LABEL = 26  # characters of a method and its features in one line
 CLASSES, SHOWN, ANSWERED = 30, 4, 10  # at most so many rows, and pictures in them
 
 
@@ -47,7 +48,9 @@ def comparison_plot(comparison: Comparison) -> bytes:
         axes.axvline(100 * comparison.chance, color=ORANGE, linestyle="--", label="chance", zorder=1)
         axes.set_xlim(0, 100.5)
         axes.set_ylim(-0.6, lines - 0.4)
-        axes.set_yticks(heights, [row.on_features for row in rows], fontsize=13)
+        labels = [row.on_features for row in rows]
+        labels = [label.replace(" on ", "\non ") if len(label) > LABEL else label for label in labels]
+        axes.set_yticks(heights, labels, fontsize=13)
         for title, y in titles.items():
             axes.annotate(
                 title,
@@ -80,7 +83,7 @@ def comparison_plot(comparison: Comparison) -> bytes:
         notes = ["test accuracy, mean and 95 % interval", *comparison.footnotes]
         if comparison.headline:
             notes.insert(1, tested)
-        axes.set_xlabel(_lines(notes), fontsize=11)
+        axes.set_xlabel(_lines(notes, 88), fontsize=11)
         figure.suptitle(_title(comparison), fontsize=15)
         if comparison.headline:
             axes.set_title(comparison.headline.replace(" (", "\n(", 1), fontsize=12)

@@ -52,7 +52,7 @@ GROUPED = (  # ten methods, of which three are not trained
         for method, accuracy, ci95, features in (
             ("ridge", 0.9748, 0.0029, "hog"),
             ("centroid", 0.9105, 0.0052, "hog"),
-            ("neighbour", 0.7411, 0.0077, "identity"),
+            ("neighbour", 0.7411, 0.0077, "outline_statistics_minirocket"),
         )
     ),
 )

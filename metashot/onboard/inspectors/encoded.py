@@ -25,7 +25,7 @@ NONE = "none"  # as METASHOT_ENCODER: propose none
 USUAL = "encoder"  # name of the folder that goes before others
 SCALE, STEP = 4, 32  # small pictures are scaled up at most so many times, to a multiple of so many pixels
 MOST = 1000  # names beside the data that are looked at
-BACKBONE = {"name": "dense", "width": 256}
+BACKBONE = {"name": "dense"}
 
 
 def beside(raw: folders.Raw, root: Path, layouts: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ class Vectors:
         """See `Inspector.defaults`."""
         return {
             "prepare": {"encoder_name": "", "encoder_trained_on": "", "encoder_seen": ""},
-            "backbone": {"name": "dense", "width": 256},
+            "backbone": {"name": "dense"},
             "augment": {},
         }
 
