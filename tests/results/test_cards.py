@@ -88,8 +88,8 @@ def test_the_headline_names_the_champion_and_the_best(champion: int | None, said
 )
 def test_two_versions_are_compared_in_a_sentence(difference: Difference, p: str, needed: str) -> None:
     assert cards.versus("one", "other", difference) == (
-        f"one minus other: +0.63 ± 0.32 percentage points (95 % interval), {p}. In 1,420 episodes the first is "
-        "more accurate, in 1,230 equally, in 1,350 less. To tell them apart (5 %, power 80 %) "
+        f"one minus other: +0.63 ± 0.32 percentage points (95 % interval), {p}. In 1,420 episodes the first "
+        "is more accurate, in 1,230 equally, in 1,350 less. To tell them apart (5 %, power 80 %) "
         f"{needed}."
     )
 
@@ -116,8 +116,8 @@ def test_a_model_card_states_data_protocol_numbers_limits_and_use(document: Docu
             "| 5w5s, same model | 93.00 ± 0.30 % | 1,000 |\n"
             "| 5-way 1-shot, untrained | 45.00 ± 0.60 % | 100 |",
             "**Data.** made up. Licence: none.",
-            "**Training.** 111,936 parameters, 20 outer steps in 42 s on a processor (cpu), best validation at "
-            "step 2; commit 0123456789.",
+            "**Training.** 111,936 parameters, 20 outer steps in 42 s on a processor (cpu), best validation "
+            "at step 2; commit 0123456789.",
             "**Limits.** It answers any number of classes from 2. Each query is answered by itself. Measured "
             "on classes of the same data set that training did not see; other kinds of data were not tried. "
             "One training, one seed: the interval is over test episodes only. The data are synthetic: the "
@@ -187,9 +187,9 @@ def test_a_cross_test_states_both_data_sets(document: Document) -> None:
         "data": "flowers 01234567",
     }
     assert cards.cross_card(cross) == (
-        "**maml: 65.43 ± 1.01 %** on flowers (known classes), 20-way 1-shot, 1,000 episodes, trained on glyphs "
-        "(synthetic data), and on nothing of the other.\n\n**Lineage.** Result `fedcba9876543210`, data "
-        "`01234567`, episodes `fedcba98`: all stages of both are in lineage.json."
+        "**maml: 65.43 ± 1.01 %** on flowers (known classes), 20-way 1-shot, 1,000 episodes, trained on "
+        "glyphs (synthetic data), and on nothing of the other.\n\n**Lineage.** Result `fedcba9876543210`, "
+        "data `01234567`, episodes `fedcba98`: all stages of both are in lineage.json."
     )
 
 

@@ -104,7 +104,8 @@ def test_each_shape_has_a_table_with_the_best_first_and_what_the_paper_of_its_ki
     assert found == [
         "| 5-way 1-shot | accuracy | episodes | published | difference | by |\n"
         "|:--|--:|--:|--:|--:|:--|\n"
-        "| prototypical | 98.79 ± 0.40 % | 1,000 | 98.8 | +0.0 | table 1 of Snell et al. 2017, arXiv:1703.05175 |\n"
+        "| prototypical | 98.79 ± 0.40 % | 1,000 | 98.8 | +0.0 | table 1 of Snell et al. 2017, "
+        "arXiv:1703.05175 |\n"
         "| maml † | 98.76 ± 0.40 % | 1,000 | 98.7 | +0.1 | table 1 of Finn et al. 2017, arXiv:1703.03400 |\n"
         f"| reptile † | 97.00 ± 0.40 % | 1,000 | 97.7 | -0.7 | table 2 of Nichol et al. 2018, {by} |\n"
         f"| reptile | 95.41 ± 0.40 % | 1,000 | 95.4 | +0.0 | table 2 of Nichol et al. 2018, {by} |\n"

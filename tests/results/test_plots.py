@@ -1,7 +1,7 @@
 """Every picture against one that a person has looked at, in tests/results/pictures.
 
-What is meant to look otherwise: `python tests/results/test_plots.py` draws them again; look at each before you
-commit it.
+`python tests/results/test_plots.py` draws them again where they are meant to look otherwise; look at each
+before you commit it.
 """
 
 import io
