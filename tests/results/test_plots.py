@@ -1,6 +1,6 @@
 """Every picture against one that a person has looked at, in tests/results/pictures.
 
-`python tests/results/test_plots.py` draws them again where they are meant to look otherwise; look at each
+`python -m tests.results.test_plots` draws them again where they are meant to look otherwise; look at each
 before you commit it.
 """
 
