@@ -16,6 +16,7 @@ import math
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,8 @@ OPERATORS = (
     *("RemoveDecorator", "ZeroIterationForLoop"),
 )
 OPTIONS = ["-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
-PATIENCE = 3  # times as long as all tests take: what hangs is noticed too
+PATIENCE = 3  # times as long as all tests compute: what hangs is noticed too
+WAITING = 10  # times as long as they take by the clock, for what hangs and computes nothing
 SLOW = (  # to import, so once for all
     *("scipy.stats", "torch", "torchvision.transforms.v2", "pyarrow.parquet", "pydantic", "ruamel.yaml"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image", "pandas"),
@@ -103,12 +105,16 @@ def files(room: str, module: Path) -> list[list[str]]:
     return [list(map(str, part)) for part in parts if part]
 
 
-def started(copy: Path, parts: Sequence[Sequence[str]]) -> int:
-    """Run tests in a copy of the tree until one fails, in a fork of this process; return its number."""
+def started(copy: Path, parts: Sequence[Sequence[str]], seconds: int = resource.RLIM_INFINITY) -> int:
+    """Run tests in a copy of the tree until one fails, in a fork of this process; return its number.
+
+    It is killed once it has computed for some seconds, however busy the machine is.
+    """
     if (child := os.fork()) == 0:
         status = 1
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             os.chdir(copy)
             sys.path.insert(0, str(copy))
             silence = os.open(os.devnull, os.O_RDWR)
@@ -123,8 +129,8 @@ def started(copy: Path, parts: Sequence[Sequence[str]]) -> int:
 def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
     """Plant each fault by itself and run the tests of the package: side by side, a copy for each core.
 
-    Returns for each fault whether a test failed; a fault that goes unnoticed is printed. Exits where tests
-    fail without a fault.
+    Returns for each fault whether a test failed. A fault that goes unnoticed is printed, ``h`` for one by
+    which tests hang. Exits where tests fail without a fault.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in SLOW:
@@ -133,9 +139,11 @@ def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
         os.environ["PYTEST_DEBUG_TEMPROOT"] = folder  # that of all users has folders of others to tidy up
         free = [copied(Path(folder, "0"))]
         began = time.perf_counter()
-        if os.waitpid(started(free[0], [[f"tests/{room}"]]), 0)[1]:
+        _, status, used = os.wait4(started(free[0], [[f"tests/{room}"]]), 0)
+        if status:
             sys.exit(f"error: tests/{room} fail as they are: mend that first")
-        patience = PATIENCE * (time.perf_counter() - began)
+        seconds = math.ceil(PATIENCE * (used.ru_utime + used.ru_stime))
+        patience = WAITING * (time.perf_counter() - began)
         sys.dont_write_bytecode = True  # that of the tests lies there now
         free += [
             Path(shutil.copytree(free[0], Path(folder, str(number))))
@@ -149,7 +157,7 @@ def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
                 copy = free.pop()
                 operator = get_operator(spec.operator_name)(**spec.operator_args)
                 before, after = apply_mutation(copy / spec.module_path, operator, spec.occurrence)
-                child = started(copy, files(room, spec.module_path))
+                child = started(copy, files(room, spec.module_path), seconds)
                 running[child] = Planted(index, spec, copy, before, after, time.monotonic() + patience)
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
@@ -162,7 +170,8 @@ def noticed(room: str, sample: Sequence[MutationSpec]) -> list[bool]:
             (planted.copy / planted.spec.module_path).write_text(planted.before)
             free.append(planted.copy)
             results[planted.index] = status != 0
-            print("." if status else f"\n{planted}", end="" if status else "\n", flush=True)
+            dot = "h" if os.WIFSIGNALED(status) else "."
+            print(dot if status else f"\n{planted}", end="" if status else "\n", flush=True)
     return [results[index] for index in range(len(sample))]
 
 

@@ -76,7 +76,7 @@ def comparison_plot(comparison: Comparison) -> bytes:
             side.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=12)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
-        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.grid(axis="x", color="#EEEEEE")
         axes.set_axisbelow(True)
         episodes, queries = f"{comparison.episodes:,}", comparison.n_query
         tested = f"the same {episodes} test episodes for all, {queries} queries per class"
@@ -138,7 +138,7 @@ def differences_plot(comparison: Comparison) -> bytes:
         for side in (axes, values):
             side.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=12)
-        axes.grid(axis="x", color="#EEEEEE", zorder=0)
+        axes.grid(axis="x", color="#EEEEEE")
         axes.set_axisbelow(True)
         lead = f"lead of {comparison.rows[0].label} in percentage points, mean and 95 % interval"
         notes = [lead + "; logarithmic beyond 1" * far, *comparison.footnotes]

@@ -6,7 +6,9 @@ import re
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
+import comparisons
 import numpy as np
 import pandas
 import pytest
@@ -320,8 +322,8 @@ def test_curves_are_those_of_the_journals_in_minutes(tmp_path):
             (x["time"], x["metrics"]["val_accuracy"]) for x in lines if "val_accuracy" in x["metrics"]
         ]
         assert [accuracy for _, accuracy in points] == [accuracy for _, accuracy in expected]
-        assert [60 * minutes + began for minutes, _ in points] == pytest.approx(
-            [time for time, _ in expected]
+        assert [minutes for minutes, _ in points] == pytest.approx(
+            [(time - began) / 60 for time, _ in expected]
         )
     picture = plots.minutes_plot("glyphs 5w1s", found)
     assert picture == plots.minutes_plot("glyphs 5w1s", found)
@@ -351,3 +353,93 @@ def test_every_result_says_whether_its_test_classes_are_those_of_training(tmp_pa
     for page in (table, cards.overview(comparison)):
         assert ("flowers (known classes)" in page) is known
         assert ("known classes: tested on new samples of the classes" in page) is known
+
+
+def test_a_comparison_is_told_in_words_and_numbers() -> None:
+    made = comparisons.made()
+    assert made.group == "flowers-5w1s"
+    assert made.data == "flowers (synthetic data, known classes)"
+    assert made.protocol == "5-way 1-shot, 15 queries per class, 1,000 test episodes"
+    assert [row.name for row in made.rows[:3]] == ["maml", "prototypical", "prototypical (incumbent)"]
+    assert [row.label for row in made.rows[:3]] == ["maml †", "prototypical", "prototypical ‡"]
+    assert replace(made.rows[0], incumbent=True).label == "maml †‡"
+    assert [replace(made, n_way=n).chance for n in (2, 4, 5)] == [0.5, 0.25, 0.2]
+    assert made.footnotes == [compare.KNOWN, compare.TRANSDUCTIVE, compare.INCUMBENT]
+    assert replace(made, rows=made.rows[1:2], known_classes=False).footnotes == []
+    assert made.leads == list(zip(made.rows[1:], made.pairs, strict=True))
+    assert made.champion == made.rows[2]
+    assert made.row(made.decision.challenger) == made.rows[0]
+    assert made.row(replace(made.decision.challenger, model="unknown")) is None
+    assert comparisons.made(champion=None).champion is None
+
+
+def test_two_differ_below_five_percent() -> None:
+    pairs = [replace(comparisons.made().pairs[0], p_corrected=p) for p in (0.0499, 0.05, 0.0501, 1.0)]
+    assert [pair.apart for pair in pairs] == [True, False, False, False]
+
+
+def test_a_pair_is_formatted_as_tables_show_it() -> None:
+    pair = replace(comparisons.made().pairs[0], difference=comparisons.FAR[1])
+    assert [compare.shown(replace(pair, p_corrected=p)) for p in (0.00099, 0.001, 0.5)] == [
+        ("+0.63 ± 0.32", p, "420 / 230 / 350", "207") for p in ("< 0.001", "0.001", "0.500")
+    ]
+    many = Difference(-0.5, -0.75, -0.25, 0.0, 0, 12_345, 6_789, None)
+    assert compare.shown(replace(pair, difference=many))[::3] == ("-50.00 ± 25.00", "∞")
+    assert compare.shown(replace(pair, difference=many))[2] == "0 / 12,345 / 6,789"
+
+
+def test_the_report_file_is_sorted_and_for_people() -> None:
+    text = comparisons.made().json
+    assert text.startswith('{\n  "chance": 0.2,\n  "dataset": "flowers",\n  "decision": {\n    "allowed_')
+    assert text.endswith(',\n  "setting": "5w1s",\n  "synthetic": true\n}\n')
+    keys = list(json.loads(text))
+    assert keys == sorted(keys)
+
+
+SHAPE = {"n_way": 5, "k_shot": 1, "n_query": 15, "episodes": 1000, "manifest": "m"}
+
+
+@pytest.mark.parametrize("key", SHAPE)
+@pytest.mark.parametrize("place", range(3))
+def test_whatever_differs_between_the_episodes_is_named(monkeypatch, key: str, place: int) -> None:
+    cells = [
+        SimpleNamespace(method=method, group="flowers-5w1s") for method in ("maml", "siamese", "reptile")
+    ]
+    lock = SimpleNamespace(cells=lambda *of: cells)
+    measured = [SimpleNamespace(**SHAPE) for _ in cells]
+    monkeypatch.setattr(compare.document, "metrics", lambda _, cell: measured[cells.index(cell)])
+    assert compare.results(lock, "flowers", "5w1s", []) == list(zip(cells, measured, strict=True))
+    setattr(measured[place], key, "other")
+    other = cells[place or 1].method
+    with pytest.raises(MetashotError) as caught:
+        compare.results(lock, "flowers", "5w1s", [])
+    assert str(caught.value) == (
+        f"{other} and maml were not tested on the same episodes of flowers-5w1s ({key} differs): "
+        "run `dvc repro register@flowers-5w1s`"
+    )
+
+
+def test_the_incumbent_is_found_among_the_adopted_champions(monkeypatch) -> None:
+    adopted = [(name, SimpleNamespace(weights=weights)) for name, weights in ("xa", "yb", "za")]
+    monkeypatch.setattr(compare.lockfile, "adopted", lambda *where: adopted)
+    lock = SimpleNamespace(root=None)
+    assert compare._kept(lock, "flowers", "5w1s", "b") == adopted[1]
+    assert compare._kept(lock, "flowers", "5w1s", "a") == adopted[2]
+    with pytest.raises(MetashotError) as caught:
+        compare._kept(lock, "flowers", "5w1s", "c")
+    assert str(caught.value) == (
+        "champions/flowers-5w1s has no longer the incumbent of reports/flowers-5w1s-gate.json: "
+        "run `dvc repro register@flowers-5w1s`"
+    )
+
+
+def test_equal_models_stand_in_the_order_of_their_names_with_the_time_each_took(tmp_path) -> None:
+    root = synthetic.make(tmp_path, {"transfer": 0.9, "matching": 0.9})
+    lock = Lock(root)
+    comparison = compare.compare(lock, "glyphs", "5w1s", ["transfer", "matching"])
+    assert [row.name for row in comparison.rows] == ["matching", "transfer"]
+    assert comparison.rows[0].extra == {"5w5s": {"accuracy": 0.92, "ci95": 0.003, "episodes": 1000}}
+    assert [row.incumbent for row in comparison.rows] == [False, False]
+    assert compare.train_seconds(lock, comparison) == {"matching": 41.5, "transfer": 41.5}
+    only = compare.results(lock, "glyphs", "5w1s", ["matching"])
+    assert [cell.method for cell, _ in only] == ["matching"]

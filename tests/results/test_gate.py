@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import synthetic
+import torch
 
+from metashot import files
 from metashot.config.params import Gate
+from metashot.data import Form, Key, store
+from metashot.data.kinds import images
 from metashot.errors import MetashotError
+from metashot.learning.models import methods
+from metashot.learning.models.backbones.conv4 import Conv4Params
+from metashot.learning.models.episodes import load_manifest, sample
+from metashot.learning.models.methods.base import Problem
+from metashot.learning.models.methods.prototypical import Params, Prototypical
 from metashot.learning.statistics import Difference, paired
 from metashot.lineage import lockfile
 from metashot.lineage.lockfile import Lock
@@ -204,3 +213,151 @@ def test_the_incumbent_is_the_last_adopted_champion_that_is_not_barred(barred: s
     free = [weights for weights in "abc" if weights not in barred]
     assert (kept and kept[1].weights) == (free[-1] if free else None)
     assert later == [weights for weights in "cba" if not free or weights > free[-1]]
+
+
+def test_limits_count_as_their_documentation_says() -> None:
+    """A mean at the minimum is enough; an interval that ends at chance is not."""
+    quarter = Candidate("maml", "m", np.full(EPISODES, 0.25))
+    for minimum, chance, champion in ((0.25, 0.2, True), (0.25, 0.25, False), (0.26, 0.2, False)):
+        rule = Gate(min_accuracy=minimum, allowed_regression=0.0)
+        decision = gate.decide([quarter], None, [], rule, manifest="m", chance=chance)
+        assert (decision.champion is not None) == champion
+    wide = Candidate("maml", "m", np.tile([0.0, 0.5], EPISODES // 2))  # 0.25 ± 0.0245
+    assert gate.decide([wide], None, [], RULE, manifest="m", chance=0.23).champion is None
+    assert gate.decide([wide], None, [], RULE, manifest="m", chance=0.22).champion
+
+
+def test_of_equal_challengers_the_first_name_counts() -> None:
+    models = [candidate(name, 0.8) for name in ("siamese", "maml", "transfer")]
+    assert decide(models).challenger.method == "maml"
+    assert decide(models[::-1]).challenger.method == "maml"
+
+
+def test_the_lead_is_told_in_points() -> None:
+    old = Candidate("maml", "old", np.full(EPISODES, 0.5))
+    new = Candidate("reptile", "new", np.tile([0.5, 0.625], EPISODES // 2))
+    rule = Gate(min_accuracy=0.25, allowed_regression=0.01)
+    # 1.96 standard errors are 1.96 * 0.0625 / sqrt(399) = 0.0061
+    assert decide([new], old, rule=rule, remarks=["a remark"]).reasons == [
+        "a remark",
+        "the challenger, reptile, has 56.25 ± 0.61 %: its 95 % interval lies above chance (20.0%) and its "
+        "mean is not below the minimum (25.00%)",
+        "the incumbent, maml, has 50.00 ± 0.00 %: its 95 % interval lies above chance (20.0%) and its mean "
+        "is not below the minimum (25.00%)",
+        "the challenger leads the incumbent by +6.25 percentage points, 95 % interval +5.64 to +6.86: its "
+        "lower end lies above -1.00",
+        "reptile, the challenger, becomes champion",
+    ]
+    assert decide([replace(old, model="new")], replace(new, model="old")).reasons[-2:] == [
+        "the challenger leads the incumbent by -6.25 percentage points, 95 % interval -6.86 to -5.64: its "
+        "lower end does not lie above 0.00",
+        "reptile, the incumbent, stays champion",
+    ]
+
+
+def test_the_first_mistake_in_a_list_of_bans_is_named() -> None:
+    with pytest.raises(MetashotError) as caught:
+        gate.parse_bans(b'[{"method": 1, "model": "m"}]', "a file")
+    assert str(caught.value) == (
+        "a file: not a list of barred models (Input should be a valid string): restore it with git"
+    )
+    bans = [ban(candidate("maml", 0.8))]
+    text = json.dumps([vars(entry) for entry in bans])
+    assert gate.parse_bans(text.encode(), "a file") == bans
+
+
+def adopt(root, **accuracy: float):
+    """Adopt a model; returns its cell."""
+    kept = synthetic.make(root / "champions/glyphs-5w1s/1", accuracy)
+    (root / "champions/glyphs-5w1s.dvc").write_text(
+        f"outs:\n- md5: {files.md5(root / 'champions/glyphs-5w1s')}\n  path: glyphs-5w1s\n"
+    )
+    return Lock(kept).cell("glyphs", "5w1s", *accuracy)
+
+
+def test_the_incumbent_is_tested_again_on_the_present_episodes(tmp_path, monkeypatch) -> None:
+    root = synthetic.make(tmp_path, {"matching": 0.91})
+    cell, asked = adopt(root, maml=0.80), []
+    again = np.tile([0.9, 1.0], 500)
+    monkeypatch.setattr(gate, "tested", lambda *what: asked.append(what) or again)
+    bans = [ban(candidate("siamese", 0.8))]  # of a model that nobody proposes
+    decision = gate.judge(root, "glyphs", "5w1s", ["matching"], RULE, bans, 3)
+    assert asked == [
+        (
+            root / f"champions/glyphs-5w1s/1/{cell.model}",
+            root / "data/processed/glyphs.parquet",
+            root / "data/episodes/glyphs-5w1s/test.parquet",
+            3,
+        )
+    ]
+    assert decision.incumbent == Candidate("maml", cell.weights, again).standing == decision.champion
+    present = compare.accuracies(Lock(root), Lock(root).cell("glyphs", "5w1s", "matching"))
+    assert decision.retested == {"matching": paired(present, again)}
+    assert decision.manifest == files.md5(root / "data/episodes/glyphs-5w1s/test.parquet")
+    assert not any("barred" in reason for reason in decision.reasons)
+
+    barred = replace(bans[0], method="maml", model=cell.weights)
+    decision = gate.judge(root, "glyphs", "5w1s", ["matching"], RULE, [barred], 3)
+    assert (decision.champion.method, decision.incumbent, len(asked)) == ("matching", None, 1)
+    assert decision.reasons[0] == barred.sentence
+
+    def fail(*what):
+        raise MetashotError("it was trained on sounds")
+
+    monkeypatch.setattr(gate, "tested", fail)
+    decision = gate.judge(root, "glyphs", "5w1s", ["matching"], RULE, [], 3)
+    assert (decision.champion.method, decision.incumbent, decision.retested) == ("matching", None, {})
+    assert decision.reasons[0] == (
+        "the incumbent, maml, cannot be tested on these episodes: it was trained on sounds"
+    )
+    with (root / "data/episodes/glyphs-5w1s/test.parquet").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(MetashotError) as caught:
+        gate.judge(root, "glyphs", "5w1s", ["matching"], RULE, [], 3)
+    assert str(caught.value) == (
+        "the methods were not tested on the present data/episodes/glyphs-5w1s/test.parquet: "
+        "run `dvc repro gate@glyphs-5w1s`"
+    )
+
+
+def test_an_incumbent_of_the_present_training_is_not_tested_again(tmp_path, monkeypatch) -> None:
+    root = synthetic.make(tmp_path, {"matching": 0.91, "transfer": 0.78})
+    adopt(root, matching=0.91)
+    monkeypatch.setattr(gate, "tested", None)
+    decision = gate.judge(root, "glyphs", "5w1s", ["matching", "transfer"], RULE, [], 3)
+    assert decision.incumbent == decision.challenger == decision.champion
+    assert (decision.champion.method, decision.promoted) == ("matching", False)
+
+
+def test_a_saved_model_is_tested_in_each_episode(tmp_path) -> None:
+    """As one that answers a single episode at a time."""
+
+    def write(form: Form) -> None:
+        random = np.random.default_rng(0)
+        with store.writing(tmp_path / "data", form, rotations=False, about={"synthetic": True}) as writer:
+            keys = [Key("test", "all", f"class{c}", str(n)) for c in range(5) for n in range(6)]
+            pixels = random.integers(0, 256, (30, *form.shape), dtype=np.uint8)
+            writer.write(keys, pixels, [random.bytes(16) for _ in keys])
+        test = store.load(tmp_path / "data", "test")
+        sample(test, n_way=4, k_shot=1, n_query=3, episodes=20, seed=0).save(tmp_path / "episodes")
+
+    write(images.form(16, 1))
+    torch.manual_seed(0)
+    network = Conv4Params(name="conv4", width=4, downsample="pool")
+    params = Params(lr=1e-3, meta_batch=1, train_way=5, temperature=1.0)
+    model = Prototypical(params, Problem(images.form(16, 1), network)).eval()
+    (tmp_path / "model").mkdir()
+    methods.save(model, tmp_path / "model")
+    found = gate.tested(tmp_path / "model", tmp_path / "data", tmp_path / "episodes", torch.get_num_threads())
+    test = store.load(tmp_path / "data", "test")
+    manifest, right = load_manifest(tmp_path / "episodes", test), []
+    with torch.no_grad():
+        for row in range(20):
+            e = manifest.gather(test.tensor(), slice(row, row + 1))
+            said = model.predict(e.support, e.support_labels, e.query, 4).argmax(-1)
+            right.append(int((said == e.query_labels).sum()) / 12)
+    assert found.tolist() == pytest.approx(right)
+    assert len(set(right)) > 3
+    write(images.form(20, 1))
+    with pytest.raises(MetashotError, match=r"^it was trained on .*16.*, not on .*20"):
+        gate.tested(tmp_path / "model", tmp_path / "data", tmp_path / "episodes", torch.get_num_threads())

@@ -1,11 +1,15 @@
 """The page of results against what the evaluation measured and the papers report."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import synthetic
 
 from metashot.errors import MetashotError
+from metashot.lineage.document import Document
+from metashot.lineage.lockfile import Lock
+from metashot.lineage.metrics import Measured
 from metashot.results import papers
 
 
@@ -62,3 +66,95 @@ def test_published_accuracies_are_those_of_the_papers() -> None:
             assert list(reported) == shapes[: len(printed)]
             for value, number in zip(reported.values(), printed, strict=True):
                 assert abs(value - float(number)) <= 0.0501, (method, number)
+
+
+def document(method: str, accuracy: float, transductive: bool = False, **extra: float) -> SimpleNamespace:
+    """A result of 5-way 1-shot, with further shapes by their names."""
+    shapes = {"5w5s": {"n_way": 5, "k_shot": 5}, "9w1s": {"n_way": 9, "k_shot": 1}}
+    metrics = SimpleNamespace(
+        **vars(Measured(accuracy=accuracy, ci95=0.004, episodes=1000)),
+        shown=f"{100 * accuracy:.2f} ± 0.40 %",
+        n_way=5,
+        k_shot=1,
+        transductive=transductive,
+        extra={name: Measured(accuracy=a, ci95=0.003, episodes=600) for name, a in extra.items()},
+    )
+    stage = SimpleNamespace(params={"params.yaml": {"setting.5w1s.extra": shapes}})
+    return SimpleNamespace(
+        method=method,
+        setting="5w1s",
+        metrics=metrics,
+        stages={"the evaluation": stage},
+        address=lambda stage: {"evaluate": "the evaluation"}[stage],
+    )
+
+
+def test_each_shape_has_a_table_with_the_best_first_and_what_the_paper_of_its_kind_says() -> None:
+    found = papers._tables(
+        "omniglot_paper",
+        [
+            document("maml", 0.9876, True, **{"9w1s": 0.5}),  # published once, whatever its answers depend on
+            document("reptile", 0.9541),
+            document("reptile", 0.97, True, **{"5w5s": 0.995}),
+            document("prototypical", 0.98789),
+            document("transfer", 0.9),
+        ],
+    )
+    by = "arXiv:1803.02999"
+    assert found == [
+        "| 5-way 1-shot | accuracy | episodes | published | difference | by |\n"
+        "|:--|--:|--:|--:|--:|:--|\n"
+        "| prototypical | 98.79 ± 0.40 % | 1,000 | 98.8 | +0.0 | table 1 of Snell et al. 2017, "
+        "arXiv:1703.05175 |\n"
+        "| maml † | 98.76 ± 0.40 % | 1,000 | 98.7 | +0.1 | table 1 of Finn et al. 2017, arXiv:1703.03400 |\n"
+        f"| reptile † | 97.00 ± 0.40 % | 1,000 | 97.7 | -0.7 | table 2 of Nichol et al. 2018, {by} |\n"
+        f"| reptile | 95.41 ± 0.40 % | 1,000 | 95.4 | +0.0 | table 2 of Nichol et al. 2018, {by} |\n"
+        "| transfer | 90.00 ± 0.40 % | 1,000 | | | |",
+        "| 9-way 1-shot | accuracy | episodes | published | difference | by |\n"
+        "|:--|--:|--:|--:|--:|:--|\n"
+        "| maml † | 50.00 ± 0.30 % | 600 | | | |",
+        "| 5-way 5-shot | accuracy | episodes | published | difference | by |\n"
+        "|:--|--:|--:|--:|--:|:--|\n"
+        f"| reptile † | 99.50 ± 0.30 % | 600 | 99.5 | +0.0 | table 2 of Nichol et al. 2018, {by} |",
+    ]
+    assert "published" in papers._tables("made_up", [document("maml", 0.9)])[0]
+    assert "arXiv" not in papers._tables("made_up", [document("maml", 0.9)])[0]
+
+
+@pytest.mark.parametrize(
+    ("commit", "dirty", "shown"),
+    [("0123456789abcdef", False, "0123456789"), ("", False, "none"), ("", True, "none (changed)")],
+)
+def test_every_training_is_told(commit, dirty, shown) -> None:
+    def made() -> SimpleNamespace:
+        git = SimpleNamespace(commit=commit, dirty=dirty)
+        device = SimpleNamespace(name="a processor", threads=2)
+        training = SimpleNamespace(
+            git=git, device=device, params={"method": {"meta_batch": 32}}, seconds=125.4, steps=60_000
+        )
+        return SimpleNamespace(method="maml", training=training, result="0123456789abcdef" * 4)
+
+    assert papers._trainings([made()]) == (
+        "| training | outer steps | episodes a step | took | on | commit | result |\n"
+        "|:--|--:|--:|--:|:--|:--|:--|\n"
+        f"| maml | 60,000 | 32 | 2 min 05 s | a processor, 2 threads | {shown} | 0123456789ab |"
+    )
+
+
+def test_the_whole_page_is_headed_tables_trainings_and_differences(tmp_path) -> None:
+    root = synthetic.make(tmp_path, {"maml": 0.91}, ds="cifar_fs")
+    lock = Lock(root)
+    shown = [Document.of_cell(lock, lock.cell("cifar_fs", "5w1s", "maml"))]
+    first, second, third = papers.DIFFERENCES["cifar_fs"]
+    head, *rest = papers.page(root).split("## cifar_fs, trained for 5w1s\n\n")
+    assert head.startswith("# Results\n\nMade by `metashot results` from what dvc.lock names; do not edit.")
+    assert rest == [
+        "\n\n".join(
+            [
+                *papers._tables("cifar_fs", shown),
+                papers._trainings(shown),
+                "Where the protocol differs from the papers:",
+                f"- {first}\n- {second}\n- {third}\n",
+            ]
+        )
+    ]

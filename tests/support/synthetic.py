@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from project import backdate
 from ruamel.yaml import YAML
 
 from metashot.config import params
@@ -398,3 +399,4 @@ def _md5(path: Path) -> str:
 def _dump(path: Path, data: dict) -> None:
     with path.open("w") as file:
         YAML(typ="safe").dump(data, file)
+    backdate(path)  # readers would wait for what may still be written
