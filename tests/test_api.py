@@ -100,8 +100,8 @@ def train() -> metashot.SampleSet:
 @pytest.mark.parametrize(
     ("backbone", "hyper", "message"),
     [
-        ({"name": "resnet99"}, {}, "backbone.name: unknown backbone 'resnet99': there are conv"),
-        ({"name": None}, {}, "backbone.name: missing: set one of conv1d, conv4, "),
+        ({"name": "resnet99"}, {}, "backbone.name: unknown backbone 'resnet99': there are colours, conv1d"),
+        ({"name": None}, {}, "backbone.name: missing: set one of colours, conv1d, "),
         ({"width": "4"}, {}, "backbone.width: Input should be a valid integer"),
         ({"depth": 4}, {}, "backbone.depth: unknown key"),
         ({}, {"lr": -1.0}, "prototypical.lr: must be positive"),

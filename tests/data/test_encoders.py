@@ -318,7 +318,7 @@ def test_a_registered_model_of_pictures_carries_its_encoder(
     form = form_of(timm_small, 512)
     cls = methods.METHODS["prototypical"]
     torch.manual_seed(0)
-    problem = Problem(form, DenseParams(name="dense", width=512))
+    problem = Problem(form, DenseParams(name="dense"))
     method = cls(cls.params_type(**synthetic.PARAMS["prototypical"]), problem)
     trained = tmp_path / "trained/models/mine-5w1s/prototypical"
     trained.mkdir(parents=True)

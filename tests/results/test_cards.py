@@ -97,6 +97,7 @@ def test_two_versions_are_compared_in_a_sentence(difference: Difference, p: str,
 def test_a_result_is_known_by_its_labels(document: Document) -> None:
     assert cards.labels(document) == {
         "method": "matching",
+        "group": "trained",
         "setting": "5w1s",
         "accuracy": "91.00 ± 0.40 %",
         "data": f"glyphs {document.data_md5[:8]}",

@@ -380,12 +380,12 @@ def test_two_differ_below_five_percent() -> None:
 
 def test_a_pair_is_formatted_as_tables_show_it() -> None:
     pair = replace(comparisons.made().pairs[0], difference=comparisons.FAR[1])
-    assert [compare.shown(replace(pair, p_corrected=p)) for p in (0.00099, 0.001, 0.5)] == [
+    assert [differences.shown(replace(pair, p_corrected=p)) for p in (0.00099, 0.001, 0.5)] == [
         ("+0.63 ± 0.32", p, "420 / 230 / 350", "207") for p in ("< 0.001", "0.001", "0.500")
     ]
     many = Difference(-0.5, -0.75, -0.25, 0.0, 0, 12_345, 6_789, None)
-    assert compare.shown(replace(pair, difference=many))[::3] == ("-50.00 ± 25.00", "∞")
-    assert compare.shown(replace(pair, difference=many))[2] == "0 / 12,345 / 6,789"
+    assert differences.shown(replace(pair, difference=many))[::3] == ("-50.00 ± 25.00", "∞")
+    assert differences.shown(replace(pair, difference=many))[2] == "0 / 12,345 / 6,789"
 
 
 def test_the_report_file_is_sorted_and_for_people() -> None:

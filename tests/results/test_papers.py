@@ -10,7 +10,7 @@ from metashot.errors import MetashotError
 from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.lineage.metrics import Measured
-from metashot.results import papers
+from metashot.results import compare, papers
 
 
 def test_the_page_has_every_shape_that_was_tested_beside_what_is_published(tmp_path):
@@ -68,8 +68,10 @@ def test_published_accuracies_are_those_of_the_papers() -> None:
                 assert abs(value - float(number)) <= 0.0501, (method, number)
 
 
-def document(method: str, accuracy: float, transductive: bool = False, **extra: float) -> SimpleNamespace:
-    """A result of 5-way 1-shot, with further shapes by their names."""
+def result(
+    method: str, accuracy: float, transductive: bool = False, **extra: float
+) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """The row and the lineage of a result of 5-way 1-shot, with further shapes by their names."""
     shapes = {"5w5s": {"n_way": 5, "k_shot": 5}, "9w1s": {"n_way": 9, "k_shot": 1}}
     metrics = SimpleNamespace(
         **vars(Measured(accuracy=accuracy, ci95=0.004, episodes=1000)),
@@ -80,7 +82,13 @@ def document(method: str, accuracy: float, transductive: bool = False, **extra: 
         extra={name: Measured(accuracy=a, ci95=0.003, episodes=600) for name, a in extra.items()},
     )
     stage = SimpleNamespace(params={"params.yaml": {"setting.5w1s.extra": shapes}})
-    return SimpleNamespace(
+    row = SimpleNamespace(
+        method=method,
+        group="training-free" if method == "ridge" else "trained",
+        transductive=transductive,
+        on_features=f"{method} †" if transductive else method,
+    )
+    return row, SimpleNamespace(
         method=method,
         setting="5w1s",
         metrics=metrics,
@@ -89,15 +97,24 @@ def document(method: str, accuracy: float, transductive: bool = False, **extra: 
     )
 
 
+def comparison(dataset: str, *groups: str, **gains: str) -> SimpleNamespace:
+    """What the page takes from a comparison: its groups, and sentences of gains by their settings."""
+    return SimpleNamespace(
+        dataset=dataset,
+        groups=dict.fromkeys(groups or ("trained",), ()),
+        gains=[SimpleNamespace(setting=name, sentence=sentence) for name, sentence in gains.items()],
+    )
+
+
 def test_each_shape_has_a_table_with_the_best_first_and_what_the_paper_of_its_kind_says() -> None:
     found = papers._tables(
-        "omniglot_paper",
+        comparison("omniglot_paper"),
         [
-            document("maml", 0.9876, True, **{"9w1s": 0.5}),  # published once, whatever its answers depend on
-            document("reptile", 0.9541),
-            document("reptile", 0.97, True, **{"5w5s": 0.995}),
-            document("prototypical", 0.98789),
-            document("transfer", 0.9),
+            result("maml", 0.9876, True, **{"9w1s": 0.5}),  # published once, whatever its answers depend on
+            result("reptile", 0.9541),
+            result("reptile", 0.97, True, **{"5w5s": 0.995}),
+            result("prototypical", 0.98789),
+            result("transfer", 0.9),
         ],
     )
     by = "arXiv:1803.02999"
@@ -117,8 +134,36 @@ def test_each_shape_has_a_table_with_the_best_first_and_what_the_paper_of_its_ki
         "|:--|--:|--:|--:|--:|:--|\n"
         f"| reptile † | 99.50 ± 0.30 % | 600 | 99.5 | +0.0 | table 2 of Nichol et al. 2018, {by} |",
     ]
-    assert "published" in papers._tables("made_up", [document("maml", 0.9)])[0]
-    assert "arXiv" not in papers._tables("made_up", [document("maml", 0.9)])[0]
+    assert "published" in papers._tables(comparison("made_up"), [result("maml", 0.9)])[0]
+    assert "arXiv" not in papers._tables(comparison("made_up"), [result("maml", 0.9)])[0]
+
+
+def test_groups_stand_apart_and_each_shape_says_what_training_gained() -> None:
+    found = papers._tables(
+        comparison("made_up", "trained", "training-free", **{"5w1s": "lost much", "5w5s": "gained more"}),
+        [
+            result("ridge", 0.95, **{"5w5s": 0.97}),
+            result("maml", 0.9, **{"9w1s": 0.5}),
+            result("siamese", 0.91),
+        ],
+    )
+    head, rule = "accuracy | episodes | published | difference | by |", "|:--|--:|--:|--:|--:|:--|"
+    trained, free = "| *trained* | | | | | |", "| *training-free* | | | | | |"
+    assert [part.splitlines() for part in found] == [
+        [
+            f"| 5-way 1-shot | {head}",
+            rule,
+            trained,
+            "| siamese | 91.00 ± 0.40 % | 1,000 | | | |",
+            "| maml | 90.00 ± 0.40 % | 1,000 | | | |",
+            free,
+            "| ridge | 95.00 ± 0.40 % | 1,000 | | | |",
+        ],
+        ["Lost much."],
+        [f"| 5-way 5-shot | {head}", rule, trained, free, "| ridge | 97.00 ± 0.30 % | 600 | | | |"],
+        ["Gained more."],
+        [f"| 9-way 1-shot | {head}", rule, trained, "| maml | 50.00 ± 0.30 % | 600 | | | |", free],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +179,7 @@ def test_every_training_is_told(commit, dirty, shown) -> None:
         )
         return SimpleNamespace(method="maml", training=training, result="0123456789abcdef" * 4)
 
-    assert papers._trainings([made()]) == (
+    assert papers._trainings([(SimpleNamespace(), made())]) == (
         "| training | outer steps | episodes a step | took | on | commit | result |\n"
         "|:--|--:|--:|--:|:--|:--|:--|\n"
         f"| maml | 60,000 | 32 | 2 min 05 s | a processor, 2 threads | {shown} | 0123456789ab |"
@@ -144,14 +189,15 @@ def test_every_training_is_told(commit, dirty, shown) -> None:
 def test_the_whole_page_is_headed_tables_trainings_and_differences(tmp_path) -> None:
     root = synthetic.make(tmp_path, {"maml": 0.91}, ds="cifar_fs")
     lock = Lock(root)
-    shown = [Document.of_cell(lock, lock.cell("cifar_fs", "5w1s", "maml"))]
+    compared = compare.compare(lock, "cifar_fs", "5w1s", ["maml"])
+    shown = [(compared.rows[0], Document.of_cell(lock, lock.cell("cifar_fs", "5w1s", "maml")))]
     first, second, third = papers.DIFFERENCES["cifar_fs"]
     head, *rest = papers.page(root).split("## cifar_fs, trained for 5w1s\n\n")
     assert head.startswith("# Results\n\nMade by `metashot results` from what dvc.lock names; do not edit.")
     assert rest == [
         "\n\n".join(
             [
-                *papers._tables("cifar_fs", shown),
+                *papers._tables(compared, shown),
                 papers._trainings(shown),
                 "Where the protocol differs from the papers:",
                 f"- {first}\n- {second}\n- {third}\n",
