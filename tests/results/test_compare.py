@@ -26,7 +26,7 @@ from metashot.learning.statistics import Difference
 from metashot.lineage.document import Document
 from metashot.lineage.lockfile import Lock
 from metashot.registry import runs
-from metashot.results import cards, compare, gate, papers, plots
+from metashot.results import cards, compare, differences, gate, papers, plots
 from metashot.results.compare import Comparison
 from metashot.results.differences import Pair
 from metashot.results.gate import Candidate
