@@ -63,22 +63,28 @@ def networks(features: Literal["auto"] | Sequence[str], form: Form) -> list[back
         MetashotError: One that is named does not exist, is trained, or takes no such samples; or with
             ``auto`` none does.
     """
-    found, refusals = [], []
-    for name in FEATURES[form.kind].NAMES if features == "auto" else features:
-        cls = backbones.BACKBONES[name]
-        if not cls.fixed:
+    if features == "auto":
+        return applicable(FEATURES[form.kind].NAMES, form.shape)
+    for name in features:
+        if not backbones.BACKBONES[name].fixed:
             raise MetashotError(f"{name} is trained: name backbones that are not")
-        network = cls(name=name)
+        applicable([name], form.shape)
+    return [backbones.params_of({"name": name}) for name in features]
+
+
+def applicable(names: Sequence[str], shape: tuple[int, ...]) -> list[backbones.Params]:
+    """Return those fixed backbones that take samples of a shape. Raises MetashotError if none does."""
+    found, refusals = [], []
+    for name in names:
+        network = backbones.params_of({"name": name})
         try:
-            network.count(form.shape)
+            network.count(shape)
         except MetashotError as error:
-            if features != "auto":
-                raise
             refusals.append(str(error))
         else:
             found.append(network)
     if not found:
-        raise MetashotError(f"none for these samples: {'; '.join(refusals)}")
+        raise MetashotError("; ".join(refusals))
     return found
 
 

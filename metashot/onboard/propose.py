@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from metashot.errors import SHOWN, MetashotError
 from metashot.files import replacing
 from metashot.onboard import inspect, settings
 from metashot.onboard.inspect import Inspection
+from metashot.onboard.inspectors.base import Chooser
 
 SEEDS = 200  # tried to find a draw of classes close to the shares
 BUDGET: Mapping[str, int] = {"maml": 150, "reptile": 400, "transfer": 300}
@@ -37,6 +38,8 @@ class Proposal:
         setting: Name of the N-way K-shot setting.
         new_setting: That setting, unless it is in params.yaml already.
         mistakes: Reasons why the pipeline would fail, one line each.
+        chosen: Keys of ``prepare`` that validation episodes chose.
+        tried: Rows for the user about that.
     """
 
     inspection: Inspection
@@ -48,6 +51,8 @@ class Proposal:
     setting: str
     new_setting: params.Setting | None
     mistakes: Sequence[str]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def known_classes(self) -> bool:
@@ -71,7 +76,7 @@ class Proposal:
         return {
             "source": inspector.source,
             "raw": {**self.inspection.gathered.raw, "md5": self.inspection.md5},
-            "prepare": {**self.detected, **defaults.pop("prepare")},
+            "prepare": {**self.detected, **defaults.pop("prepare"), **self.chosen},
             **defaults,
             "budget": {
                 method: _budget(method, hyper, defaults["backbone"]["name"])
@@ -177,7 +182,7 @@ def summary(proposal: Proposal) -> dict[str, str]:
             rows["supports"] = (
                 f"up to {n_way}-way {smallest - queries}-shot with {queries} queries of each class"
             )
-    return rows
+    return rows | dict(proposal.tried)
 
 
 def warnings(proposal: Proposal) -> list[str]:
@@ -230,7 +235,21 @@ def _propose(file: params.File, inspection: Inspection, name: str, known: params
             mistakes.append(f"{inspection.raw.path}: a split has fewer than 2 classes: add some")
         else:
             setting, new_setting = settings.choose(file, name, sizes, known is not None)
-    return Proposal(inspection, name, split, splits, repeated, sizes, setting, new_setting, mistakes)
+    proposal = Proposal(inspection, name, split, splits, repeated, sizes, setting, new_setting, mistakes)
+    return proposal if mistakes or known else _with_choices(proposal)
+
+
+def _with_choices(proposal: Proposal) -> Proposal:
+    """Add what validation episodes choose."""
+    inspection, sizes = proposal.inspection, proposal.sizes
+    if not (isinstance(inspection.inspector, Chooser) and proposal.splits):
+        return proposal
+    n_way = min(settings.WAY, settings.max_way(sizes))
+    n_query = min(settings.QUERIES, min(sizes["val"].values()) - 1)
+    chosen, tried = inspection.inspector.chosen(
+        inspection.gathered, inspection.prepare, proposal.splits, n_way, n_query
+    )
+    return replace(proposal, chosen=chosen, tried=tried)
 
 
 def _divide(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,29 @@ class Inspector(Protocol):
 
     def defaults(self, prepare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Sections ``prepare`` (its other keys), ``backbone`` and ``augment`` of params.yaml."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """An inspector that tries some parameters on validation episodes."""
+
+    def chosen(
+        self,
+        gathered: Gathered,
+        prepare: Mapping[str, Any],
+        splits: Mapping[str, str],
+        n_way: int,
+        n_query: int,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Keys of ``prepare`` that validate best, and rows for the user about what was tried.
+
+        Args:
+            gathered: The samples.
+            prepare: The other keys of ``prepare``.
+            splits: Split of each sample, by path.
+            n_way: Classes in an episode.
+            n_query: Queries of each class.
+        """
 
 
 def count(names: Sequence[str], noun: str) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from metashot.data import Item
+from metashot.data import Form, Item
 from metashot.data.files import Files, class_names, columnar, division, folders, tables
 from metashot.data.kinds import series
 from metashot.data.sources import series_table
@@ -17,6 +17,7 @@ from metashot.onboard import channels
 from metashot.onboard.inspectors.base import Gathered, SampleInspection, spread, too_few_classes
 
 LENGTHS = 16, 1024  # shortest and longest that are proposed, in time steps
+STANDARDISATIONS: tuple[Literal["series", "channel", "none"], ...] = ("series", "channel", "none")
 
 
 class Series:
@@ -94,6 +95,32 @@ class Series:
         steps = median(sample.facts[0] for sample in samples) if samples else LENGTHS[0]
         channels = list(samples[0].facts[1]) if samples else []
         return {"channels": channels, "length": int(np.clip(round(steps), *LENGTHS))}, ""
+
+    def chosen(
+        self,
+        gathered: Gathered,
+        prepare: Mapping[str, Any],
+        splits: Mapping[str, str],
+        n_way: int,
+        n_query: int,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """See `Chooser.chosen`: the standardisation, which changes results more than the method does."""
+        from metashot.onboard import standardisation  # imports torch
+
+        usual = self.defaults(prepare)["prepare"]
+        forms: dict[str, Form] = {
+            name: series.Prepare(
+                channels=tuple(prepare["channels"]),
+                length=prepare["length"],
+                fit=usual["fit"],
+                standardise=name,
+            ).form
+            for name in STANDARDISATIONS
+        }
+        tried = standardisation.accuracies(forms, gathered.contents.samples, splits, n_way, n_query)
+        best = max(tried, key=tried.__getitem__)
+        shown = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in tried.items())
+        return {"standardise": best}, {"standardise": f"{best}; without training, in validation: {shown}"}
 
     def defaults(self, prepare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """See `Inspector.defaults`."""
