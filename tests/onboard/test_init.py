@@ -163,7 +163,7 @@ def test_a_second_run_pins_new_content_and_keeps_manual_changes() -> None:
     text = (
         path.read_text()
         .replace("flip: true", "flip: false")
-        .replace("maml: 150, reptile: 400,", "maml: 7, reptile: 8,")
+        .replace("maml: 150,", "maml: 7,")
     )
     text = re.sub("^( +)colour: true$", r"\1colour: true\n\1fit: crop", text, flags=re.MULTILINE)
     path.write_text(text)
