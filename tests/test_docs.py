@@ -25,7 +25,7 @@ from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 from pages import BLOCKS, PAGES, Block, Page, with_part, words
 from PIL import Image
-from project import METHODS, ROOT, Project
+from project import ROOT, Project
 
 from metashot.audit.checks import CHECKS
 from metashot.cli import app
@@ -283,8 +283,9 @@ class Reader(Project):
         with self.params() as params:
             for name, data in params["data"].items():
                 if name != "glyphs":
-                    data["budget"] = dict.fromkeys(METHODS, 2)
-                    data["backbone"]["width"] = 16
+                    data["budget"] = {method: 2 * (budget != 0) for method, budget in data["budget"].items()}
+                    if "width" in data["backbone"]:
+                        data["backbone"]["width"] = 16
             for setting in params["setting"].values():
                 setting |= {"val_episodes": 5, "test_episodes": 30, "train_episodes": 20}
                 for extra in setting["extra"].values():
