@@ -277,7 +277,7 @@ def test_a_full_disk_under_an_output_is_one_line_and_no_work_is_lost(
     assert training.resumed() == [training.steps]  # nothing was trained again
 
 
-@pytest.mark.parametrize("limit", [20_000])
+@pytest.mark.parametrize("limit", [28_000])  # between the index of git and the model
 def test_a_file_limit_on_an_output_is_one_line(limit: int, training: Training) -> None:
     with training.log.open("w") as file:
         process = training.start(preexec_fn=limited(limit), stderr=file)
