@@ -68,8 +68,7 @@ def networks(features: Literal["auto"] | Sequence[str], form: Form) -> list[back
     for name in features:
         if not backbones.BACKBONES[name].fixed:
             raise MetashotError(f"{name} is trained: name backbones that are not")
-        applicable([name], form.shape)
-    return [backbones.params_of({"name": name}) for name in features]
+    return [network for name in features for network in applicable([name], form.shape)]
 
 
 def applicable(names: Sequence[str], shape: tuple[int, ...]) -> list[backbones.Params]:

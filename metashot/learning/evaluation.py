@@ -13,7 +13,7 @@ from metashot.learning.models.methods.base import EmbeddingMethod, Method
 
 EMBED_CHUNK = 250  # samples embedded at once
 EPISODE_CHUNK = 100  # episodes classified at once, at most
-CHUNK_BYTES = 1 << 28  # of their embeddings, at most
+CHUNK_BYTES = 1 << 28  # of their samples or embeddings, at most
 EMBEDDED_BYTES = 1 << 29  # of the embeddings of a split, at most; larger ones are made again for each episode
 
 
@@ -56,7 +56,7 @@ class Answering:
         method: In evaluation mode.
         source: What episodes are gathered from: embeddings ``[M, D]``, or samples.
         answer: Scores of the queries, given support, labels, queries and N, of what is gathered.
-        bytes_each: That a sample takes while it is answered.
+        bytes_each: That a sample takes while it is answered: itself or its embedding, whichever is larger.
     """
 
     method: Method
@@ -68,18 +68,20 @@ class Answering:
     def of(cls, method: Method, samples: Tensor | Streamed, manifests: Sequence[Manifest]) -> "Answering":
         """Embed the samples that occur in some episodes, where that pays."""
         if not isinstance(method, EmbeddingMethod):
-            return cls(method, samples, method.predict, 1)
+            first = scaled(samples[torch.zeros(1, dtype=torch.int64, device=samples.device)])
+            return cls(method, samples, method.predict, first[0].nbytes)
         rows = np.unique(np.concatenate([part.ravel() for m in manifests for part in (m.support, m.query)]))
         used = torch.from_numpy(rows).to(samples.device)
         chunks = torch.split(used, EMBED_CHUNK)
-        first = method.embed(scaled(samples[chunks[0]]))
+        chunk = scaled(samples[chunks[0]])
+        first = method.embed(chunk)
         bytes_each = first[0].nbytes
         if bytes_each * len(samples) > EMBEDDED_BYTES:
 
             def answer(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
                 return method.classify(method.embed(support), support_labels, method.embed(query), n_way)
 
-            return cls(method, samples, answer, bytes_each)
+            return cls(method, samples, answer, max(bytes_each, chunk[0].nbytes))
         source = first.new_empty(len(samples), first.shape[1])
         source[used] = torch.cat([first, *(method.embed(scaled(samples[part])) for part in chunks[1:])])
         return cls(method, source, method.classify, bytes_each)

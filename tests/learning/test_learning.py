@@ -271,8 +271,9 @@ def run(
     return {k: v.clone() for k, v in method.state_dict().items()}, progress, points
 
 
-def test_embeddings_too_large_to_keep_are_made_again_with_the_same_answers(monkeypatch) -> None:
-    images, method = image_set(seed=1), build("prototypical")
+@pytest.mark.parametrize("name", ["prototypical", "maml"])
+def test_what_is_too_large_to_keep_is_answered_in_parts_with_the_same_answers(monkeypatch, name) -> None:
+    images, method = image_set(seed=1), build(name)
     manifests = [draw(images, episodes=7), draw(images, episodes=5, k_shot=2)]
     kept = correct_in_each(method, images.tensor(), manifests)
     monkeypatch.setattr(evaluation, "EMBEDDED_BYTES", 1)

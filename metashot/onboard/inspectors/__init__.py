@@ -68,7 +68,7 @@ def choose(raw: folders.Raw, root: Path) -> Inspector:
             schema = columnar.schema(content, name, columnar.suffix_of(name))
             if is_vectors(content, name, schema):
                 return VECTORS
-        except MetashotError:
+        except MetashotError:  # inspecting the table says what is wrong with it
             continue
         text_columns = [field.name for field in schema if columnar.is_text(field.type)]
         if (columns := named_columns(schema.names)) and columns[0] in text_columns:
